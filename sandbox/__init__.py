@@ -1,0 +1,35 @@
+"""A real, short-lived memcached for each test run.
+
+Nothing is loaded before it is used: `sandboxed` in a settings module costs production nothing.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # typing's own, without the import of typing
+
+if TYPE_CHECKING:
+    from .errors import BinaryError, OptionError, SandboxError, ServerError, StartError
+    from .sandbox import Sandbox
+    from .server import Memcached
+
+__all__ = [
+    "BinaryError",
+    "Memcached",
+    "OptionError",
+    "Sandbox",
+    "SandboxError",
+    "ServerError",
+    "StartError",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {"Memcached": "server", "Sandbox": "sandbox"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_HOMES.get(name, 'errors')}", __name__), name)

@@ -1,0 +1,166 @@
+"""Runs a command as env, nice and timeout do: as if we were not there.
+
+The command is in our process group and has our terminal. What is typed at the terminal reaches it
+without us, and what is sent to us is passed on to it; the kernel tells the two apart. When it
+stops, we stop too, so that a shell with job control sees its job stop.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+NOT_FOUND = 127
+NOT_EXECUTABLE = 126
+
+PASSED_ON = {
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGWINCH,
+    signal.SIGCONT,
+    signal.SIGTSTP,
+}
+WATCHED = PASSED_ON | {signal.SIGCHLD}
+
+# What the terminal sends to all processes of its foreground group.
+TYPED = {signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH, signal.SIGTSTP}
+
+# siginfo's si_code of a signal that the kernel sent, and the terminal is the kernel: sigaction(2).
+SI_KERNEL = 0x80
+
+
+class CommandError(Exception):
+    """The command could not be started; ``status`` is what a shell would exit with."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Command:
+    """A command that runs, from the making of this object on.
+
+    Signals are held back from then on, for `wait` to pass on. Raises CommandError.
+    """
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
+        self._interrupt_was_typed = False
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+        try:
+            self.pid = os.posix_spawnp(
+                command[0],
+                command,
+                env,
+                setsigmask=mask,
+                # Python ignores these two itself, and what is ignored is inherited.
+                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+            )
+        except OSError as error:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            missing = isinstance(error, FileNotFoundError)
+            raise CommandError(
+                f"{command[0]}: {'command not found' if missing else error.strerror}",
+                NOT_FOUND if missing else NOT_EXECUTABLE,
+            ) from error
+
+    def wait(self, descriptor: int, on_end: Callable[[], object]) -> int:
+        """Wait for the command and return its exit status, 128+n when signal n ended it.
+
+        ``on_end`` is called at once when poll() reports POLLHUP for ``descriptor``, which is
+        closed then.
+        """
+        ended = threading.Event()
+        threading.Thread(
+            target=_ring_at_end, args=(descriptor, ended), daemon=True
+        ).start()
+        while True:
+            signum, typed = _next_signal()
+            if ended.is_set():
+                ended.clear()
+                on_end()
+            if signum == signal.SIGCHLD:
+                pid, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED)
+                if pid and os.WIFSTOPPED(status):
+                    self._stop_too()
+                elif pid:
+                    code = os.waitstatus_to_exitcode(status)
+                    self._interrupt_was_typed &= code == -signal.SIGINT
+                    return code if code >= 0 else 128 - code
+            elif not typed:
+                os.kill(self.pid, signum)
+            elif signum == signal.SIGINT:
+                self._interrupt_was_typed = True
+
+    def die_as_it_did(self) -> None:
+        """End as the command did, if a typed Ctrl-C ended it and a shell waits for us.
+
+        A shell goes on with its script when it sees an exit status of 130, and ends it when it
+        sees that Ctrl-C killed its command.
+        """
+        if self._interrupt_was_typed and os.getsid(0) != os.getpid():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def _stop_too(self) -> None:
+        """Stop as the command did, and continue it if we alone are continued.
+
+        Only where there is a terminal, and so someone who may continue us.
+        """
+        try:
+            os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+        except OSError:
+            return
+        _take_pending(signal.SIGTSTP)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
+        os.kill(os.getpid(), signal.SIGTSTP)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
+        continued, _ = os.waitpid(self.pid, os.WNOHANG | os.WCONTINUED)
+        if _take_pending(signal.SIGCONT) and not continued:
+            os.kill(self.pid, signal.SIGCONT)
+
+
+def _next_signal() -> tuple[int, bool]:
+    """Wait for a signal and return it, and whether the terminal sent it, to all of our group."""
+    if sys.platform == "linux":
+        info = signal.sigwaitinfo(WATCHED)
+        return info.si_signo, info.si_code == SI_KERNEL
+    # macOS does not tell who sent a signal: in the foreground, the keyboard is the usual sender.
+    signum = signal.sigwait(WATCHED)
+    return signum, signum in TYPED and _in_foreground()
+
+
+def _in_foreground() -> bool:
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    finally:
+        os.close(terminal)
+
+
+def _take_pending(signum: signal.Signals) -> bool:
+    pending = signum in signal.sigpending()
+    if pending:
+        signal.sigwait({signum})
+    return pending
+
+
+def _ring_at_end(descriptor: int, ended: threading.Event) -> None:
+    """Wake the main thread, which waits for signals, when the descriptor reports POLLHUP."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    poll.poll()
+    os.close(descriptor)
+    ended.set()
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGCHLD)

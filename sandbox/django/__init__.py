@@ -1,0 +1,63 @@
+"""Ways into the sandbox for a Django project: `sandboxed` in settings, `sandboxed_caches` in tests.
+
+Importing this module imports neither Django nor the rest of the package, so that `sandboxed` may
+stay in the settings of production.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False  # typing's own, without the import of typing
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from typing import Any
+
+    from typing_extensions import Unpack
+
+    from ..options import MemcachedOptions
+    from .caches import sandboxed_caches
+
+__all__ = ["sandboxed", "sandboxed_caches"]
+
+
+def sandboxed(
+    caches: Mapping[str, Any],
+    *,
+    start: bool = False,
+    exclude: Collection[str] = (),
+    **options: Unpack[MemcachedOptions],
+) -> Mapping[str, Any]:
+    """Return CACHES as it is, or with the sandbox's servers when this run has a sandbox.
+
+        CACHES = sandboxed({"default": {"BACKEND": ..., "LOCATION": "127.0.0.1:11211"}})
+
+    Under ``sandbox exec`` the result is a copy in which every memcached alias has the LOCATION of
+    the run's server, and all else as it was: BACKEND, OPTIONS, KEY_PREFIX, VERSION, TIMEOUT,
+    KEY_FUNCTION, and the other aliases. Otherwise ``caches`` itself is returned.
+
+    start: without ``sandbox exec``, start servers of our own, which live as long as this process.
+        For settings that only tests use.
+    exclude: memcached aliases to leave alone.
+    options: those of `sandbox.Memcached`, for the servers that are started here.
+
+    Raises Django's ImproperlyConfigured for a malformed CACHES, and SandboxError when a server
+    cannot be started.
+    """
+    address = os.environ.get("MEMCACHED_SANDBOX_ADDRESS")
+    if address is None and not start:
+        return caches
+    from .settings import at_one_server, at_own_servers
+
+    if address is not None:
+        return at_one_server(caches, exclude, address)
+    return at_own_servers(caches, exclude, options)
+
+
+def __getattr__(name: str) -> object:
+    if name != "sandboxed_caches":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .caches import sandboxed_caches
+
+    return sandboxed_caches

@@ -1,0 +1,226 @@
+"""Runs a program that must not outlive us, however we end.
+
+A helper, the lifeline, blocks on a pipe of which only we hold the other end. When we end, by
+whatever end, the kernel closes it: the lifeline wakes up, kills the program and removes its
+directory. It is a shell, which takes half a millisecond to start, while the program starts too.
+
+There is no moment at which the program could be left alone. We tell the lifeline its pid as soon
+as we know it. Should we be killed before that, the kernel closes our pipe only once the program
+has its own end of a FIFO open, and through that FIFO the program says its pid itself.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+
+# Standard input is the pipe, descriptor 3 the FIFO, $1 the directory. The pipe says the pid, and
+# "end" when we see to the rest ourselves. In the FIFO only the pid is a line of one word. The
+# program leads a process group of its own: what a script in its place has started goes with it.
+SCRIPT = """\
+read -r pid
+if read -r word; then exit; fi
+while [ -z "$pid" ] && read -r word rest <&3; do [ "$rest" ] || pid=$word; done
+[ "$pid" ] && { kill -9 "-$pid" || kill -9 "$pid"; }
+rm -rf "$1"
+"""
+
+# The program's descriptors, and the lifeline's, beside the standard ones.
+FIFO = 3
+FOLDER = 4
+
+# A lifeline that was told to end does so in less than a millisecond, unless someone stopped it.
+PATIENCE_MS = 1000
+
+_alive: weakref.WeakSet[Lifeline] = weakref.WeakSet()
+
+
+class Lifeline:
+    """A running program and the lifeline that ends it when we end.
+
+    ``directory`` is removed after us. The program prints into ``output``; it inherits ``fifo``,
+    into which it may write its news and must write its pid, and ``folder``.
+
+    Raises OSError when the program cannot be executed.
+    """
+
+    def __init__(
+        self,
+        program: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        directory: str,
+        output: str,
+        fifo: str,
+        folder: str,
+    ) -> None:
+        self.pid = 0
+        self._owner = os.getpid()
+        self._helper = 0
+        self._status: int | None = None
+        self._line = self._news = -1
+        _alive.add(self)
+        try:
+            self._news = _out_of_the_way(
+                os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            )
+            os.set_blocking(self._news, True)
+            line_end, self._line = map(_out_of_the_way, os.pipe())
+            try:
+                self._helper = _spawn(
+                    ["/bin/sh", "-c", SCRIPT, "memcached-sandbox-lifeline", directory],
+                    os.environ,
+                    (os.POSIX_SPAWN_DUP2, line_end, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, 1, 2),
+                    (os.POSIX_SPAWN_DUP2, self._news, FIFO),
+                )
+            finally:
+                os.close(line_end)
+            self.pid = _spawn(
+                program,
+                env,
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (
+                    os.POSIX_SPAWN_OPEN,
+                    1,
+                    output,
+                    os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+                    0o600,
+                ),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+                (os.POSIX_SPAWN_OPEN, FIFO, fifo, os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_OPEN, FOLDER, folder, os.O_RDONLY, 0),
+            )
+            os.write(self._line, b"%d\n" % self.pid)
+        except BaseException:
+            self.kill()
+            self.reap()
+            raise
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process started the program, and is no fork of the one that did."""
+        return os.getpid() == self._owner
+
+    def news(self, deadline: float) -> bytes:
+        """Wait for what the program writes into its FIFO and return it; b"" when it has ended.
+
+        ``deadline`` is in seconds of the monotonic clock. Raises TimeoutError.
+        """
+        left_ms = max(0, (deadline - time.monotonic()) * 1000)
+        if not _ready(self._news, select.POLLIN, left_ms):
+            raise TimeoutError
+        return os.read(self._news, 1000)
+
+    def has_ended(self) -> bool:
+        """Whether the program has ended. A fork of the owner cannot tell and says no."""
+        # Without reading: what is in the FIFO is for `news`.
+        return self.is_ours if self._news < 0 else _ready(self._news, 0, 0)
+
+    def end_descriptor(self) -> int:
+        """Return a new descriptor for which poll() reports POLLHUP when the program has ended."""
+        return os.dup(self._news)
+
+    def kill(self) -> None:
+        """Kill the program, without waiting for its end. Not in a fork of the owner."""
+        if not self.is_ours:
+            return
+        if self.pid and _is_unreaped(self.pid):
+            os.killpg(self.pid, signal.SIGKILL)
+        if self._line >= 0:
+            try:
+                os.write(self._line, b"end\n")
+            except BrokenPipeError:
+                pass  # Someone has ended the helper; the program has no need of it any more.
+
+    def reap(self) -> int | None:
+        """Wait for the killed program; return its exit code, or minus the signal that ended it.
+
+        None if that cannot be known, because something else waited for our children. In a fork
+        of the owner, nothing happens.
+        """
+        if not self.is_ours:
+            return None
+        if self.pid:
+            self._status = _wait(self.pid)
+            self.pid = 0
+        if self._helper:
+            # The pipe has lost its reader when the helper has ended.
+            if not _ready(self._line, 0, PATIENCE_MS):
+                os.kill(self._helper, signal.SIGKILL)
+            _wait(self._helper)
+            self._helper = 0
+        self.let_go()
+        return self._status
+
+    def let_go(self) -> None:
+        """Close our ends: after the end, and in a fork, which must not keep the program alive."""
+        _alive.discard(self)
+        ends = self._line, self._news
+        self._line = self._news = -1
+        for end in ends:
+            if end >= 0:
+                os.close(end)
+
+
+def _let_all_go() -> None:
+    for lifeline in list(_alive):
+        lifeline.let_go()
+
+
+os.register_at_fork(after_in_child=_let_all_go)
+
+
+def _spawn(
+    command: Sequence[str], env: Mapping[str, str], *file_actions: tuple[int, ...]
+) -> int:
+    """Start a process in a session of its own, where neither Ctrl-C nor a hangup reaches it."""
+    return os.posix_spawn(
+        command[0],
+        command,
+        env,
+        file_actions=file_actions,
+        setsid=True,
+        setsigmask=(),
+    )
+
+
+def _out_of_the_way(descriptor: int) -> int:
+    """Return the descriptor as one that is none of the program's, as a daemon's may well be."""
+    if descriptor > FOLDER:
+        return descriptor
+    import fcntl
+
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FOLDER + 1)
+    finally:
+        os.close(descriptor)
+
+
+def _ready(descriptor: int, events: int, timeout_ms: float) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, events)
+    return bool(poll.poll(timeout_ms))
+
+
+def _is_unreaped(child: int) -> bool:
+    """Whether the pid is still that of our child: nobody has waited for it, be it dead or alive."""
+    try:
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except (
+        ChildProcessError
+    ):  # SIGCHLD is ignored in this process, or someone called os.wait().
+        return False
+    return True
+
+
+def _wait(child: int) -> int | None:
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    except ChildProcessError:
+        return None

@@ -1,0 +1,358 @@
+"""One memcached process of our own, from its start to its end."""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from .binary import find_memcached
+from .errors import BinaryError, OptionError, ServerError, StartError
+from .lifeline import FOLDER, Lifeline
+from .options import check
+from .runtime import RunDirectory, unprivileged_user
+
+if TYPE_CHECKING:
+    from pymemcache.client.base import Client
+
+    from .wire import Connection
+
+# sizeof(sun_path) less the closing zero: unix(7) on Linux, sys/un.h on macOS and the BSDs.
+UNIX_PATH_LIMIT = 107 if os.uname().sysname == "Linux" else 103
+
+# How long a server that runs may take to answer, in seconds.
+ANSWER_TIMEOUT = 5.0
+
+# How much of what memcached printed is told when it fails: bytes from the end.
+LAST_WORDS = 500
+
+
+class Memcached:
+    """A real memcached that lives as long as this object, and no longer than this process.
+
+    Use it as a context manager, or call `start` and `stop`. It listens on the loopback interface
+    only, on a port that the kernel chooses, and is killed when this process ends, by whatever
+    end. A fork of this process may use it, but neither ends it nor keeps it alive.
+
+    memory_mb: its cap in MB; when it is full, memcached evicts.
+    max_item_size: the largest value it takes, in bytes, a multiple of 524288; None for 1 MB.
+    threads: its worker threads.
+    max_connections: how many clients may be connected at a time.
+    unix_socket: listen on a Unix socket, which keeps other users of this machine out.
+    binary: which memcached to run: a path, or a name on PATH. None for
+        ``$MEMCACHED_SANDBOX_BINARY``, or else the first one on PATH and in the usual folders.
+    args: further arguments for memcached, such as ``["-o", "no_modern"]``.
+    start_timeout: how long it may take to come up, in seconds.
+
+    Raises OptionError when an option is out of range; nothing has happened then.
+    """
+
+    def __init__(
+        self,
+        *,
+        memory_mb: int = 64,
+        max_item_size: int | None = None,
+        threads: int = 1,
+        max_connections: int = 1024,
+        unix_socket: bool = False,
+        binary: str | os.PathLike[str] | None = None,
+        args: Sequence[str] = (),
+        start_timeout: float = 5.0,
+    ) -> None:
+        check(memory_mb, max_item_size, threads, max_connections, args, start_timeout)
+        self.memory_mb = memory_mb
+        self.unix_socket = unix_socket
+        self.command: Sequence[str] = ()
+        self._binary = binary
+        self._arguments = [f"-m{memory_mb}", f"-t{threads}", f"-c{max_connections}"]
+        if max_item_size is not None:
+            self._arguments.append(f"-I{max_item_size}")
+        self._arguments += args
+        self._start_timeout = start_timeout
+        self._process: _Process | None = None
+        self._finalizer: weakref.finalize[..., Memcached] | None = None
+        self._deadline = 0.0
+        self._address: str | None = None
+
+    def start(self) -> None:
+        """Start memcached and wait until it is ready.
+
+        Raises BinaryError and StartError; nothing is left running then, and no file.
+        """
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Start memcached without waiting until it is ready, so that several can come up at once.
+
+        Raises BinaryError, StartError, and ServerError when it was started already.
+        """
+        if self._process is not None:
+            raise ServerError("this server was started already: stop() it first")
+        self._deadline = time.monotonic() + self._start_timeout
+        command = [find_memcached(self._binary), *self._arguments]
+        self._process = _Process(command, self.unix_socket)
+        self._finalizer = weakref.finalize(self, self._process.end)
+        self.command = self._process.command
+
+    def wait(self) -> None:
+        """Wait until the launched memcached is ready and has proved to be the one we started.
+
+        Raises StartError; nothing is left running then, and no file.
+        """
+        if self._process is None:
+            raise ServerError("there is nothing to wait for: launch() the server first")
+        try:
+            self._address = self._process.wait_for_address(self._deadline)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Kill memcached, wait for its end and remove its files. Does nothing when none runs.
+
+        By SIGKILL: a cache has nothing to save, and on SIGTERM memcached takes a second to end.
+        """
+        if self._finalizer is not None:
+            self._finalizer()
+        self._finalizer = self._process = self._address = None
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as Django's LOCATION spells it: ``host:port`` or ``unix:/path``.
+
+        Raises ServerError when it does not run, as everything below does.
+        """
+        if self._address is None:
+            raise ServerError(
+                "this server does not run: start() it, or use it in a with statement"
+            )
+        return self._address
+
+    @property
+    def host(self) -> str | None:
+        """The IP address it listens at; None on a Unix socket."""
+        address = self.address
+        return None if self.unix_socket else address.rpartition(":")[0]
+
+    @property
+    def port(self) -> int | None:
+        """The TCP port it listens at; None on a Unix socket."""
+        address = self.address
+        return None if self.unix_socket else int(address.rpartition(":")[2])
+
+    @property
+    def pid(self) -> int:
+        """The pid of the memcached process."""
+        return self._running().pid
+
+    def client(self) -> Client:
+        """Return a new connected pymemcache Client; closing it is up to you."""
+        from pymemcache.client.base import Client
+
+        client = Client(
+            self.address, timeout=ANSWER_TIMEOUT, connect_timeout=ANSWER_TIMEOUT
+        )
+        with self._explained():
+            client.version()
+        return client
+
+    def flush(self) -> None:
+        """Forget every item, at once and exactly: what is set from now on stays."""
+        with self._connection() as connection:
+            connection.flush()
+
+    def stats(self, group: str = "") -> dict[str, str]:
+        """Return memcached's counters as ``stats``, or ``stats GROUP``, lists them.
+
+        Nobody else uses this server, so they are exact. doc/protocol.txt in memcached's source
+        explains each.
+        """
+        with self._connection() as connection:
+            return connection.stats(group)
+
+    def death(self) -> str | None:
+        """Return how memcached died by itself, with its last words, or None while it lives."""
+        return self._running().death()
+
+    def end_descriptor(self) -> int:
+        """Return a new descriptor for which poll() reports POLLHUP when memcached has ended."""
+        return self._running().lifeline.end_descriptor()
+
+    def __enter__(self) -> Memcached:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<Memcached {self._address or 'not running'}>"
+
+    def _running(self) -> _Process:
+        if self._process is None:
+            raise ServerError(
+                "this server does not run: start() it, or use it in a with statement"
+            )
+        return self._process
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        from .wire import Connection
+
+        address = self.address
+        with self._explained(), Connection(address, ANSWER_TIMEOUT) as connection:
+            yield connection
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what a connection raises into an error that tells what became of the server."""
+        from .wire import ProtocolError
+
+        try:
+            yield
+        except (OSError, ProtocolError) as error:
+            fate = self.death() or f"does not answer: {error or 'no word in time'}"
+            raise ServerError(f"memcached at {self._address} {fate}") from error
+
+
+class _Process:
+    """A memcached process with its lifeline and its directory."""
+
+    def __init__(self, command: Sequence[str], unix_socket: bool) -> None:
+        directory = RunDirectory(unprivileged_user())
+        self.directory = directory
+        self.command = [*command]
+        self._unix_socket = unix_socket
+        self._death: str | None = None
+        env = dict(os.environ)
+        folder = directory.folder
+        if directory.user is not None:
+            # Another user than us may not pass through our directory: the folder is handed on.
+            self.command += ["-u", directory.user.name]
+            folder = f"/proc/self/fd/{FOLDER}"
+        self.command += ["-P", f"{folder}/pid"]
+        if unix_socket:
+            _check_socket_path(directory.socket)
+            self.command += ["-s", f"{folder}/socket", "-a", "0700"]
+        else:
+            # Port -1 is the kernel's choice: server_socket() in memcached.c.
+            self.command += ["-l", "127.0.0.1", "-p", "-1", "-U", "0"]
+            env["MEMCACHED_PORT_FILENAME"] = f"{folder}/port"
+        directory.make()
+        try:
+            self.lifeline = Lifeline(
+                self.command,
+                env,
+                directory=directory.path,
+                output=directory.output,
+                fifo=directory.fifo,
+                folder=directory.folder,
+            )
+        except BaseException as error:
+            directory.remove()
+            if isinstance(error, OSError):
+                raise BinaryError(
+                    f"{self.command[0]} cannot be executed: {error.strerror}; "
+                    "name another memcached in MEMCACHED_SANDBOX_BINARY"
+                ) from error
+            raise
+        self.pid = self.lifeline.pid
+
+    def wait_for_address(self, deadline: float) -> str:
+        """Return where memcached listens, once it does. Raises StartError."""
+        from .proof import listener_pid
+        from .wire import ProtocolError
+
+        binary = self.command[0]
+        try:
+            news = self._first_news(deadline)
+            if self._unix_socket:
+                address = f"unix:{self.directory.socket}"
+            else:
+                # memcached has written b"TCP INET: 41877\n".
+                address = f"127.0.0.1:{int(news.split()[2])}"
+            listener = listener_pid(
+                address, self.pid, max(0.001, deadline - time.monotonic())
+            )
+        except TimeoutError:
+            raise StartError(
+                f"{binary} was not ready within its start_timeout and was killed{self._said()}: "
+                "is it memcached? If it is, give it more time"
+            ) from None
+        except (OSError, ValueError, LookupError, ProtocolError) as error:
+            fate = (
+                self.death()
+                or f"does not answer as a memcached does: {error}{self._said()}"
+            )
+            raise StartError(f"{binary} {fate}") from error
+        if listener != self.pid:
+            raise StartError(
+                f"another process than the one that was started serves {address}: "
+                f"if {binary} is a script, let it end with 'exec memcached ...'"
+            )
+        return address
+
+    def death(self) -> str | None:
+        """Return how memcached died by itself, with its last words, or None while it lives."""
+        if self._death is None and self.lifeline.has_ended():
+            self.lifeline.kill()
+            self._death = f"{_how_it_ended(self.lifeline.reap())}{self._said()}"
+        return self._death
+
+    def end(self) -> None:
+        """Kill memcached and remove the directory, unless we are a fork of who started it."""
+        if self.lifeline.is_ours:
+            self.lifeline.kill()
+            self.lifeline.reap()
+            self.directory.remove()
+
+    def _first_news(self, deadline: float) -> bytes:
+        news = b""
+        while not news.endswith(b"\n"):
+            more = self.lifeline.news(deadline)
+            if not more:
+                raise StartError(
+                    f"{self.command[0]} {self.death()} before it was ready"
+                )
+            news += more
+        return news
+
+    def _said(self) -> str:
+        """Return the tail of what memcached printed, in one line; nothing when it was silent."""
+        try:
+            with open(self.directory.output, "rb") as output:
+                output.seek(max(0, output.seek(0, os.SEEK_END) - LAST_WORDS))
+                words = " ".join(output.read().decode(errors="replace").split())
+        except FileNotFoundError:
+            return ""
+        return f", saying: {words}" if words else ""
+
+
+def _check_socket_path(path: str) -> None:
+    size = len(os.fsencode(path))
+    if size > UNIX_PATH_LIMIT:
+        raise OptionError(
+            "unix_socket",
+            f"a Unix socket's path may have {UNIX_PATH_LIMIT} bytes on this system, but {path} "
+            f"has {size}: point TMPDIR to a folder with a shorter path",
+        )
+
+
+def _how_it_ended(status: int | None) -> str:
+    if status is None:
+        return "ended with an unknown exit code"
+    if status < 0:
+        import signal
+
+        return f"was killed by signal {-status} ({signal.strsignal(-status)})"
+    return f"ended with exit code {status}"

@@ -1,0 +1,82 @@
+"""The few commands of memcached's text protocol that running a server takes.
+
+A connection of our own and not pymemcache's, whose import takes longer than a server's start.
+The protocol: doc/protocol.txt in memcached's source.
+"""
+
+from __future__ import annotations
+
+import socket
+from types import TracebackType
+
+
+class ProtocolError(Exception):
+    """The other side does not talk as a memcached does."""
+
+
+class Connection:
+    """One connection to a memcached. Use it as a context manager.
+
+    ``address`` is that of a `Memcached`, ``IP:port`` or ``unix:/path``; ``timeout`` in seconds holds for connecting
+    and for each answer. All methods raise OSError and ProtocolError.
+    """
+
+    def __init__(self, address: str, timeout: float) -> None:
+        self._received = b""
+        peer: str | tuple[str, int]
+        if address.startswith("unix:"):
+            family, peer = socket.AF_UNIX, address[len("unix:") :]
+        else:
+            # Not create_connection(): looking up a host imports codecs for 2 ms.
+            host, _, port = address.rpartition(":")
+            family, peer = socket.AF_INET, (host, int(port))
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            self._socket.settimeout(timeout)
+            self._socket.connect(peer)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def stats(self, group: str = "") -> dict[str, str]:
+        """Return the counters that ``stats`` lists, or those of ``stats GROUP``."""
+        self._socket.sendall(f"stats {group}".rstrip().encode() + b"\r\n")
+        counters = {}
+        while (line := self._read_line()) != "END":
+            kind, _, rest = line.partition(" ")
+            if kind != "STAT":
+                raise ProtocolError(f"answered {line!r} to 'stats'")
+            name, _, value = rest.partition(" ")
+            counters[name] = value
+        return counters
+
+    def flush(self) -> None:
+        """Forget every item. Exact: what is set afterwards stays."""
+        self._socket.sendall(b"flush_all\r\n")
+        if (line := self._read_line()) != "OK":
+            raise ProtocolError(f"answered {line!r} to 'flush_all'")
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _read_line(self) -> str:
+        while b"\r\n" not in self._received:
+            more = self._socket.recv(65536)
+            if not more:
+                raise ProtocolError(f"closed the connection after {self._received!r}")
+            self._received += more
+            if len(self._received) > 1_000_000:
+                raise ProtocolError(f"sent no line but {self._received[:40]!r}...")
+        line, _, self._received = self._received.partition(b"\r\n")
+        return line.decode("latin-1")
