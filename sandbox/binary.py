@@ -39,11 +39,7 @@ def find_memcached(binary: str | os.PathLike[str] | None = None) -> str:
 
     Raises BinaryError.
     """
-    wanted = (
-        os.fspath(binary)
-        if binary is not None
-        else os.environ.get("MEMCACHED_SANDBOX_BINARY")
-    )
+    wanted = os.fspath(binary) if binary is not None else os.environ.get("MEMCACHED_SANDBOX_BINARY")
     if not wanted:
         found = _first_executable("memcached", [*os.get_exec_path(), *USUAL_FOLDERS])
         if found is None:
@@ -55,9 +51,7 @@ def find_memcached(binary: str | os.PathLike[str] | None = None) -> str:
     if os.sep not in wanted:
         found = _first_executable(wanted, os.get_exec_path())
         if found is None:
-            raise BinaryError(
-                f"the memcached binary {wanted!r} is not on PATH: give its full path"
-            )
+            raise BinaryError(f"the memcached binary {wanted!r} is not on PATH: give its full path")
         return found
     if not os.path.exists(wanted):
         raise BinaryError(
@@ -76,11 +70,7 @@ def install_command() -> str:
     """Return the command that installs memcached on this system."""
     for manager, command in INSTALL_COMMANDS.items():
         if _first_executable(manager, os.get_exec_path()):
-            return (
-                f"sudo {command}"
-                if manager != "brew" and os.geteuid() != 0
-                else command
-            )
+            return f"sudo {command}" if manager != "brew" and os.geteuid() != 0 else command
     return "your system's package manager"
 
 

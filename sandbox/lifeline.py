@@ -17,6 +17,7 @@ import signal
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 # Standard input is the pipe, descriptor 3 the FIFO, $1 the directory. The pipe says the pid, and
 # "end" when we see to the rest ourselves. In the FIFO only the pid is a line of one word. The
@@ -65,9 +66,7 @@ class Lifeline:
         self._line = self._news = -1
         _alive.add(self)
         try:
-            self._news = _out_of_the_way(
-                os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            )
+            self._news = _out_of_the_way(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
             os.set_blocking(self._news, True)
             line_end, self._line = map(_out_of_the_way, os.pipe())
             try:
@@ -176,13 +175,11 @@ def _let_all_go() -> None:
 os.register_at_fork(after_in_child=_let_all_go)
 
 
-def _spawn(
-    command: Sequence[str], env: Mapping[str, str], *file_actions: tuple[int, ...]
-) -> int:
+def _spawn(command: Sequence[str], env: Mapping[str, str], *file_actions: tuple[Any, ...]) -> int:
     """Start a process in a session of its own, where neither Ctrl-C nor a hangup reaches it."""
     return os.posix_spawn(
         command[0],
-        command,
+        list(command),
         env,
         file_actions=file_actions,
         setsid=True,
@@ -212,9 +209,7 @@ def _is_unreaped(child: int) -> bool:
     """Whether the pid is still that of our child: nobody has waited for it, be it dead or alive."""
     try:
         os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except (
-        ChildProcessError
-    ):  # SIGCHLD is ignored in this process, or someone called os.wait().
+    except ChildProcessError:  # SIGCHLD is ignored in this process, or someone called os.wait().
         return False
     return True
 

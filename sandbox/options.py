@@ -90,9 +90,7 @@ def check(
             "start_timeout", f"must be a number of seconds, but got {start_timeout!r}"
         )
     if not start_timeout > 0:
-        raise OptionError(
-            "start_timeout", f"must be more than 0 seconds, but got {start_timeout}"
-        )
+        raise OptionError("start_timeout", f"must be more than 0 seconds, but got {start_timeout}")
 
 
 def _check_whole_number(option: str, value: object) -> None:
@@ -151,6 +149,4 @@ def _check_arguments(args: Sequence[str]) -> None:
     for name, _ in parsed:
         for names, reason in REFUSED_ARGUMENTS.items():
             if name in names:
-                raise OptionError(
-                    "args", f"{name} cannot be passed to memcached: {reason}"
-                )
+                raise OptionError("args", f"{name} cannot be passed to memcached: {reason}")

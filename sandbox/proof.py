@@ -62,9 +62,7 @@ def _tcp_listener_inode(host: str, port: int) -> int:
         + socket.inet_aton(host).ljust(32, b"\0")
         + struct.pack("=III", 0, NO_COOKIE, NO_COOKIE)
     )
-    header = struct.pack(
-        "=IHHII", 16 + len(request), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, 0, 0
-    )
+    header = struct.pack("=IHHII", 16 + len(request), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, 0, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as kernel:
         kernel.send(header + request)
         answer = kernel.recv(4096)

@@ -28,9 +28,7 @@ OTHER_PATH = re.compile(
     re.IGNORECASE,
 )
 
-MEMCACHED_ADDRESS = re.compile(
-    r"unix:/.+|(\[[0-9a-f:.%]+\]|[\w.-]+):\d{1,5}", re.IGNORECASE
-)
+MEMCACHED_ADDRESS = re.compile(r"unix:/.+|(\[[0-9a-f:.%]+\]|[\w.-]+):\d{1,5}", re.IGNORECASE)
 
 
 class CachesError(ValueError):
@@ -78,18 +76,11 @@ def memcached_aliases(
     for alias in exclude:
         if alias not in caches:
             known = ", ".join(map(repr, caches)) or "none"
-            raise CachesError(
-                f"exclude names the alias {alias!r}, but the aliases are {known}"
-            )
-    aliases = [
-        a for a, config in caches.items() if a not in exclude and is_memcached(config)
-    ]
+            raise CachesError(f"exclude names the alias {alias!r}, but the aliases are {known}")
+    aliases = [a for a, config in caches.items() if a not in exclude and is_memcached(config)]
     for alias in aliases:
         location = caches[alias].get("LOCATION", "")
-        if not all(
-            isinstance(address, str) or _is_pair(address)
-            for address in _spelled(location)
-        ):
+        if not all(isinstance(address, str) or _is_pair(address) for address in _spelled(location)):
             raise CachesError(
                 f"CACHES[{alias!r}] has the LOCATION {location!r}: it must be an address such as "
                 "'127.0.0.1:11211', or a list of them"
@@ -151,6 +142,4 @@ def _replaced(address: Any, stand_ins: Mapping[str, str]) -> Any:
         return address
     # libmemcached takes a bare path only: whoever spelled it so may be handing it over.
     bare = isinstance(address, str) and address.strip().startswith("/")
-    return (
-        stand_in[len("unix:") :] if bare and stand_in.startswith("unix:") else stand_in
-    )
+    return stand_in[len("unix:") :] if bare and stand_in.startswith("unix:") else stand_in

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import NamedTuple
 
@@ -86,7 +85,7 @@ class RunDirectory:
 
 
 def _base() -> str:
-    for base in (os.environ.get("XDG_RUNTIME_DIR"), os.environ.get("TMPDIR"), "/tmp"):  # noqa: S108
+    for base in (os.environ.get("XDG_RUNTIME_DIR"), os.environ.get("TMPDIR"), "/tmp"):
         if base and os.path.isdir(base) and os.access(base, os.W_OK | os.X_OK):
             return os.path.abspath(base)
     raise SandboxError(

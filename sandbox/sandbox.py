@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .server import Memcached
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
 
     from .options import MemcachedOptions
 
@@ -41,9 +41,7 @@ class Sandbox:
         """
         wanted = list(dict.fromkeys(addresses))
         with self._lock:
-            new = {
-                a: Memcached(**self._options) for a in wanted if a not in self._servers
-            }
+            new = {a: Memcached(**self._options) for a in wanted if a not in self._servers}
             try:
                 for server in new.values():
                     server.launch()
@@ -68,7 +66,7 @@ class Sandbox:
             for server in servers:
                 server.stop()
 
-    def __enter__(self) -> Sandbox:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -18,6 +18,7 @@ from .runtime import RunDirectory, unprivileged_user
 
 if TYPE_CHECKING:
     from pymemcache.client.base import Client
+    from typing_extensions import Self
 
     from .wire import Connection
 
@@ -128,9 +129,7 @@ class Memcached:
         Raises ServerError when it does not run, as everything below does.
         """
         if self._address is None:
-            raise ServerError(
-                "this server does not run: start() it, or use it in a with statement"
-            )
+            raise ServerError("this server does not run: start() it, or use it in a with statement")
         return self._address
 
     @property
@@ -154,9 +153,7 @@ class Memcached:
         """Return a new connected pymemcache Client; closing it is up to you."""
         from pymemcache.client.base import Client
 
-        client = Client(
-            self.address, timeout=ANSWER_TIMEOUT, connect_timeout=ANSWER_TIMEOUT
-        )
+        client = Client(self.address, timeout=ANSWER_TIMEOUT, connect_timeout=ANSWER_TIMEOUT)
         with self._explained():
             client.version()
         return client
@@ -183,7 +180,7 @@ class Memcached:
         """Return a new descriptor for which poll() reports POLLHUP when memcached has ended."""
         return self._running().lifeline.end_descriptor()
 
-    def __enter__(self) -> Memcached:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -200,9 +197,7 @@ class Memcached:
 
     def _running(self) -> _Process:
         if self._process is None:
-            raise ServerError(
-                "this server does not run: start() it, or use it in a with statement"
-            )
+            raise ServerError("this server does not run: start() it, or use it in a with statement")
         return self._process
 
     @contextmanager
@@ -281,19 +276,14 @@ class _Process:
             else:
                 # memcached has written b"TCP INET: 41877\n".
                 address = f"127.0.0.1:{int(news.split()[2])}"
-            listener = listener_pid(
-                address, self.pid, max(0.001, deadline - time.monotonic())
-            )
+            listener = listener_pid(address, self.pid, max(0.001, deadline - time.monotonic()))
         except TimeoutError:
             raise StartError(
                 f"{binary} was not ready within its start_timeout and was killed{self._said()}: "
                 "is it memcached? If it is, give it more time"
             ) from None
         except (OSError, ValueError, LookupError, ProtocolError) as error:
-            fate = (
-                self.death()
-                or f"does not answer as a memcached does: {error}{self._said()}"
-            )
+            fate = self.death() or f"does not answer as a memcached does: {error}{self._said()}"
             raise StartError(f"{binary} {fate}") from error
         if listener != self.pid:
             raise StartError(
@@ -321,9 +311,7 @@ class _Process:
         while not news.endswith(b"\n"):
             more = self.lifeline.news(deadline)
             if not more:
-                raise StartError(
-                    f"{self.command[0]} {self.death()} before it was ready"
-                )
+                raise StartError(f"{self.command[0]} {self.death()} before it was ready")
             news += more
         return news
 

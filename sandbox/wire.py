@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import socket
 from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class ProtocolError(Exception):
@@ -17,8 +21,8 @@ class ProtocolError(Exception):
 class Connection:
     """One connection to a memcached. Use it as a context manager.
 
-    ``address`` is that of a `Memcached`, ``IP:port`` or ``unix:/path``; ``timeout`` in seconds holds for connecting
-    and for each answer. All methods raise OSError and ProtocolError.
+    ``address`` is that of a `Memcached`, ``IP:port`` or ``unix:/path``. ``timeout`` in seconds
+    holds for connecting and for each answer. All methods raise OSError and ProtocolError.
     """
 
     def __init__(self, address: str, timeout: float) -> None:
@@ -59,7 +63,7 @@ class Connection:
     def close(self) -> None:
         self._socket.close()
 
-    def __enter__(self) -> Connection:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -18,12 +18,8 @@ FAILURE_STATUS = 125
 INTERRUPTED_STATUS = 130
 
 
-@click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
-@click.version_option(
-    package_name="memcached-sandbox", message="memcached-sandbox %(version)s"
-)
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="memcached-sandbox", message="memcached-sandbox %(version)s")
 def sandbox() -> None:
     """A real, short-lived memcached for each test run.
 

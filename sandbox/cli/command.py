@@ -57,7 +57,7 @@ class Command:
         try:
             self.pid = os.posix_spawnp(
                 command[0],
-                command,
+                list(command),
                 env,
                 setsigmask=mask,
                 # Python ignores these two itself, and what is ignored is inherited.
@@ -78,9 +78,8 @@ class Command:
         closed then.
         """
         ended = threading.Event()
-        threading.Thread(
-            target=_ring_at_end, args=(descriptor, ended), daemon=True
-        ).start()
+        arguments = (descriptor, ended, threading.get_ident())
+        threading.Thread(target=_ring_at_end, args=arguments, daemon=True).start()
         while True:
             signum, typed = _next_signal()
             if ended.is_set():
@@ -156,11 +155,11 @@ def _take_pending(signum: signal.Signals) -> bool:
     return pending
 
 
-def _ring_at_end(descriptor: int, ended: threading.Event) -> None:
+def _ring_at_end(descriptor: int, ended: threading.Event, main_thread: int) -> None:
     """Wake the main thread, which waits for signals, when the descriptor reports POLLHUP."""
     poll = select.poll()
     poll.register(descriptor, 0)
     poll.poll()
     os.close(descriptor)
     ended.set()
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGCHLD)
+    signal.pthread_kill(main_thread, signal.SIGCHLD)

@@ -22,7 +22,7 @@ OPTIONS = {
 SUFFIXES = {"k": 1024, "m": 1024 * 1024}
 
 
-class Size(click.ParamType):
+class Size(click.ParamType):  # type: ignore[type-arg]
     """A number of bytes, with k and m for the multiples that memcached's own -I takes."""
 
     name = "size"
@@ -32,13 +32,11 @@ class Size(click.ParamType):
     ) -> int:
         match = re.fullmatch(r"(\d+)([km]?)", str(value), re.IGNORECASE)
         if match is None:
-            self.fail(
-                f"{value!r} is not a size: give bytes, or 512k, or 2m.", param, ctx
-            )
+            self.fail(f"{value!r} is not a size: give bytes, or 512k, or 2m.", param, ctx)
         return int(match[1]) * SUFFIXES.get(match[2].lower(), 1)
 
 
-class Variable(click.ParamType):
+class Variable(click.ParamType):  # type: ignore[type-arg]
     """NAME=TEMPLATE, a variable for the command's environment."""
 
     name = "name=template"
@@ -120,9 +118,7 @@ class Variable(click.ParamType):
     help="A variable for COMMAND, with {address}, {host} and {port} in it; repeatable.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="No summary at the end.")
-@click.option(
-    "-v", "--verbose", is_flag=True, help="Say what is started, and where it listens."
-)
+@click.option("-v", "--verbose", is_flag=True, help="Say what is started, and where it listens.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(
     memory: int,
@@ -151,9 +147,7 @@ def exec_(
     if unix and any(
         set(re.findall(PLACEHOLDER, template)) & {"host", "port"} for _, template in env
     ):
-        raise click.UsageError(
-            "A Unix socket has no {host} and {port}: use {address} in --env."
-        )
+        raise click.UsageError("A Unix socket has no {host} and {port}: use {address} in --env.")
     try:
         server = Memcached(
             memory_mb=memory,
@@ -164,25 +158,19 @@ def exec_(
             args=memcached_arg,
         )
     except OptionError as error:
-        raise click.BadParameter(
-            f"{error.problem}.", param_hint=OPTIONS[error.option]
-        ) from None
+        raise click.BadParameter(f"{error.problem}.", param_hint=OPTIONS[error.option]) from None
     server.launch()
     from .command import Command, CommandError  # while the server comes up
 
     server.wait()
     if verbose:
-        say(
-            f"memcached at {server.address}, pid {server.pid}: {shlex.join(server.command)}"
-        )
+        say(f"memcached at {server.address}, pid {server.pid}: {shlex.join(server.command)}")
     try:
         child = Command(command, {**os.environ, **_variables(server, env)})
     except CommandError as error:
         say(str(error))
         return error.status
-    status = child.wait(
-        server.end_descriptor(), lambda: say(f"memcached {server.death()}.")
-    )
+    status = child.wait(server.end_descriptor(), lambda: say(f"memcached {server.death()}."))
     if server.death() is not None:
         say(f"memcached did not live to the end of the run: it {server.death()}.")
     elif not quiet:
@@ -208,15 +196,11 @@ def summary(server: Memcached) -> str:
 
 
 def say(line: str) -> None:
-    with suppress(
-        BrokenPipeError
-    ):  # stderr has gone away, as it may: the status still tells
+    with suppress(BrokenPipeError):  # stderr has gone away, as it may: the status still tells
         click.echo(f"sandbox: {line}", err=True)
 
 
-def _variables(
-    server: Memcached, templates: tuple[tuple[str, str], ...]
-) -> dict[str, str]:
+def _variables(server: Memcached, templates: tuple[tuple[str, str], ...]) -> dict[str, str]:
     host, _, port = server.address.rpartition(":")
     values = {"address": server.address, "host": host, "port": port}
     return {

@@ -45,16 +45,16 @@ def sandboxed_caches(
     """
     aliases = aliases_of(settings.CACHES, exclude, _is_memcached)
     if not aliases:
-        found = ", ".join(
-            f"{a!r} is {c['BACKEND']}" for a, c in settings.CACHES.items()
-        )
+        found = ", ".join(f"{a!r} is {c['BACKEND']}" for a, c in settings.CACHES.items())
         raise ImproperlyConfigured(
             f"CACHES has no memcached alias to give a sandbox: {found or 'it is empty'}"
         )
-    with Sandbox(**options) as sandbox:
+    with (
+        Sandbox(**options) as sandbox,
         # Its signal setting_changed is what everything in Django that keeps caches listens to.
-        with override_settings(CACHES=at_stand_ins(settings.CACHES, aliases, sandbox)):
-            yield sandbox
+        override_settings(CACHES=at_stand_ins(settings.CACHES, aliases, sandbox)),
+    ):
+        yield sandbox
 
 
 def _is_memcached(config: Mapping[str, Any]) -> bool:

@@ -71,9 +71,7 @@ def run(*command: str) -> Callable[[], object]:
 def benchmarks() -> list[Benchmark]:
     folder = Path(sys.executable).parent
     return [
-        Benchmark(
-            "start and stop / bare memcached", start_and_stop, BareMemcached(), 1.3
-        ),
+        Benchmark("start and stop / bare memcached", start_and_stop, BareMemcached(), 1.3),
         Benchmark(
             "sandbox exec -- true / python -c 'import click'",
             run(str(folder / "sandbox"), "exec", "--", shutil.which("true") or "true"),
@@ -95,9 +93,7 @@ def main(names: list[str]) -> int:
         if names and not any(wanted in name for wanted in names):
             continue
         pairs = [(seconds(ours), seconds(theirs)) for _ in range(ROUNDS)]
-        our_median, their_median = (
-            statistics.median(times) for times in zip(*pairs, strict=True)
-        )
+        our_median, their_median = (statistics.median(times) for times in zip(*pairs, strict=True))
         ratio = our_median / their_median
         exceeded += ratio > bound
         print(

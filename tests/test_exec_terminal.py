@@ -1,0 +1,142 @@
+"""`sandbox exec` in a terminal: Ctrl-C, Ctrl-Z, job control and programs that own the screen."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from .test_exec import RECORDER
+
+PROMPT = "prompt> "
+
+
+@pytest.fixture
+def shell() -> Iterator[pexpect.spawn]:
+    """An interactive bash, with job control."""
+    with pexpect.spawn(
+        "bash", ["--norc", "-i"], encoding="utf-8", timeout=20, env={**os.environ, "PS1": PROMPT}
+    ) as shell:
+        shell.expect_exact(PROMPT)
+        yield shell
+        shell.sendline("exit")
+
+
+def status(shell: pexpect.spawn) -> int:
+    shell.expect_exact(PROMPT)
+    shell.sendline("echo status=$?")
+    shell.expect(r"status=(\d+)")
+    return int(shell.match[1])
+
+
+def test_ctrl_c_ends_the_command(shell: pexpect.spawn) -> None:
+    shell.sendline("sandbox exec -- sh -c 'echo rea''dy; exec sleep 100'")
+    shell.expect_exact("ready")
+    shell.sendcontrol("c")
+    shell.expect_exact("sandbox: 0 gets")
+    assert status(shell) == 130
+
+
+def test_ctrl_c_ends_a_script_as_it_would_without_us(shell: pexpect.spawn) -> None:
+    shell.sendline("""bash -c 'sandbox exec sh -c "echo rea""dy; exec sleep 100"; echo went on'""")
+    shell.expect_exact("ready")
+    shell.sendcontrol("c")
+    shell.expect_exact("sandbox: 0 gets")
+    assert status(shell) == 130
+    assert "went on" not in shell.before
+
+
+def test_ctrl_c_and_a_command_that_handles_it(shell: pexpect.spawn) -> None:
+    shell.sendline(f"sandbox exec -- {sys.executable} -i -c ''")
+    shell.expect_exact(">>> ")
+    shell.sendcontrol("c")
+    shell.expect_exact("KeyboardInterrupt")
+    shell.expect_exact(">>> ")
+    shell.sendline("6 * 7")
+    shell.expect_exact("42")
+    shell.sendline("exit(5)")
+    assert status(shell) == 5
+
+
+@pytest.mark.parametrize("key", ["c", "\\"])
+def test_what_is_typed_reaches_the_command_once(key: str) -> None:
+    with pexpect.spawn(
+        "sandbox",
+        ["exec", "-q", "--", sys.executable, "-c", RECORDER, "SIGINT", "SIGQUIT"],
+        encoding="utf-8",
+        timeout=20,
+    ) as terminal:
+        terminal.expect_exact("ready")
+        terminal.sendcontrol(key)
+        terminal.expect(r"SIG\w+")
+        terminal.sendcontrol("d")
+        terminal.expect_exact(pexpect.EOF)
+        assert "SIG" not in terminal.before
+    assert terminal.exitstatus == 0
+
+
+def test_ctrl_z_and_back(shell: pexpect.spawn) -> None:
+    shell.sendline(f"sandbox exec -- {sys.executable} -i -c ''")
+    shell.expect_exact(">>> ")
+    shell.sendcontrol("z")
+    shell.expect_exact("Stopped")
+    shell.expect_exact(PROMPT)
+    shell.sendline("fg")
+    shell.sendline("6 * 7")
+    shell.expect_exact("42")
+    shell.sendline("exit(5)")
+    assert status(shell) == 5
+
+
+def test_continued_once(shell: pexpect.spawn, tmp_path: Path) -> None:
+    (tmp_path / "recorder.py").write_text(RECORDER)
+    shell.sendline(f"sandbox exec -- {sys.executable} {tmp_path}/recorder.py SIGCONT")
+    shell.expect_exact("ready")
+    shell.sendcontrol("z")
+    shell.expect_exact("Stopped")
+    shell.expect_exact(PROMPT)
+    shell.sendline("fg")
+    shell.expect_exact("SIGCONT")
+    shell.sendcontrol("d")
+    shell.expect_exact("sandbox: ")
+    assert "SIGCONT" not in shell.before
+    assert status(shell) == 0
+
+
+def test_stopped_and_continued_by_another(shell: pexpect.spawn) -> None:
+    """Who continues only us has the command continued too."""
+    shell.sendline("sandbox exec -- sh -c 'echo rea''dy $PPID; cat'")
+    shell.expect(r"ready (\d+)")
+    pid = shell.match[1]
+    shell.sendcontrol("z")
+    shell.expect_exact("Stopped")
+    shell.expect_exact(PROMPT)
+    shell.sendline(f"kill -CONT {pid}; fg")
+    shell.sendline("through")
+    shell.expect_exact("through")
+    shell.expect_exact("through")
+    shell.sendcontrol("d")
+    assert status(shell) == 0
+
+
+def test_background_job_ended_by_the_shell(shell: pexpect.spawn) -> None:
+    shell.sendline("sandbox exec -- sh -c 'echo rea''dy; exec sleep 100' &")
+    shell.expect_exact("ready")
+    shell.sendline("kill %1; wait %1")
+    assert status(shell) == 143
+
+
+def test_a_shell_with_jobs_of_its_own(shell: pexpect.spawn) -> None:
+    shell.sendline("PS1='inner> ' sandbox exec -- bash --norc -i")
+    shell.expect_exact("inner> ")
+    shell.sendline("sh -c 'echo rea''dy; exec sleep 100'")
+    shell.expect_exact("ready")
+    shell.sendcontrol("c")
+    shell.expect_exact("inner> ")
+    shell.sendline("exit 7")
+    shell.expect_exact("sandbox: 0 gets")
+    assert status(shell) == 7

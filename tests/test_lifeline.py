@@ -1,0 +1,255 @@
+"""Whatever happens to the process that started a server, the server ends with it, and only then."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from .conftest import eventually, is_running, wait_until_gone
+
+# Starts a server, says which, and waits for the end of its standard input.
+OWNER = """
+import json, os, sys, threading, time
+from sandbox import Memcached
+server = Memcached()
+server.start()
+print(json.dumps([server.pid, server.address]), flush=True)
+{then}
+"""
+
+
+class Owner:
+    """A process that owns a server, to be ended in one way or another."""
+
+    def __init__(self, then: str = "sys.stdin.read()", **options: object) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", OWNER.format(then=then)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+        assert self.process.stdout is not None
+        self.server_pid, self.address = json.loads(self.process.stdout.readline())
+
+    def __enter__(self) -> Owner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def assert_nothing_left(self, run_folder: Path) -> None:
+        wait_until_gone(self.server_pid)
+        eventually(lambda: list(run_folder.iterdir()) == [])
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_owner_killed(blow: signal.Signals, run_folder: Path) -> None:
+    with Owner() as owner:
+        owner.process.send_signal(blow)
+        owner.process.wait()
+        owner.assert_nothing_left(run_folder)
+
+
+def test_whole_process_group_of_the_owner_killed(run_folder: Path) -> None:
+    with Owner(start_new_session=True) as owner:
+        os.killpg(owner.process.pid, signal.SIGKILL)
+        owner.process.wait()
+        owner.assert_nothing_left(run_folder)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "",
+        "sys.exit(3)",
+        "os._exit(3)",
+        "os.abort()",
+        "raise RuntimeError",
+        "os.execv('/bin/sleep', ['sleep', '100'])",
+        "import atexit; atexit.register(sys.exit, 3)",
+        "threading.Thread(target=time.sleep, args=(100,), daemon=True).start()",
+    ],
+)
+def test_owner_ends_by_itself(end: str, run_folder: Path) -> None:
+    with Owner(end, stderr=subprocess.DEVNULL) as owner:
+        owner.assert_nothing_left(run_folder)
+
+
+@pytest.mark.parametrize("unix_socket", ["", "yes"])
+def test_owner_killed_between_start_of_the_server_and_word_to_the_lifeline(
+    python, run_folder: Path, unix_socket: str
+) -> None:
+    """The lifeline then learns the server's pid from the server itself."""
+    result = python(
+        "import os, sys\n"
+        "from sandbox import Memcached\n"
+        "spawn, pids = os.posix_spawn, []\n"
+        "def posix_spawn(*arguments, **options):\n"
+        "    pids.append(spawn(*arguments, **options))\n"
+        "    if len(pids) == 2:\n"
+        "        print(*pids, flush=True)\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "    return pids[-1]\n"
+        "os.posix_spawn = posix_spawn\n"
+        "Memcached(unix_socket=bool(sys.argv[1])).start()\n",
+        unix_socket,
+    )
+    assert result.returncode == -signal.SIGKILL
+    wait_until_gone(*map(int, result.stdout.split()))
+    eventually(lambda: list(run_folder.iterdir()) == [])
+
+
+FORK = """
+child = os.fork()
+if not child:
+    {child}
+    os._exit(0)
+os.waitpid(child, 0)
+server.flush()
+print("alive", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "child",
+    [
+        "pass",
+        "sys.exit()",
+        "server.flush(); server.stop()",
+        "del server; import gc; gc.collect()",
+        "server.__exit__(None, None, None)",
+    ],
+)
+def test_end_of_a_fork_is_not_the_end(child: str, run_folder: Path) -> None:
+    with Owner(FORK.format(child=child)) as owner:
+        assert owner.process.stdout.read() == "alive\n"
+        owner.assert_nothing_left(run_folder)
+
+
+def test_a_fork_that_lives_on_does_not_keep_the_server(run_folder: Path) -> None:
+    then = """
+child = os.fork()
+if not child:
+    time.sleep(100)
+    os._exit(0)
+print(child, flush=True)
+sys.stdin.read()
+"""
+    with Owner(then) as owner:
+        child = int(owner.process.stdout.readline())
+        owner.process.kill()
+        owner.process.wait()
+        owner.assert_nothing_left(run_folder)
+        assert is_running(child)
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_program_that_the_owner_leaves_behind_does_not_keep_the_server(run_folder: Path) -> None:
+    then = """
+import subprocess
+print(subprocess.Popen(["sleep", "100"], close_fds=False).pid, flush=True)
+"""
+    with Owner(then) as owner:
+        child = int(owner.process.stdout.readline())
+        owner.assert_nothing_left(run_folder)
+        assert is_running(child)
+        os.kill(child, signal.SIGKILL)
+
+
+def test_multiprocessing_uses_and_does_not_end_it(python) -> None:
+    result = python(
+        "import multiprocessing as mp\n"
+        "from sandbox import Memcached\n"
+        "def use(address):\n"
+        "    from pymemcache import Client\n"
+        "    return Client(address).set('key', 'value', noreply=False)\n"
+        "if __name__ == '__main__':\n"
+        "    with Memcached() as server, mp.get_context('fork').Pool(2) as pool:\n"
+        "        print(all(pool.map(use, [server.address] * 20)))\n"
+        "        pool.close(); pool.join()\n"
+        "        server.flush()\n"
+    )
+    assert (result.stdout, result.stderr) == ("True\n", "")
+
+
+def test_a_fork_may_start_its_own(python) -> None:
+    result = python(
+        "import os\n"
+        "from sandbox import Memcached\n"
+        "server = Memcached()\n"
+        "server.start()\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    server.stop()\n"
+        "    server.start()\n"
+        "    server.flush()\n"
+        "    server.stop()\n"
+        "    os._exit(0)\n"
+        "print(os.waitpid(child, 0)[1])\n"
+        "server.flush()\n"
+    )
+    assert (result.stdout, result.stderr) == ("0\n", "")
+
+
+def test_as_an_ordinary_user(tmp_path: Path) -> None:
+    """Root is the special case here; the core needs the standard library only."""
+    interpreter = "/usr/bin/python3"
+    if os.geteuid() != 0 or not os.path.exists(interpreter):
+        pytest.skip("the other tests are run by an ordinary user, or there is no python3 for one")
+    folder = Path("/tmp") / f"as-nobody-{os.getpid()}"
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    try:
+        script = (
+            "import os, sys\n"
+            "assert os.geteuid() != 0\n"
+            "if sys.version_info < (3, 10): sys.exit()\n"
+            "from sandbox import Memcached\n"
+            "for unix_socket in (False, True):\n"
+            "    with Memcached(unix_socket=unix_socket) as server:\n"
+            "        server.flush()\n"
+            "        assert os.stat(f'/proc/{server.pid}').st_uid == os.geteuid()\n"
+        )
+        package = folder / "sandbox"
+        subprocess.run(["cp", "-r", Path(__file__).parent.parent / "sandbox", package], check=True)
+        subprocess.run(
+            [interpreter, "-c", script],
+            cwd=folder,
+            user="nobody",
+            extra_groups=[],
+            env={"PATH": os.environ["PATH"], "TMPDIR": str(folder)},
+            check=True,
+            timeout=60,
+        )
+        assert [entry.name for entry in folder.iterdir()] == ["sandbox"]
+    finally:
+        subprocess.run(["rm", "-rf", folder], check=True)
+
+
+def test_killed_at_random_moments(run_folder: Path) -> None:
+    """What ends before its start is complete is ended by the lifeline as well."""
+    script = "from sandbox import Memcached\nwhile True:\n    with Memcached(): pass\n"
+    for number in range(20):
+        process = subprocess.Popen([sys.executable, "-c", script])
+        try:
+            while not list(run_folder.iterdir()):
+                assert process.poll() is None
+            time.sleep(number * 0.0007)  # no event marks a moment within a start
+        finally:
+            family = psutil.Process(process.pid).children(recursive=True)
+            process.kill()
+            process.wait()
+        wait_until_gone(*(member.pid for member in family))
+    # One that was killed before it could start its lifeline has left at most an empty directory.
+    for directory in run_folder.iterdir():
+        subprocess.run(["rm", "-rf", directory], check=True)
