@@ -20,7 +20,8 @@ DEFAULT_PORT = 11211
 
 # What the BACKEND paths of memcached backends have in common: Django's own, django-pylibmc,
 # django-bmemcached, django-elasticache, django-pymemcache, and of whoever calls theirs so.
-MEMCACHED_PATH = re.compile(r"memcache|pylibmc", re.IGNORECASE)
+# LocMemCache is none.
+MEMCACHED_PATH = re.compile(r"(?<!loc)memcache|pylibmc", re.IGNORECASE)
 
 # BACKEND paths that are known to be something else, whatever their LOCATION looks like.
 OTHER_PATH = re.compile(

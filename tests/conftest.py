@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import django
 import psutil
 import pytest
 
@@ -43,7 +44,9 @@ def run_folder(
 def run(tmp_path: Path) -> Run:
     """Run a command to its end, in a folder of its own, and return what became of it."""
 
-    def run(*command: str | Path, cwd: Path = tmp_path, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *command: str | Path, cwd: Path = tmp_path, **env: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(word) for word in command],
             cwd=cwd,
@@ -118,3 +121,18 @@ def eventually(condition: Callable[[], object], timeout: float = 5) -> None:
 def wait_until_gone(*pids: int) -> None:
     """Wait for the end of processes, our children or not; fail if one lives on."""
     eventually(lambda: not any(map(is_running, pids)))
+
+
+def pytest_configure() -> None:
+    from django.conf import settings
+
+    settings.configure(
+        SECRET_KEY="only for tests",
+        ALLOWED_HOSTS=["testserver"],
+        ROOT_URLCONF="tests.views",
+        INSTALLED_APPS=["django.contrib.sessions"],
+        SESSION_ENGINE="django.contrib.sessions.backends.cache",
+        USE_TZ=True,
+        CACHES={"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}},
+    )
+    django.setup()

@@ -85,7 +85,9 @@ def test_unix_socket_and_verbose(run, run_folder: Path) -> None:
     address = re.search(r"MEMCACHED_SANDBOX_ADDRESS=(unix:.*)", result.stdout)[1]
     assert address.startswith(f"unix:{run_folder}/")
     first, _ = result.stderr.splitlines()
-    assert re.fullmatch(rf"sandbox: memcached at {address}, pid \d+: /\S+/memcached -m64 .* -v .*", first)
+    assert re.fullmatch(
+        rf"sandbox: memcached at {address}, pid \d+: /\S+/memcached -m64 .* -v .*", first
+    )
 
 
 def test_another_memcached(run, tmp_path: Path) -> None:
@@ -121,7 +123,11 @@ def test_exit_status_is_that_of_the_command(run, command: list[str], status: int
         (["/etc"], 126, "/etc: Permission denied"),
         ([], 2, "Missing argument 'COMMAND...'. See 'sandbox exec --help'."),
         (["--memry", "5", "true"], 2, "No such option '--memry'. Did you mean '--memory'?"),
-        (["-m", "much", "true"], 2, "Invalid value for '-m' / '--memory': 'much' is not a valid in"),
+        (
+            ["-m", "much", "true"],
+            2,
+            "Invalid value for '-m' / '--memory': 'much' is not a valid in",
+        ),
         (["-m", "1", "true"], 2, "Invalid value for --memory: memcached needs at least 2 MB"),
         (["-m", "-5", "true"], 2, "Invalid value for --memory: must be 1 or more, but got -5."),
         (["-I", "5q", "true"], 2, "Invalid value for '-I' / '--max-item-size': '5q' is not a size"),
@@ -129,8 +135,16 @@ def test_exit_status_is_that_of_the_command(run, command: list[str], status: int
         (["-t", "0", "true"], 2, "Invalid value for --threads: must be 1 or more"),
         (["--memcached-arg", "-d", "true"], 2, "Invalid value for --memcached-arg: -d cannot be"),
         (["--env", "novalue", "true"], 2, "'novalue' is not NAME=TEMPLATE."),
-        (["--env", "A={addres}", "true"], 2, "{addres} in 'A={addres}' is none of {address}, {host}"),
-        (["--unix", "--env", "A={port}", "true"], 2, "A Unix socket has no {host} and {port}: use {a"),
+        (
+            ["--env", "A={addres}", "true"],
+            2,
+            "{addres} in 'A={addres}' is none of {address}, {host}",
+        ),
+        (
+            ["--unix", "--env", "A={port}", "true"],
+            2,
+            "A Unix socket has no {host} and {port}: use {a",
+        ),
         (["--memcached", "/no/memcached", "true"], 125, "'/no/memcached' does not exist"),
         (["--memcached", "true", "echo", "ran"], 125, "/true ended with exit code 0 before it was"),
         (["--memcached-arg=-o", "--memcached-arg=x", "echo"], 125, "saying: Illegal suboption"),
@@ -184,7 +198,15 @@ def test_a_reader_that_goes_away_ends_the_command_as_ever(run) -> None:
 
 def test_memcached_that_dies_is_reported_at_once_and_at_the_end() -> None:
     with subprocess.Popen(
-        ["sandbox", "exec", "-q", "--", "sh", "-c", "kill -9 $MEMCACHED_SANDBOX_PID; read _; exit 3"],
+        [
+            "sandbox",
+            "exec",
+            "-q",
+            "--",
+            "sh",
+            "-c",
+            "kill -9 $MEMCACHED_SANDBOX_PID; read _; exit 3",
+        ],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -193,7 +215,8 @@ def test_memcached_that_dies_is_reported_at_once_and_at_the_end() -> None:
         _, rest = process.communicate("\n")
     assert first == "sandbox: memcached was killed by signal 9 (Killed).\n"
     assert rest == (
-        "sandbox: memcached did not live to the end of the run: it was killed by signal 9 (Killed).\n"
+        "sandbox: memcached did not live to the end of the run: "
+        "it was killed by signal 9 (Killed).\n"
     )
     assert process.returncode == 3
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pexpect
 import pytest
@@ -92,35 +91,39 @@ def test_ctrl_z_and_back(shell: pexpect.spawn) -> None:
     assert status(shell) == 5
 
 
-def test_continued_once(shell: pexpect.spawn, tmp_path: Path) -> None:
-    (tmp_path / "recorder.py").write_text(RECORDER)
-    shell.sendline(f"sandbox exec -- {sys.executable} {tmp_path}/recorder.py SIGCONT")
-    shell.expect_exact("ready")
-    shell.sendcontrol("z")
-    shell.expect_exact("Stopped")
-    shell.expect_exact(PROMPT)
-    shell.sendline("fg")
-    shell.expect_exact("SIGCONT")
-    shell.sendcontrol("d")
-    shell.expect_exact("sandbox: ")
-    assert "SIGCONT" not in shell.before
-    assert status(shell) == 0
+# A shell that runs one job in the foreground, and continues it at once when it stops.
+JOB_CONTROL = """
+import os, signal, sys
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+job = os.fork()
+if not job:
+    os.setpgid(0, 0)
+    os.tcsetpgrp(0, os.getpid())
+    signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+    os.execvp(sys.argv[1], sys.argv[1:])
+while os.WIFSTOPPED(status := os.waitpid(job, os.WUNTRACED)[1]):
+    os.{kill}(job, signal.SIGCONT)
+print("status", os.waitstatus_to_exitcode(status))
+"""
 
 
-def test_stopped_and_continued_by_another(shell: pexpect.spawn) -> None:
-    """Who continues only us has the command continued too."""
-    shell.sendline("sandbox exec -- sh -c 'echo rea''dy $PPID; cat'")
-    shell.expect(r"ready (\d+)")
-    pid = shell.match[1]
-    shell.sendcontrol("z")
-    shell.expect_exact("Stopped")
-    shell.expect_exact(PROMPT)
-    shell.sendline(f"kill -CONT {pid}; fg")
-    shell.sendline("through")
-    shell.expect_exact("through")
-    shell.expect_exact("through")
-    shell.sendcontrol("d")
-    assert status(shell) == 0
+@pytest.mark.parametrize("kill", ["killpg", "kill"])
+def test_continued_once(kill: str) -> None:
+    """Be it with the whole job, as a shell does it, or by someone who continues us alone."""
+    recorder = [sys.executable, "-c", RECORDER, "SIGCONT"]
+    with pexpect.spawn(
+        sys.executable,
+        ["-c", JOB_CONTROL.replace("{kill}", kill), "sandbox", "exec", "--", *recorder],
+        encoding="utf-8",
+        timeout=20,
+    ) as terminal:
+        terminal.expect_exact("ready")
+        terminal.sendcontrol("z")
+        terminal.expect_exact("SIGCONT")
+        terminal.sendcontrol("d")
+        terminal.expect_exact("sandbox: ")
+        assert "SIGCONT" not in terminal.before
+        terminal.expect_exact("status 0")
 
 
 def test_background_job_ended_by_the_shell(shell: pexpect.spawn) -> None:

@@ -162,7 +162,8 @@ class TestEnding:
         assert repr(server) == "<Memcached not running>"
 
     def test_an_error_in_the_block_ends_it(self) -> None:
-        with pytest.raises(KeyboardInterrupt), Memcached() as server:
+        server = Memcached()
+        with pytest.raises(KeyboardInterrupt), server:  # noqa: PT012
             pid = server.pid
             raise KeyboardInterrupt
         assert not psutil.pid_exists(pid)
@@ -267,18 +268,24 @@ class TestStartErrors:
         with pytest.raises(BinaryError, match="not found on PATH.*install it with .*apk add memc"):
             Memcached().start()
 
-    def test_no_package_manager_either(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_no_package_manager_either(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.setattr("sandbox.binary.USUAL_FOLDERS", ())
         with pytest.raises(BinaryError, match="install it with 'your system's package manager'"):
             Memcached().start()
 
-    def test_usual_folders_beside_path(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_usual_folders_beside_path(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
         with Memcached() as server:
             assert server.command[0].endswith("/memcached")
 
-    def test_binary_of_the_environment(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_binary_of_the_environment(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         wrapper = script(tmp_path / "wrapper", '#!/bin/sh\nexec memcached "$@"\n')
         monkeypatch.setenv("MEMCACHED_SANDBOX_BINARY", str(wrapper))
         with Memcached() as server:
@@ -321,7 +328,9 @@ class TestStartErrors:
         talker = script(
             tmp_path / "talker", "#!/bin/sh\nseq 100000\necho 'this is\nthe end' >&2; exit 3\n"
         )
-        with pytest.raises(StartError, match="exit code 3, saying: .*100000 this is the end") as info:
+        with pytest.raises(
+            StartError, match="exit code 3, saying: .*100000 this is the end"
+        ) as info:
             Memcached(binary=talker).start()
         assert len(str(info.value)) < 800
 
@@ -347,14 +356,16 @@ class TestStartErrors:
         port = main_memcached.server.port
         liar = script(
             tmp_path / "liar",
-            f'#!/bin/sh\necho "TCP INET: {port}" >>"$MEMCACHED_PORT_FILENAME.lck"\nexec sleep 100\n',
+            f'#!/bin/sh\necho "TCP INET: {port}" >>"$MEMCACHED_PORT_FILENAME.lck"\n'
+            "exec sleep 100\n",
         )
         with pytest.raises(StartError, match="another process than the one that was started"):
             Memcached(binary=liar).start()
 
     def test_garbage_for_a_port(self, tmp_path: Path) -> None:
         liar = script(
-            tmp_path / "liar", '#!/bin/sh\necho "TCP" >>"$MEMCACHED_PORT_FILENAME.lck"\nexec sleep 100\n'
+            tmp_path / "liar",
+            '#!/bin/sh\necho "TCP" >>"$MEMCACHED_PORT_FILENAME.lck"\nexec sleep 100\n',
         )
         with pytest.raises(StartError, match="does not answer as a memcached does"):
             Memcached(binary=liar).start()
@@ -371,7 +382,9 @@ class TestStartErrors:
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.setattr("sandbox.runtime.os.mkfifo", _no_space)
-        with pytest.raises(SandboxError, match="cannot be made: No space left on device; point TMPD"):
+        with pytest.raises(
+            SandboxError, match="cannot be made: No space left on device; point TMPD"
+        ):
             Memcached().start()
 
     def test_a_tmpdir_that_does_not_exist_is_passed_over(

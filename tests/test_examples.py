@@ -1,0 +1,46 @@
+"""The example project, run as its users run it, beside a main memcached that nobody may touch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import REPOSITORY, MainMemcached
+
+BOOKSHOP = REPOSITORY / "examples" / "bookshop"
+
+WAYS_IN = {
+    "exec": ["sandbox", "exec", "--", "./manage.py", "test"],
+    "settings helper": ["./manage.py", "test", "--settings", "bookshop.test_settings"],
+    "conftest": [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
+}
+
+
+@pytest.mark.parametrize("command", WAYS_IN.values(), ids=WAYS_IN)
+def test_way_in(run, main_memcached: MainMemcached, run_folder: Path, command: list[str]) -> None:
+    (main_directory,) = run_folder.iterdir()
+    result = run(*command, cwd=BOOKSHOP, MEMCACHED=main_memcached.address)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "7 passed" in result.stdout or "Ran 7 tests" in result.stderr
+    main_memcached.assert_untouched()
+    assert list(run_folder.iterdir()) == [main_directory]
+
+
+def test_its_tests_need_a_clean_cache(run, main_memcached: MainMemcached) -> None:
+    """They would be no example if they passed with any cache."""
+    script = (
+        "import books.tests\n"
+        "books.tests.CleanCacheTestCase.setUp = lambda self: None\n"
+        "from django.core.management import execute_from_command_line\n"
+        "execute_from_command_line(['manage.py', 'test'])\n"
+    )
+    result = run(
+        "sandbox", "exec", "--", sys.executable, "-c",
+        "import os, django; os.environ['DJANGO_SETTINGS_MODULE'] = 'bookshop.settings';"
+        f"django.setup(); exec({script!r})",
+        cwd=BOOKSHOP,
+    )  # fmt: skip
+    assert "'5.00' != '40.00'" in result.stderr
+    assert result.returncode == 1

@@ -1,0 +1,136 @@
+"""Every command and every snippet of the README is executed here, as a reader would do it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+# What runs this very test is executed already, and what only measures is left to its users.
+EXECUTED_ELSEWHERE = {"sh tests/run", "python -m tests.benchmarks"}
+
+
+def commands() -> list[str]:
+    lines = [
+        re.sub(r"\s+# .*", "", line)
+        for language, block in BLOCKS
+        if language == "sh"
+        for line in block.splitlines()
+    ]
+    return [line for line in dict.fromkeys(lines) if line not in EXECUTED_ELSEWHERE]
+
+
+def snippets() -> dict[str, str]:
+    """Return the Python blocks by the name of the file that they say they are."""
+    named = {}
+    for language, block in BLOCKS:
+        if language == "python":
+            match = re.match(r"# (\w+\.py)\n", block)
+            named[match[1] if match else "script.py"] = block
+    return named
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with the settings of the README, and a test that needs its cache to be clean."""
+    (tmp_path / "settings.py").write_text("SECRET_KEY = 'x'\n" + snippets()["settings.py"])
+    (tmp_path / "manage.py").write_text(
+        f"#!{sys.executable}\n"
+        "import os, sys\n"
+        "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'settings')\n"
+        "from django.core.management import execute_from_command_line\n"
+        "execute_from_command_line(sys.argv)\n"
+    )
+    (tmp_path / "manage.py").chmod(0o755)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nDJANGO_SETTINGS_MODULE = settings\n")
+    (tmp_path / "Makefile").write_text("check:\n\t./manage.py test\n")
+    (tmp_path / "test_cache.py").write_text(
+        "import os\n"
+        "from django.conf import settings\n"
+        "from django.core.cache import cache\n"
+        "from django.test import SimpleTestCase\n"
+        "class CacheTests(SimpleTestCase):\n"
+        "    def test_cache(self):\n"
+        "        assert settings.CACHES['default']['LOCATION'] != '127.0.0.1:11211'\n"
+        "        assert settings.CACHES['default']['KEY_PREFIX'] == 'shop'\n"
+        "        assert cache.add('key', 'value')\n"
+        "        assert cache.get('key') == 'value'\n"
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("sandbox ")])
+def test_command(run, project: Path, command: str) -> None:
+    result = run("sh", "-c", command, cwd=project)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert re.search(r"^sandbox: \d+ gets .* of (64|128) MB$", result.stderr, re.MULTILINE)
+    assert "1 passed" in result.stdout or "Ran 1 test " in result.stderr
+
+
+def test_no_command_is_forgotten() -> None:
+    rest = {command for command in commands() if not command.startswith("sandbox ")}
+    assert rest == {"sh examples/run", "pip install memcached-sandbox"}
+    assert {language for language, _ in BLOCKS} == {"sh", "python", "text"}
+    assert "sh tests/run" in (REPOSITORY / ".ci" / "run").read_text()
+
+
+def test_example_command(run, tmp_path: Path) -> None:
+    result = run("sh", "examples/run", cwd=REPOSITORY)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert re.search(r"^sandbox: 31 gets \(48\.4 % hits\), 21 sets", result.stderr, re.MULTILINE)
+
+
+def test_install_command(run, tmp_path: Path) -> None:
+    """The wheel that is built here takes the place of the one that the index has."""
+    wheels = tmp_path / "wheels"
+    built = run("pip", "wheel", "--quiet", "--no-deps", "-w", wheels, REPOSITORY)
+    assert built.returncode == 0, built.stderr
+    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    path = f"{tmp_path}/venv/bin{os.pathsep}{os.environ['PATH']}"
+    result = run(
+        "sh", "-c", "pip install memcached-sandbox && sandbox --version && sandbox exec true",
+        PATH=path, PIP_FIND_LINKS=str(wheels),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "memcached-sandbox 0." in result.stdout
+
+
+def test_conftest(run, project: Path) -> None:
+    settings = project / "settings.py"
+    settings.write_text(settings.read_text().replace("CACHES = sandboxed(", "CACHES = ("))
+    (project / "conftest.py").write_text(snippets()["conftest.py"])
+    twice = (project / "test_cache.py").read_text()
+    (project / "test_cache_again.py").write_text(twice)
+    result = run(sys.executable, "-m", "pytest", cwd=project)
+    assert "2 passed" in result.stdout, result.stdout
+
+
+def test_test_settings(run, project: Path) -> None:
+    (project / "test_settings.py").write_text(snippets()["test_settings.py"])
+    result = run("./manage.py", "test", "--settings", "test_settings", cwd=project)
+    assert result.returncode == 0, result.stderr
+
+
+def test_script(python) -> None:
+    result = python(snippets()["script.py"])
+    assert re.fullmatch(r"127\.0\.0\.1:\d+\n", result.stdout), result.stderr
+
+
+def test_no_snippet_is_forgotten() -> None:
+    assert set(snippets()) == {"settings.py", "conftest.py", "test_settings.py", "script.py"}
+
+
+def test_options_are_those_of_the_command(run) -> None:
+    table = set(re.findall(r"`(--[\w-]+)", README.partition("## Options")[2]))
+    helped = set(re.findall(r"(?<!\S)(--[\w-]+)", run("sandbox", "exec", "--help").stdout))
+    assert table - {"--now"} == helped - {"--help"}
+    assert shutil.which("sandbox")
