@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import NamedTuple
 
 from .errors import SandboxError, StartError
+from .lifeline import FOLDER
 
 PREFIX = "memcached-sandbox-"
 
@@ -48,6 +50,11 @@ class RunDirectory:
         self.socket = os.path.join(self.folder, "socket")
         self.output = os.path.join(self.path, "output")
         self.fifo = os.path.join(self.folder, "pid.tmp")
+        # As another user memcached may not pass through our directory. Linux lets it reach the
+        # folder by the descriptor that it inherits; elsewhere the directory lets it through.
+        self.closed = user is None or sys.platform == "linux"
+        by_descriptor = user is not None and self.closed
+        self.folder_for_server = f"/proc/self/fd/{FOLDER}" if by_descriptor else self.folder
 
     def make(self) -> None:
         """Make the directory, in it the server's folder, and in that the FIFO for its news.
@@ -57,7 +64,7 @@ class RunDirectory:
         """
         try:
             # mkdir neither follows a link nor takes what is already there.
-            os.mkdir(self.path, 0o700)
+            os.mkdir(self.path, 0o700 if self.closed else 0o711)
             os.mkdir(self.folder, 0o700)
             os.mkfifo(self.fifo, 0o600)
             os.link(self.fifo, os.path.join(self.folder, "port.lck"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .binary import find_memcached
 from .errors import BinaryError, OptionError, ServerError, StartError
-from .lifeline import FOLDER, Lifeline
+from .lifeline import Lifeline
 from .options import check
 from .runtime import RunDirectory, unprivileged_user
 
@@ -230,11 +230,9 @@ class _Process:
         self._unix_socket = unix_socket
         self._death: str | None = None
         env = dict(os.environ)
-        folder = directory.folder
+        folder = directory.folder_for_server
         if directory.user is not None:
-            # Another user than us may not pass through our directory: the folder is handed on.
             self.command += ["-u", directory.user.name]
-            folder = f"/proc/self/fd/{FOLDER}"
         self.command += ["-P", f"{folder}/pid"]
         if unix_socket:
             _check_socket_path(directory.socket)

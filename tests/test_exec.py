@@ -274,19 +274,16 @@ def test_exec_itself_ended_while_memcached_starts(name: str, tmp_path: Path) -> 
 
 def test_exec_killed_takes_memcached_with_it(run_folder: Path) -> None:
     with subprocess.Popen(
-        ["sandbox", "exec", "sh", "-c", "echo $MEMCACHED_SANDBOX_PID; exec sleep 100"],
+        ["sandbox", "exec", "sh", "-c", "echo $MEMCACHED_SANDBOX_PID $$; exec sleep 100"],
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        pid = int(process.stdout.readline())
-        (command,) = (
-            child for child in psutil.Process(process.pid).children() if child.name() == "sleep"
-        )
+        pid, command = map(int, process.stdout.readline().split())
         process.kill()
         process.wait()
         wait_until_gone(pid)
         eventually(lambda: list(run_folder.iterdir()) == [])
-        command.kill()
+        os.kill(command, signal.SIGKILL)
 
 
 def test_50_at_once(run) -> None:

@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import stat
+import sys
 import tempfile
 import threading
 import time
@@ -16,7 +17,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sandbox import BinaryError, Memcached, OptionError, SandboxError, ServerError, StartError
+from sandbox import (
+    BinaryError,
+    Memcached,
+    OptionError,
+    Sandbox,
+    SandboxError,
+    ServerError,
+    StartError,
+)
 
 from .conftest import wait_until_gone
 
@@ -121,6 +130,36 @@ class TestRunning:
             assert len({server.port for server in servers}) == 32
             assert len({server.stats()["pid"] for server in servers}) == 32
             list(pool.map(Memcached.stop, servers))
+
+
+class TestSandbox:
+    def test_one_server_for_each_address(self) -> None:
+        with Sandbox(memory_mb=8) as box:
+            first = box.stand_in(["a:1", "b:1", "a:1"])
+            assert list(first) == ["a:1", "b:1"]
+            assert len(set(first.values())) == 2
+            second = box.stand_in(["b:1", "c:1"])
+            assert second["b:1"] == first["b:1"]
+            assert [server.address for server in box.servers] == [
+                first["a:1"],
+                first["b:1"],
+                second["c:1"],
+            ]
+        assert box.servers == []
+
+    def test_all_or_none(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """Servers that came up are ended when another one did not."""
+        once = script(
+            tmp_path / "once", f'#!/bin/sh\nmkdir {tmp_path}/lock && exec memcached "$@"; exit 4\n'
+        )
+        with Sandbox(binary=once) as box:
+            with pytest.raises(StartError, match="exit code 4"):
+                box.stand_in(["a:1", "b:1", "c:1"])
+            assert box.servers == []
+
+    def test_bad_options_are_told_before_anything_is_asked_for(self) -> None:
+        with pytest.raises(OptionError):
+            Sandbox(memory_mb=0)
 
 
 class TestEnding:
@@ -248,6 +287,30 @@ class TestDeath:
             with pytest.raises(ServerError, match="does not answer: timed out"):
                 server.flush()
 
+    def test_a_wrong_program(self, tmp_path: Path) -> None:
+        """It listens where it says, but what it talks is not memcached's language."""
+        chatter = script(
+            tmp_path / "chatter",
+            f"#!{sys.executable}\n"
+            "import os, socket\n"
+            "listener = socket.create_server(('127.0.0.1', 0))\n"
+            "with open(os.environ['MEMCACHED_PORT_FILENAME'] + '.lck', 'a') as news:\n"
+            "    print('TCP INET:', listener.getsockname()[1], file=news)\n"
+            "for answer in (b'who are you?\\r\\n', b'y' * 2_000_000, b''):\n"
+            "    connection = listener.accept()[0]\n"
+            "    connection.recv(100)\n"
+            "    try: connection.sendall(answer)\n"
+            "    except OSError: pass\n"
+            "    connection.close()\n",
+        )
+        with Memcached(binary=chatter) as server:
+            with pytest.raises(ServerError, match="answer: answered 'who are you.' to 'flush_all'"):
+                server.flush()
+            with pytest.raises(ServerError, match=r"does not answer: sent no line but b'yyy"):
+                server.stats()
+            with pytest.raises(ServerError, match="closed the connection|ended with exit code 0"):
+                server.stats()
+
     def test_stop_when_someone_has_stopped_or_killed_the_lifeline(self) -> None:
         for blow in (signal.SIGSTOP, signal.SIGKILL):
             with Memcached() as server:
@@ -370,13 +433,29 @@ class TestStartErrors:
         with pytest.raises(StartError, match="does not answer as a memcached does"):
             Memcached(binary=liar).start()
 
+    @pytest.mark.parametrize("unix_socket", [False, True])
     def test_where_the_kernel_does_not_tell_the_server_is_asked(
-        self, monkeypatch: pytest.MonkeyPatch
+        self, monkeypatch: pytest.MonkeyPatch, unix_socket: bool
     ) -> None:
-        monkeypatch.setattr("sandbox.proof.sys.platform", "darwin")
-        for unix_socket in (False, True):
+        def refused(*_: object) -> int:
+            raise PermissionError
+
+        monkeypatch.setattr("sandbox.proof._tcp_listener_inode", refused)
+        monkeypatch.setattr("sandbox.proof._unix_listener_pid", refused)
+        with Memcached(unix_socket=unix_socket) as server:
+            server.flush()
+
+    @pytest.mark.parametrize("unix_socket", [False, True])
+    def test_without_what_only_linux_has(
+        self, monkeypatch: pytest.MonkeyPatch, unix_socket: bool
+    ) -> None:
+        monkeypatch.setattr("sys.platform", "darwin")
+        with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+            os.chmod(folder, 0o755)
+            monkeypatch.setenv("TMPDIR", folder)
             with Memcached(unix_socket=unix_socket) as server:
                 server.flush()
+            assert os.listdir(folder) == []
 
     def test_run_directory_cannot_be_made(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -385,6 +464,17 @@ class TestStartErrors:
         with pytest.raises(
             SandboxError, match="cannot be made: No space left on device; point TMPD"
         ):
+            Memcached().start()
+
+    def test_no_folder_to_write_to(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sandbox.runtime.os.path.isdir", lambda _: False)
+        with pytest.raises(SandboxError, match="no writable folder.*point TMPDIR to a folder"):
+            Memcached().start()
+
+    def test_root_on_a_system_without_nobody(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("os.geteuid", lambda: 0)
+        monkeypatch.setattr("pwd.getpwnam", lambda name: {}[name])
+        with pytest.raises(StartError, match="must not run as root, and this system has no user"):
             Memcached().start()
 
     def test_a_tmpdir_that_does_not_exist_is_passed_over(
@@ -447,3 +537,10 @@ def _no_space(*_: object) -> None:
 def test_options_out_of_range(options, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         Memcached(**options)
+
+
+def test_a_name_that_the_package_does_not_have() -> None:
+    import sandbox
+
+    with pytest.raises(AttributeError, match="module 'sandbox' has no attribute 'Server'"):
+        sandbox.Server  # noqa: B018
