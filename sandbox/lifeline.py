@@ -121,10 +121,6 @@ class Lifeline:
         # Without reading: what is in the FIFO is for `news`.
         return self.is_ours if self._news < 0 else _ready(self._news, 0, 0)
 
-    def end_descriptor(self) -> int:
-        """Return a new descriptor for which poll() reports POLLHUP when the program has ended."""
-        return os.dup(self._news)
-
     def kill(self) -> None:
         """Kill the program, without waiting for its end. Not in a fork of the owner."""
         if not self.is_ours:

@@ -13,7 +13,7 @@ import socket
 import struct
 import sys
 
-from .wire import Connection
+from .inject import wire
 
 # From linux/sock_diag.h, linux/inet_diag.h and linux/netlink.h.
 NETLINK_SOCK_DIAG = 4
@@ -38,7 +38,7 @@ def listener_pid(address: str, suspect: int, timeout: float) -> int | None:
             return suspect if _has_socket(suspect, inode) else None
         except OSError:
             pass  # No socket diagnosis in this kernel or container: the server is asked.
-    with Connection(address, timeout) as connection:
+    with wire.Connection(address, timeout) as connection:
         return int(connection.stats()["pid"])
 
 

@@ -1,10 +1,10 @@
-"""The stand-ins of one run: a server for each address of the main memcached."""
+"""The stand-ins of one run: a server for each main address, and a set of them for each worker."""
 
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Iterable
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from .server import Memcached
@@ -25,34 +25,84 @@ class Sandbox:
     def __init__(self, **options: Unpack[MemcachedOptions]) -> None:
         Memcached(**options)  # only to say now what is wrong with them
         self._options = options
-        self._servers: dict[str, Memcached] = {}
         self._lock = threading.Lock()
+        self._worker_locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._ahead: list[Memcached] = []
+        self._servers: dict[tuple[str, str], Memcached] = {}  # by worker and main address
 
     @property
     def servers(self) -> list[Memcached]:
-        """The servers that were started, in the order of their main addresses."""
-        return list(self._servers.values())
-
-    def stand_in(self, addresses: Iterable[str]) -> dict[str, str]:
-        """Return the stand-in's address for each main address.
-
-        Same address, same server. The servers that are missing are started side by side, all of
-        them or, if one cannot be, none.
-        """
-        wanted = list(dict.fromkeys(addresses))
+        """The servers that were started, in that order."""
         with self._lock:
-            new = {a: Memcached(**self._options) for a in wanted if a not in self._servers}
-            try:
-                for server in new.values():
-                    server.launch()
-                for server in new.values():
-                    server.wait()
-            except BaseException:
-                for server in new.values():
-                    server.stop()
-                raise
+            return [*self._servers.values(), *self._ahead]
+
+    def launch(self, count: int) -> list[Memcached]:
+        """Launch servers for main addresses that will be asked for, and return them.
+
+        Their ``wait()`` is up to the caller, before anyone asks.
+        """
+        launched = []
+        for _ in range(count):
+            server = Memcached(**self._options)
+            server.launch()
+            launched.append(server)
+        with self._lock:
+            self._ahead += launched
+        return launched
+
+    def stand_in(self, addresses: Iterable[str], worker: str = "") -> dict[str, str]:
+        """Return the stand-in's address for each main address, as this worker has it.
+
+        Same address and same worker, same server. A server's own address is that of itself for
+        the worker that has it, and for another worker that of its counterpart. The servers that
+        are missing are started side by side: all of them or, if one cannot be, none.
+        """
+        with self._lock:
+            worker_lock = self._worker_locks[worker]
+        # Who asks meanwhile under the same name gets the same answer; others need not wait.
+        with worker_lock:
+            with self._lock:
+                mains = {address: self._main(address) for address in addresses}
+                wanted = list(dict.fromkeys(mains.values()))
+                if not worker:
+                    self._take(wanted)
+                missing = [main for main in wanted if (worker, main) not in self._servers]
+            self._start(worker, missing)
+            with self._lock:
+                return {
+                    address: self._servers[worker, main].address for address, main in mains.items()
+                }
+
+    def _main(self, address: str) -> str:
+        """Return what the address stands in for, or the address itself if it is nobody's."""
+        for (_, main), server in self._servers.items():
+            if server.address == address:
+                return main
+        return address
+
+    def _take(self, mains: list[str]) -> None:
+        """Give those of the main process the servers that were launched ahead."""
+        ahead = {server.address: server for server in self._ahead}
+        for main in mains:
+            if ahead and ("", main) not in self._servers:
+                # The address of such a server may be in settings already: then it is for itself.
+                server = ahead.pop(main if main in ahead else next(iter(ahead)))
+                self._servers["", main] = server
+                self._ahead.remove(server)
+
+    def _start(self, worker: str, mains: list[str]) -> None:
+        new = {(worker, main): Memcached(**self._options) for main in mains}
+        try:
+            for server in new.values():
+                server.launch()
+            for server in new.values():
+                server.wait()
+        except BaseException:
+            for server in new.values():
+                server.stop()
+            raise
+        with self._lock:
             self._servers.update(new)
-            return {address: self._servers[address].address for address in wanted}
 
     def flush(self) -> None:
         """Empty all servers."""
@@ -61,18 +111,14 @@ class Sandbox:
 
     def stop(self) -> None:
         """End all servers. Another `stand_in` starts new ones."""
+        servers = self.servers
         with self._lock:
-            servers, self._servers = self.servers, {}
-            for server in servers:
-                server.stop()
+            self._servers, self._ahead = {}, []
+        for server in servers:
+            server.stop()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()

@@ -7,7 +7,6 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from .binary import find_memcached
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from pymemcache.client.base import Client
     from typing_extensions import Self
 
-    from .wire import Connection
+    from .inject import wire
 
 # sizeof(sun_path) less the closing zero: unix(7) on Linux, sys/un.h on macOS and the BSDs.
 UNIX_PATH_LIMIT = 107 if os.uname().sysname == "Linux" else 103
@@ -161,7 +160,8 @@ class Memcached:
     def flush(self) -> None:
         """Forget every item, at once and exactly: what is set from now on stays."""
         with self._connection() as connection:
-            connection.flush()
+            connection.send_flush()
+            connection.await_flush()
 
     def stats(self, group: str = "") -> dict[str, str]:
         """Return memcached's counters as ``stats``, or ``stats GROUP``, lists them.
@@ -172,24 +172,20 @@ class Memcached:
         with self._connection() as connection:
             return connection.stats(group)
 
+    @property
+    def directory(self) -> str:
+        """The server's directory, for this user alone; it is removed with the server."""
+        return self._running().directory.path
+
     def death(self) -> str | None:
         """Return how memcached died by itself, with its last words, or None while it lives."""
         return self._running().death()
-
-    def end_descriptor(self) -> int:
-        """Return a new descriptor for which poll() reports POLLHUP when memcached has ended."""
-        return self._running().lifeline.end_descriptor()
 
     def __enter__(self) -> Self:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def __repr__(self) -> str:
@@ -201,21 +197,21 @@ class Memcached:
         return self._process
 
     @contextmanager
-    def _connection(self) -> Iterator[Connection]:
-        from .wire import Connection
+    def _connection(self) -> Iterator[wire.Connection]:
+        from .inject import wire
 
         address = self.address
-        with self._explained(), Connection(address, ANSWER_TIMEOUT) as connection:
+        with self._explained(), wire.Connection(address, ANSWER_TIMEOUT) as connection:
             yield connection
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """Turn what a connection raises into an error that tells what became of the server."""
-        from .wire import ProtocolError
+        from .inject import wire
 
         try:
             yield
-        except (OSError, ProtocolError) as error:
+        except (OSError, wire.ProtocolError) as error:
             fate = self.death() or f"does not answer: {error or 'no word in time'}"
             raise ServerError(f"memcached at {self._address} {fate}") from error
 
@@ -263,8 +259,8 @@ class _Process:
 
     def wait_for_address(self, deadline: float) -> str:
         """Return where memcached listens, once it does. Raises StartError."""
+        from .inject import wire
         from .proof import listener_pid
-        from .wire import ProtocolError
 
         binary = self.command[0]
         try:
@@ -280,7 +276,7 @@ class _Process:
                 f"{binary} was not ready within its start_timeout and was killed{self._said()}: "
                 "is it memcached? If it is, give it more time"
             ) from None
-        except (OSError, ValueError, LookupError, ProtocolError) as error:
+        except (OSError, ValueError, LookupError, wire.ProtocolError) as error:
             fate = self.death() or f"does not answer as a memcached does: {error}{self._said()}"
             raise StartError(f"{binary} {fate}") from error
         if listener != self.pid:

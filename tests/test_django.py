@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -13,8 +15,10 @@ from django.core.cache.backends.memcached import PyMemcacheCache
 from django.core.exceptions import ImproperlyConfigured
 from django.test import Client, override_settings
 
-from sandbox import OptionError
+from sandbox import OptionError, Sandbox
+from sandbox.control import Control
 from sandbox.django import sandboxed, sandboxed_caches
+from sandbox.inject import run
 
 from .conftest import MainMemcached, wait_until_gone
 
@@ -42,6 +46,17 @@ FULL: dict[str, Any] = {
 }
 
 
+@pytest.fixture
+def run_of_exec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    """As if this process ran under `sandbox exec`."""
+    with Sandbox() as sandbox:
+        control = Control(sandbox, str(tmp_path / "control"))
+        monkeypatch.setenv("MEMCACHED_SANDBOX_CONTROL", control.path)
+        monkeypatch.setattr(run, "_current", None)
+        yield sandbox
+        control.stop()
+
+
 class TestSandboxed:
     def test_outside_a_run_caches_are_what_they_were(self) -> None:
         everything: dict[str, Any] = {"default": FULL, "other": LOCMEM}
@@ -57,26 +72,29 @@ class TestSandboxed:
         )
         assert result.stdout.split() == ["sandbox", "sandbox.django"]
 
-    def test_under_exec_each_memcached_alias_is_at_the_server(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("MEMCACHED_SANDBOX_ADDRESS", "127.0.0.1:5")
+    def test_under_exec_each_address_is_at_its_stand_in(self, run_of_exec: Sandbox) -> None:
         everything: dict[str, Any] = {
             "default": FULL,
-            "three": {"BACKEND": "shop.Cache", "LOCATION": ["a:1", "b:1", "c:1"]},
+            "three": {"BACKEND": "shop.Cache", "LOCATION": ["a:1", "main:11211"]},
             "left": {**FULL, "LOCATION": "nowhere:1"},
             "other": LOCMEM,
         }
         original = copy.deepcopy(everything)
-        assert sandboxed(everything, exclude=["left"]) == {
-            "default": {**FULL, "LOCATION": "127.0.0.1:5"},
-            "three": {"BACKEND": "shop.Cache", "LOCATION": "127.0.0.1:5"},
+        repointed = sandboxed(everything, exclude=["left"])
+        main, other = (server.address for server in run_of_exec.servers)
+        assert repointed == {
+            "default": {**FULL, "LOCATION": main},
+            "three": {"BACKEND": "shop.Cache", "LOCATION": [other, main]},
             "left": {**FULL, "LOCATION": "nowhere:1"},
             "other": LOCMEM,
         }
         assert everything == original
-        # There is a server: no other is started.
-        assert sandboxed(everything, start=True)["default"]["LOCATION"] == "127.0.0.1:5"
+        # There is a run: no servers of our own are started, and what is repointed stays.
+        assert sandboxed(repointed, start=True) == {
+            **repointed,
+            "left": {**FULL, "LOCATION": run_of_exec.servers[-1].address},
+        }
+        assert len(run_of_exec.servers) == 3
 
     def test_started_here_each_address_has_a_server_that_lives_as_long_as_we(self, python) -> None:
         result = python(
@@ -88,9 +106,9 @@ class TestSandboxed:
             "    'three': {'BACKEND': backend, 'LOCATION': ['a:1', 'b:1', 'main:11211']},\n"
             "    'left': {'BACKEND': backend, 'LOCATION': 'nowhere:1'},\n"
             "}, start=True, memory_mb=8, exclude=['left'])\n"
-            "from sandbox.wire import Connection\n"
+            "from sandbox.inject import wire\n"
             "for address in caches['three']['LOCATION']:\n"
-            "    with Connection(address, 5) as connection:\n"
+            "    with wire.Connection(address, 5) as connection:\n"
             "        stats = connection.stats()\n"
             "    print(address, stats['pid'], stats['limit_maxbytes'])\n"
             "print(*(caches[alias]['LOCATION'] for alias in ('default', 'same', 'left')))\n"
@@ -114,7 +132,7 @@ class TestSandboxed:
     def test_malformed(self, monkeypatch: pytest.MonkeyPatch, malformed: Any, message: str) -> None:
         with pytest.raises(ImproperlyConfigured, match=message):
             sandboxed(malformed, start=True, exclude=["b"])
-        monkeypatch.setenv("MEMCACHED_SANDBOX_ADDRESS", "127.0.0.1:5")
+        monkeypatch.setenv("MEMCACHED_SANDBOX_CONTROL", "/nowhere")
         with pytest.raises(ImproperlyConfigured, match=message):
             sandboxed(malformed, exclude=["b"])
 

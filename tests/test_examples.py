@@ -37,7 +37,7 @@ def test_its_tests_need_a_clean_cache(run, main_memcached: MainMemcached) -> Non
         "execute_from_command_line(['manage.py', 'test'])\n"
     )
     result = run(
-        "sandbox", "exec", "--", sys.executable, "-c",
+        "sandbox", "exec", "--flush", "never", "--", sys.executable, "-c",
         "import os, django; os.environ['DJANGO_SETTINGS_MODULE'] = 'bookshop.settings';"
         f"django.setup(); exec({script!r})",
         cwd=BOOKSHOP,

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.repoint import CachesError, addresses, is_memcached, memcached_aliases, repointed
+from sandbox.django.settings import at_stand_ins
+from sandbox.inject import repoint
 
 PYMEMCACHE = "django.core.cache.backends.memcached.PyMemcacheCache"
 
@@ -34,7 +35,7 @@ PYMEMCACHE = "django.core.cache.backends.memcached.PyMemcacheCache"
     ],
 )
 def test_addresses(location: object, expected: list[str]) -> None:
-    assert addresses(location) == expected
+    assert repoint.addresses(location) == expected
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_addresses(location: object, expected: list[str]) -> None:
 )
 def test_repointed(location: object, expected: object) -> None:
     stand_ins = {"a:1": "x:1", "b:11211": "x:2", "unix:/m": "unix:/stand-in"}
-    assert repointed(location, stand_ins) == expected
+    assert repoint.repointed(location, stand_ins) == expected
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_repointed(location: object, expected: object) -> None:
     ],
 )
 def test_is_memcached(backend: str, location: object, expected: bool) -> None:
-    assert is_memcached({"BACKEND": backend, "LOCATION": location}) is expected
+    assert repoint.is_memcached({"BACKEND": backend, "LOCATION": location}) is expected
 
 
 @pytest.mark.parametrize(
@@ -105,8 +106,8 @@ def test_is_memcached(backend: str, location: object, expected: bool) -> None:
     ],
 )
 def test_malformed(caches: Any, exclude: Any, message: str) -> None:
-    with pytest.raises(CachesError, match=message.replace("['a']", r"\['a'\]")):
-        memcached_aliases(caches, exclude)
+    with pytest.raises(repoint.CachesError, match=message.replace("['a']", r"\['a'\]")):
+        repoint.memcached_aliases(caches, exclude)
 
 
 hosts = st.sampled_from(["127.0.0.1", "localhost", "Cache-1", "10.0.0.7", "[::1]", "[fe80::1]"])
@@ -129,11 +130,59 @@ location = st.one_of(
 @given(location)
 def test_every_spelling_of_a_location(location: Any) -> None:
     original = copy.deepcopy(location)
-    mains = addresses(location)
+    mains = repoint.addresses(location)
     distinct = list(dict.fromkeys(mains))
     stand_ins = {main: f"127.0.0.1:{40000 + n}" for n, main in enumerate(distinct)}
-    moved = repointed(location, stand_ins)
+    moved = repoint.repointed(location, stand_ins)
     assert location == original
     assert type(moved) is type(location)
-    assert addresses(moved) == [stand_ins[main] for main in mains]
-    assert repointed(moved, stand_ins) == moved
+    assert repoint.addresses(moved) == [stand_ins[main] for main in mains]
+    assert repoint.repointed(moved, stand_ins) == moved
+
+
+class Everybody:
+    """A sandbox that has a stand-in for everybody, without starting one."""
+
+    def stand_in(self, addresses: list[str]) -> dict[str, str]:
+        distinct = dict.fromkeys(addresses)
+        return {address: f"127.0.0.1:{40000 + n}" for n, address in enumerate(distinct)}
+
+
+aliases = st.dictionaries(
+    st.text(min_size=1),
+    st.fixed_dictionaries(
+        {"BACKEND": st.sampled_from([PYMEMCACHE, "shop.Cache", "django_redis.cache.RedisCache"])},
+        optional={
+            "LOCATION": location,
+            "OPTIONS": st.dictionaries(st.text(), st.integers()),
+            "KEY_PREFIX": st.text(),
+            "VERSION": st.integers(),
+            "TIMEOUT": st.none() | st.integers(),
+            "KEY_FUNCTION": st.just(len),
+        },
+    ),
+)
+
+
+@given(aliases)
+def test_every_setting_keeps_all_but_its_locations(caches: dict[str, dict[str, Any]]) -> None:
+    original = copy.deepcopy(caches)
+    memcached = repoint.memcached_aliases(caches)
+    moved = at_stand_ins(caches, memcached, Everybody())
+    assert caches == original
+    assert list(moved) == list(caches)
+
+    def without_locations(setting: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            {key: value for key, value in config.items() if key != "LOCATION"}
+            for config in setting.values()
+        ]
+
+    def distinct(setting: dict[str, dict[str, Any]]) -> int:
+        return len(
+            {a for m in memcached for a in repoint.addresses(setting[m].get("LOCATION", ""))}
+        )
+
+    assert without_locations(moved) == without_locations(caches)
+    assert distinct(moved) == distinct(caches)
+    assert all(moved[a] is config for a, config in caches.items() if a not in memcached)

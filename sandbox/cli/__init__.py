@@ -11,10 +11,9 @@ import sys
 import click
 
 from ..errors import OptionError, SandboxError
-from .exec import exec_
+from .exec import FAILURE, exec_
 
 USAGE_STATUS = 2
-FAILURE_STATUS = 125
 INTERRUPTED_STATUS = 130
 
 
@@ -38,10 +37,12 @@ def main(prog_name: str = "sandbox") -> None:
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else prog_name
         fail(f"{error.format_message()} See '{path} --help'.", USAGE_STATUS)
+    except click.ClickException as error:
+        fail(error.format_message(), error.exit_code)
     except OptionError as error:
         fail(f"{error}.", USAGE_STATUS)
     except SandboxError as error:
-        fail(f"{error}.", FAILURE_STATUS)
+        fail(f"{error}.", FAILURE)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED_STATUS)
     sys.exit(status)

@@ -8,14 +8,11 @@ stops, we stop too, so that a shell with job control sees its job stop.
 from __future__ import annotations
 
 import os
-import select
 import signal
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 
-NOT_FOUND = 127
-NOT_EXECUTABLE = 126
+import click
 
 PASSED_ON = {
     signal.SIGTERM,
@@ -37,23 +34,39 @@ TYPED = {signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH, signal.SIGTSTP}
 SI_KERNEL = 0x80
 
 
-class CommandError(Exception):
-    """The command could not be started; ``status`` is what a shell would exit with."""
+class NotFoundError(click.ClickException):
+    """There is no such command."""
 
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
+    exit_code = 127
+
+
+class NotExecutableError(click.ClickException):
+    """There is such a command, but it cannot be executed."""
+
+    exit_code = 126
+
+
+def hold_signals() -> set[int]:
+    """Hold back the signals that `Command.wait` waits for; return what was held back before.
+
+    Threads inherit this. One that was started earlier would be given the signals instead.
+    """
+    # A signal that is ignored is not held back everywhere, and SIGCHLD that is ignored, as our
+    # parent may have it, takes the exit status from us.
+    for signum in (signal.SIGCHLD, signal.SIGWINCH, signal.SIGCONT):
+        signal.signal(signum, lambda *_: None)
+    return signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
 
 
 class Command:
     """A command that runs, from the making of this object on.
 
-    Signals are held back from then on, for `wait` to pass on. Raises CommandError.
+    It is given the signal ``mask`` that `hold_signals` has returned. Raises NotFoundError and
+    NotExecutableError.
     """
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], mask: set[int]) -> None:
         self._interrupt_was_typed = False
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
         try:
             self.pid = os.posix_spawnp(
                 command[0],
@@ -63,29 +76,20 @@ class Command:
                 # Python ignores these two itself, and what is ignored is inherited.
                 setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
             )
+        except FileNotFoundError:
+            raise NotFoundError(f"{command[0]}: command not found") from None
         except OSError as error:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            missing = isinstance(error, FileNotFoundError)
-            raise CommandError(
-                f"{command[0]}: {'command not found' if missing else error.strerror}",
-                NOT_FOUND if missing else NOT_EXECUTABLE,
-            ) from error
+            raise NotExecutableError(f"{command[0]}: {error.strerror}") from None
 
-    def wait(self, descriptor: int, on_end: Callable[[], object]) -> int:
+    def wait(self, on_child: Callable[[], object]) -> int:
         """Wait for the command and return its exit status, 128+n when signal n ended it.
 
-        ``on_end`` is called at once when poll() reports POLLHUP for ``descriptor``, which is
-        closed then.
+        ``on_child`` is called whenever something has become of a child of ours.
         """
-        ended = threading.Event()
-        arguments = (descriptor, ended, threading.get_ident())
-        threading.Thread(target=_ring_at_end, args=arguments, daemon=True).start()
         while True:
             signum, typed = _next_signal()
-            if ended.is_set():
-                ended.clear()
-                on_end()
             if signum == signal.SIGCHLD:
+                on_child()
                 pid, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED)
                 if pid and os.WIFSTOPPED(status):
                     self._stop_too()
@@ -153,13 +157,3 @@ def _take_pending(signum: signal.Signals) -> bool:
     if pending:
         signal.sigwait({signum})
     return pending
-
-
-def _ring_at_end(descriptor: int, ended: threading.Event, main_thread: int) -> None:
-    """Wake the main thread, which waits for signals, when the descriptor reports POLLHUP."""
-    poll = select.poll()
-    poll.register(descriptor, 0)
-    poll.poll()
-    os.close(descriptor)
-    ended.set()
-    signal.pthread_kill(main_thread, signal.SIGCHLD)

@@ -3,63 +3,30 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
-from contextlib import suppress
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import OptionError
-from ..server import Memcached
+from ..sandbox import Sandbox
+from .environment import Injection, for_command, for_injection, unknown_placeholder
+from .parameters import Address, Size, Variable
 
-PLACEHOLDER = r"\{(\w+)\}"
-OPTIONS = {
+if TYPE_CHECKING:
+    from ..server import Memcached
+    from .command import Command
+
+FAILURE = 125
+
+# The options as `Memcached` calls them, and as they are called here.
+NAMES = {
     "memory_mb": "--memory",
     "max_item_size": "--max-item-size",
     "threads": "--threads",
     "args": "--memcached-arg",
 }
-SUFFIXES = {"k": 1024, "m": 1024 * 1024}
-
-
-class Size(click.ParamType):  # type: ignore[type-arg]
-    """A number of bytes, with k and m for the multiples that memcached's own -I takes."""
-
-    name = "size"
-
-    def convert(
-        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        match = re.fullmatch(r"(\d+)([km]?)", str(value), re.IGNORECASE)
-        if match is None:
-            self.fail(f"{value!r} is not a size: give bytes, or 512k, or 2m.", param, ctx)
-        return int(match[1]) * SUFFIXES.get(match[2].lower(), 1)
-
-
-class Variable(click.ParamType):  # type: ignore[type-arg]
-    """NAME=TEMPLATE, a variable for the command's environment."""
-
-    name = "name=template"
-
-    def convert(
-        self,
-        value: str | tuple[str, str],
-        param: click.Parameter | None,
-        ctx: click.Context | None,
-    ) -> tuple[str, str]:
-        if isinstance(value, tuple):
-            return value
-        name, equals, template = value.partition("=")
-        if not name or not equals:
-            self.fail(f"{value!r} is not NAME=TEMPLATE.", param, ctx)
-        unknown = set(re.findall(PLACEHOLDER, template)) - {"address", "host", "port"}
-        if unknown:
-            self.fail(
-                f"{{{unknown.pop()}}} in {value!r} is none of {{address}}, {{host}} and {{port}}.",
-                param,
-                ctx,
-            )
-        return name, template
 
 
 @click.command(
@@ -76,7 +43,7 @@ class Variable(click.ParamType):  # type: ignore[type-arg]
     default=64,
     show_default=True,
     metavar="MB",
-    help="The cap of its memory.",
+    help="The cap of each server's memory.",
 )
 @click.option(
     "-I",
@@ -117,6 +84,41 @@ class Variable(click.ParamType):  # type: ignore[type-arg]
     metavar="NAME=TEMPLATE",
     help="A variable for COMMAND, with {address}, {host} and {port} in it; repeatable.",
 )
+@click.option(
+    "--servers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Servers to start for --env, as {address1} to {addressN} and so on.",
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="ALIAS",
+    help="An alias in CACHES to leave alone; repeatable.",
+)
+@click.option(
+    "--flush",
+    type=click.Choice(["test", "never"]),
+    default="test",
+    show_default=True,
+    help="Empty the caches after each test, or never.",
+)
+@click.option(
+    "--guard",
+    type=Address(),
+    multiple=True,
+    metavar="HOST:PORT",
+    help="A further address that the run must not connect to; repeatable.",
+)
+@click.option("--no-guard", is_flag=True, help="Let the run connect to the main memcached.")
+@click.option("--strict", is_flag=True, help="Exit with 125 when the guard refused a connection.")
+@click.option(
+    "--no-inject",
+    is_flag=True,
+    help="Change nothing in the Python processes of COMMAND: only set variables.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No summary at the end.")
 @click.option("-v", "--verbose", is_flag=True, help="Say what is started, and where it listens.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -128,15 +130,25 @@ def exec_(
     memcached: str | None,
     memcached_arg: tuple[str, ...],
     env: tuple[tuple[str, str], ...],
+    servers: int,
+    exclude: tuple[str, ...],
+    flush: str,
+    guard: tuple[str, ...],
+    no_guard: bool,
+    strict: bool,
+    no_inject: bool,
     quiet: bool,
     verbose: bool,
     command: tuple[str, ...],
 ) -> int:
     """Run COMMAND with a memcached of its own, which ends with it.
 
-    COMMAND finds the server in MEMCACHED_SANDBOX_ADDRESS and MEMCACHED_SANDBOX_PID; Django
-    settings that use sandbox.django.sandboxed are pointed at it. The exit status is COMMAND's;
-    125 when the sandbox failed, 126 when COMMAND cannot be executed, 127 when it is not found.
+    Django's CACHES are pointed at it in every Python process of COMMAND: a server for each address
+    there, a set of servers for each parallel worker, emptied after each test. Others find it in
+    MEMCACHED_SANDBOX_ADDRESS and MEMCACHED_SANDBOX_PID.
+
+    The exit status is COMMAND's; 125 when the sandbox failed, 126 when COMMAND cannot be executed,
+    127 when it is not found.
 
     Each option can also be set in the environment: --memory as MEMCACHED_SANDBOX_MEMORY.
 
@@ -144,12 +156,11 @@ def exec_(
         sandbox exec -- ./manage.py test
         sandbox exec -m 128 --env 'CACHE_URL=pymemcache://{address}' -- pytest -x
     """  # fmt: skip
-    if unix and any(
-        set(re.findall(PLACEHOLDER, template)) & {"host", "port"} for _, template in env
-    ):
-        raise click.UsageError("A Unix socket has no {host} and {port}: use {address} in --env.")
+    for name, template in env:
+        if problem := unknown_placeholder(f"{name}={template}", servers, unix):
+            raise click.BadParameter(problem, param_hint="--env")
     try:
-        server = Memcached(
+        sandbox = Sandbox(
             memory_mb=memory,
             max_item_size=max_item_size,
             threads=threads,
@@ -158,56 +169,49 @@ def exec_(
             args=memcached_arg,
         )
     except OptionError as error:
-        raise click.BadParameter(f"{error.problem}.", param_hint=OPTIONS[error.option]) from None
-    server.launch()
-    from .command import Command, CommandError  # while the server comes up
-
-    server.wait()
-    if verbose:
-        say(f"memcached at {server.address}, pid {server.pid}: {shlex.join(server.command)}")
-    try:
-        child = Command(command, {**os.environ, **_variables(server, env)})
-    except CommandError as error:
-        say(str(error))
-        return error.status
-    status = child.wait(server.end_descriptor(), lambda: say(f"memcached {server.death()}."))
-    if server.death() is not None:
-        say(f"memcached did not live to the end of the run: it {server.death()}.")
-    elif not quiet:
-        say(summary(server))
-    server.stop()
+        raise click.BadParameter(f"{error.problem}.", param_hint=NAMES[error.option]) from None
+    guarded = None if no_guard else ["127.0.0.1:11211", *guard]
+    injection = None if no_inject else Injection(exclude, flush, guarded)
+    with sandbox:
+        launched = sandbox.launch(servers)
+        child, status = _run(sandbox, launched, command, env, injection, quiet, strict, verbose)
     child.die_as_it_did()
     return status
 
 
-def summary(server: Memcached) -> str:
-    """Return the run in one line: what it asked of its server, and how full that became."""
-    stats = server.stats()
-    gets, hits, sets, evictions = (
-        int(stats[name]) for name in ("cmd_get", "get_hits", "cmd_set", "evictions")
-    )
-    hit_rate = f" ({100 * hits / gets:.1f} % hits)" if gets else ""
-    # Pages that a slab class took are never given back, so that their sum is its own peak.
-    peak_mb = int(server.stats("slabs")["total_malloced"]) / (1024 * 1024)
-    return (
-        f"{gets:,} gets{hit_rate}, {sets:,} sets, {evictions:,} evictions, "
-        f"peak memory {peak_mb:.1f} of {server.memory_mb} MB"
-    )
+def _run(
+    sandbox: Sandbox,
+    launched: Sequence[Memcached],
+    command: Sequence[str],
+    env: Sequence[tuple[str, str]],
+    injection: Injection | None,
+    quiet: bool,
+    strict: bool,
+    verbose: bool,
+) -> tuple[Command, int]:
+    """Run the command and return it with the exit status; tell of the run on stderr."""
+    # While the servers come up:
+    from ..control import Control
+    from .command import Command, hold_signals
+    from .report import Deaths, refused, say, summary
 
-
-def say(line: str) -> None:
-    with suppress(BrokenPipeError):  # stderr has gone away, as it may: the status still tells
-        click.echo(f"sandbox: {line}", err=True)
-
-
-def _variables(server: Memcached, templates: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    host, _, port = server.address.rpartition(":")
-    values = {"address": server.address, "host": host, "port": port}
-    return {
-        "MEMCACHED_SANDBOX_ADDRESS": server.address,
-        "MEMCACHED_SANDBOX_PID": str(server.pid),
-        **{
-            name: re.sub(PLACEHOLDER, lambda match: values[match[1]], template)
-            for name, template in templates
-        },
-    }
+    for server in launched:
+        server.wait()
+        if verbose:
+            say(f"memcached at {server.address}, pid {server.pid}: {shlex.join(server.command)}")
+    mask = hold_signals()
+    control = Control(sandbox, os.path.join(launched[0].directory, "control"))
+    variables = {**os.environ, **for_command(launched, control.path, env)}
+    if injection is not None:
+        variables |= for_injection(os.environ, injection)
+    deaths = Deaths(sandbox)
+    child = Command(command, variables, mask)
+    status = child.wait(on_child=deaths.look)
+    control.stop()
+    survivors = deaths.survivors()
+    if survivors and not quiet:
+        say(summary(survivors))
+    if control.refusals:
+        say(refused(control.refusals))
+        status = FAILURE if strict else status
+    return child, status

@@ -34,7 +34,7 @@ def sandboxed(
         CACHES = sandboxed({"default": {"BACKEND": ..., "LOCATION": "127.0.0.1:11211"}})
 
     Under ``sandbox exec`` the result is a copy in which every memcached alias has the LOCATION of
-    the run's server, and all else as it was: BACKEND, OPTIONS, KEY_PREFIX, VERSION, TIMEOUT,
+    its servers in the run, and all else as it was: BACKEND, OPTIONS, KEY_PREFIX, VERSION, TIMEOUT,
     KEY_FUNCTION, and the other aliases. Otherwise ``caches`` itself is returned.
 
     start: without ``sandbox exec``, start servers of our own, which live as long as this process.
@@ -45,13 +45,13 @@ def sandboxed(
     Raises Django's ImproperlyConfigured for a malformed CACHES, and SandboxError when a server
     cannot be started.
     """
-    address = os.environ.get("MEMCACHED_SANDBOX_ADDRESS")
-    if address is None and not start:
+    under_exec = "MEMCACHED_SANDBOX_CONTROL" in os.environ
+    if not under_exec and not start:
         return caches
-    from .settings import at_one_server, at_own_servers
+    from .settings import at_own_servers, at_servers_of_run
 
-    if address is not None:
-        return at_one_server(caches, exclude, address)
+    if under_exec:
+        return at_servers_of_run(caches, exclude)
     return at_own_servers(caches, exclude, options)
 
 

@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test.utils import override_settings
 from django.utils.module_loading import import_string
 
-from ..repoint import is_memcached
+from ..inject import repoint
 from ..sandbox import Sandbox
 from .settings import aliases_of, at_stand_ins
 
@@ -62,7 +62,7 @@ def _is_memcached(config: Mapping[str, Any]) -> bool:
     try:
         backend = import_string(config["BACKEND"])
     except ImportError:  # Django says so itself when the alias is used.
-        return is_memcached(config)
-    return is_memcached(config) or (
+        return repoint.is_memcached(config)
+    return repoint.is_memcached(config) or (
         isinstance(backend, type) and issubclass(backend, BaseMemcachedCache)
     )

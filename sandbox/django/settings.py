@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..repoint import CachesError, addresses, is_memcached, memcached_aliases, repointed
+from ..inject import repoint, run
 
 if TYPE_CHECKING:
     from ..options import MemcachedOptions
@@ -21,40 +21,35 @@ _sandboxes: list[Sandbox] = []
 def aliases_of(
     caches: Mapping[str, Any],
     exclude: Collection[str],
-    is_memcached: Callable[[Mapping[str, Any]], bool] = is_memcached,
+    is_memcached: Callable[[Mapping[str, Any]], bool] = repoint.is_memcached,
 ) -> list[str]:
     """Return the memcached aliases. Raises ImproperlyConfigured for a malformed CACHES."""
     try:
-        return memcached_aliases(caches, exclude, is_memcached)
-    except CachesError as error:
+        return repoint.memcached_aliases(caches, exclude, is_memcached)
+    except repoint.CachesError as error:
         from django.core.exceptions import ImproperlyConfigured
 
         raise ImproperlyConfigured(str(error)) from None
 
 
-def at_one_server(
-    caches: Mapping[str, Any], exclude: Collection[str], address: str
-) -> dict[str, Any]:
-    """Return a copy in which each memcached alias is at this one address."""
-    moved = aliases_of(caches, exclude)
-    return {
-        **caches,
-        **{alias: {**caches[alias], "LOCATION": address} for alias in moved},
-    }
+def at_servers_of_run(caches: Mapping[str, Any], exclude: Collection[str]) -> dict[str, Any]:
+    """Return a copy at the stand-ins of the ``sandbox exec`` that we run under."""
+    run.current().excluded.update(exclude)
+    return at_stand_ins(caches, aliases_of(caches, exclude), run.current())
 
 
 def at_stand_ins(
-    caches: Mapping[str, Any], aliases: Collection[str], sandbox: Sandbox
+    caches: Mapping[str, Any], aliases: Collection[str], sandbox: Sandbox | run.Run
 ) -> dict[str, Any]:
     """Return a copy in which each of the aliases is at its stand-ins, started for it."""
     locations = {alias: caches[alias].get("LOCATION", "") for alias in aliases}
     stand_ins = sandbox.stand_in(
-        address for location in locations.values() for address in addresses(location)
+        [address for location in locations.values() for address in repoint.addresses(location)]
     )
     return {
         **caches,
         **{
-            alias: {**caches[alias], "LOCATION": repointed(location, stand_ins)}
+            alias: {**caches[alias], "LOCATION": repoint.repointed(location, stand_ins)}
             for alias, location in locations.items()
         },
     }

@@ -7,10 +7,15 @@ at the time when settings are made neither may be.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-Config = Mapping[str, Any]
+TYPE_CHECKING = False  # typing's own, without the import of typing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    Config = Mapping[str, Any]
 
 # BaseMemcachedCache.__init__ in django/core/cache/backends/memcached.py splits at these.
 SEPARATORS = re.compile(r"([;,])")
@@ -52,6 +57,11 @@ def is_memcached(config: Config) -> bool:
     )
 
 
+def is_unclear(config: Config) -> bool:
+    """Whether only the class itself could tell if an alias is a memcached one."""
+    return not (is_memcached(config) or OTHER_PATH.search(config["BACKEND"]))
+
+
 def memcached_aliases(
     caches: Mapping[str, Config],
     exclude: Iterable[str] = (),
@@ -81,7 +91,7 @@ def memcached_aliases(
     aliases = [a for a, config in caches.items() if a not in exclude and is_memcached(config)]
     for alias in aliases:
         location = caches[alias].get("LOCATION", "")
-        if not all(isinstance(address, str) or _is_pair(address) for address in _spelled(location)):
+        if not all(map(_is_address, _spelled(location))):
             raise CachesError(
                 f"CACHES[{alias!r}] has the LOCATION {location!r}: it must be an address such as "
                 "'127.0.0.1:11211', or a list of them"
@@ -92,9 +102,10 @@ def memcached_aliases(
 def addresses(location: object) -> list[str]:
     """Return the addresses in a LOCATION, in order, each spelled in one way.
 
-    A host has its port and a path its ``unix:``, so that same addresses are same strings.
+    A host has its port and a path its ``unix:``, so that same addresses are same strings. What
+    cannot be an address is left out.
     """
-    return [_normal(address) for address in _spelled(location)]
+    return [_normal(address) for address in _spelled(location) if _is_address(address)]
 
 
 def repointed(location: object, stand_ins: Mapping[str, str]) -> object:
@@ -106,8 +117,9 @@ def repointed(location: object, stand_ins: Mapping[str, str]) -> object:
         parts = SEPARATORS.split(location)
         parts[::2] = [str(_replaced(address, stand_ins)) for address in parts[::2]]
         return "".join(parts)
-    replaced = [_replaced(address, stand_ins) for address in _spelled(location)]
-    return tuple(replaced) if isinstance(location, tuple) else replaced
+    if not isinstance(location, (list, tuple)):
+        return location
+    return type(location)([_replaced(address, stand_ins) for address in location])
 
 
 def _spelled(location: object) -> list[Any]:
@@ -115,6 +127,10 @@ def _spelled(location: object) -> list[Any]:
     if isinstance(location, str):
         return SEPARATORS.split(location)[::2]
     return list(location) if isinstance(location, (list, tuple)) else [location]
+
+
+def _is_address(address: object) -> bool:
+    return isinstance(address, str) or _is_pair(address)
 
 
 def _is_pair(address: object) -> bool:
@@ -138,7 +154,7 @@ def _normal(address: Any) -> str:
 
 
 def _replaced(address: Any, stand_ins: Mapping[str, str]) -> Any:
-    stand_in = stand_ins.get(_normal(address))
+    stand_in = stand_ins.get(_normal(address)) if _is_address(address) else None
     if stand_in is None:
         return address
     # libmemcached takes a bare path only: whoever spelled it so may be handing it over.

@@ -7,8 +7,8 @@ The protocol: doc/protocol.txt in memcached's source.
 from __future__ import annotations
 
 import socket
-from types import TracebackType
-from typing import TYPE_CHECKING
+
+TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -54,9 +54,12 @@ class Connection:
             counters[name] = value
         return counters
 
-    def flush(self) -> None:
-        """Forget every item. Exact: what is set afterwards stays."""
+    def send_flush(self) -> None:
+        """Tell the server to forget every item; `await_flush` must follow."""
         self._socket.sendall(b"flush_all\r\n")
+
+    def await_flush(self) -> None:
+        """Wait until every item is forgotten. Exact: what is set from now on stays."""
         if (line := self._read_line()) != "OK":
             raise ProtocolError(f"answered {line!r} to 'flush_all'")
 
@@ -66,12 +69,7 @@ class Connection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _read_line(self) -> str:

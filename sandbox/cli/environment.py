@@ -1,0 +1,82 @@
+"""What the environment of a command under ``sandbox exec`` says, and what it has Python do."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..inject import FOLDER
+
+if TYPE_CHECKING:
+    from ..server import Memcached
+
+PLACEHOLDER = r"\{(\w+)\}"
+PYTEST_PLUGIN = "_memcached_sandbox.pytest_plugin"
+
+
+class Injection(NamedTuple):
+    """What the Python processes of a run are to do; ``guarded`` is None when nothing is."""
+
+    exclude: Sequence[str]
+    flush: str
+    guarded: Sequence[str] | None
+
+
+def unknown_placeholder(template: str, servers: int, unix: bool) -> str | None:
+    """Return what is wrong with a template, or None."""
+    names = ["address"] if unix else ["address", "host", "port"]
+    known = {f"{name}{number}" for name in names for number in ("", *range(1, servers + 1))}
+    for placeholder in re.findall(PLACEHOLDER, template):
+        if placeholder not in known:
+            shown = ", ".join(f"{{{name}}}" for name in names)
+            numbers = f", nor one of them with a number from 1 to {servers}"
+            socket = " on a Unix socket" if unix else ""
+            return (
+                f"{{{placeholder}}} in {template!r} is none of {shown}{socket}"
+                f"{numbers if servers > 1 else ''}."
+            )
+    return None
+
+
+def for_command(
+    servers: Sequence[Memcached], control: str, templates: Sequence[tuple[str, str]]
+) -> dict[str, str]:
+    """Return where the servers are, as such and in the variables that were asked for."""
+    values: dict[str, str] = {}
+    for number, server in enumerate(servers, start=1):
+        host, _, port = server.address.rpartition(":")
+        for name, value in (("address", server.address), ("host", host), ("port", port)):
+            values[f"{name}{number}"] = value
+            values.setdefault(name, value)
+    return {
+        "MEMCACHED_SANDBOX_ADDRESS": servers[0].address,
+        "MEMCACHED_SANDBOX_PID": str(servers[0].pid),
+        "MEMCACHED_SANDBOX_CONTROL": control,
+        **{
+            name: re.sub(PLACEHOLDER, lambda match: values[match[1]], template)
+            for name, template in templates
+        },
+    }
+
+
+def for_injection(environ: Mapping[str, str], injection: Injection) -> dict[str, str]:
+    """Return what has each Python process of the run repoint its CACHES, flush and guard."""
+    variables = {
+        "PYTHONPATH": _with_first(FOLDER, environ.get("PYTHONPATH", ""), os.pathsep),
+        "PYTEST_PLUGINS": _with_first(PYTEST_PLUGIN, environ.get("PYTEST_PLUGINS", ""), ","),
+        "MEMCACHED_SANDBOX_EXCLUDE": " ".join(injection.exclude),
+        "MEMCACHED_SANDBOX_FLUSH": injection.flush,
+        # Whoever runs us as a worker of theirs has not made us a worker of our own run.
+        "MEMCACHED_SANDBOX_OUTER_RUN": environ.get("PYTEST_XDIST_TESTRUNUID", ""),
+        "MEMCACHED_SANDBOX_WORKER": "",
+    }
+    if injection.guarded is not None:
+        variables["MEMCACHED_SANDBOX_GUARDED"] = " ".join(injection.guarded)
+    return variables
+
+
+def _with_first(entry: str, others: str, separator: str) -> str:
+    kept = [other for other in others.split(separator) if other and other != entry]
+    return separator.join([entry, *kept])

@@ -1,0 +1,56 @@
+"""Types of values on the command line."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+SUFFIXES = {"": 1, "k": 1024, "m": 1024 * 1024}
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]
+    """A number of bytes, with k and m for the multiples that memcached's own -I takes."""
+
+    name = "size"
+
+    def convert(
+        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        match = re.fullmatch(r"(\d+)([km]?)", str(value), re.IGNORECASE)
+        if match is None:
+            self.fail(f"{value!r} is not a size: give bytes, or 512k, or 2m.", param, ctx)
+        return int(match[1]) * SUFFIXES[match[2].lower()]
+
+
+class Variable(click.ParamType):  # type: ignore[type-arg]
+    """NAME=TEMPLATE, a variable for the command's environment."""
+
+    name = "name=template"
+
+    def convert(
+        self,
+        value: str | tuple[str, str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, template = value.partition("=")
+        if not name or not equals:
+            self.fail(f"{value!r} is not NAME=TEMPLATE.", param, ctx)
+        return name, template
+
+
+class Address(click.ParamType):  # type: ignore[type-arg]
+    """HOST:PORT or a Unix socket, as LOCATION spells it; any spelling becomes the usual one."""
+
+    name = "host:port"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from ..inject import repoint
+
+        (address, *more) = repoint.addresses(value)
+        if more or not repoint.MEMCACHED_ADDRESS.fullmatch(address):
+            self.fail(f"{value!r} is not HOST:PORT or unix:/PATH.", param, ctx)
+        return address

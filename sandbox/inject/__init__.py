@@ -1,0 +1,37 @@
+"""What runs inside the processes of a run, and how the rest of this package shares it.
+
+``sandbox exec`` puts this folder on the PYTHONPATH of its command: ``sitecustomize`` and one
+package, of the standard library only and for Python 3.8 and newer, since the command's Python may
+be another than ours, without this package and with a ``sandbox`` of its own. The modules of that
+package are attributes of this one: the same modules, wherever they were loaded from first.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from _memcached_sandbox import guard as guard
+    from _memcached_sandbox import patches as patches
+    from _memcached_sandbox import repoint as repoint
+    from _memcached_sandbox import run as run
+    from _memcached_sandbox import wire as wire
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+
+if "_memcached_sandbox" not in sys.modules:
+    sys.path.insert(0, FOLDER)
+    try:
+        import_module("_memcached_sandbox")
+    finally:
+        sys.path.remove(FOLDER)
+
+
+def __getattr__(name: str) -> object:
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module(f"_memcached_sandbox.{name}")

@@ -1,0 +1,204 @@
+"""What is changed in Django and unittest, one function for each module that `hooks` waits for."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import weakref
+
+from .run import RunError, current
+
+TYPE_CHECKING = False  # typing's own, without the import of typing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+# The cache backends of this process, for when it becomes a worker after they were made.
+_backends: weakref.WeakSet[Any] = weakref.WeakSet()
+
+# Clients that a worker has inherited. To free them would have them say goodbye to the server over
+# a connection that is their parent's.
+_inherited: list[Any] = []
+
+# How many tests are under way, one within another: pytest's around unittest's, Django's around it.
+_depth = 0
+
+
+def django_conf(module: Any) -> None:
+    """Repoint CACHES as soon as there are settings, before anyone can read them."""
+    settings_init = module.Settings.__init__
+    configure = module.LazySettings.configure
+
+    @functools.wraps(settings_init)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        settings_init(self, *args, **kwargs)
+        _repoint(self)
+
+    @functools.wraps(configure)
+    def configured(self: Any, *args: Any, **kwargs: Any) -> None:
+        configure(self, *args, **kwargs)
+        _repoint(self._wrapped)
+
+    module.Settings.__init__ = __init__
+    module.LazySettings.configure = configured
+
+
+def _repoint(settings: Any) -> None:
+    from .repoint import CachesError, addresses, is_unclear, memcached_aliases, repointed
+
+    run = current()
+    caches = settings.CACHES
+    try:
+        aliases = memcached_aliases(caches)
+    except CachesError:
+        return  # Django has something to say about it, too.
+    if aliases and not run.excluded.issubset(caches):
+        raise RunError(
+            f"--exclude names {', '.join(map(repr, run.excluded.difference(caches)))}, "
+            f"but the aliases in CACHES are {', '.join(map(repr, caches))}"
+        )
+    locations = {alias: config.get("LOCATION", "") for alias, config in caches.items()}
+    for alias, config in caches.items():
+        if alias not in run.excluded and is_unclear(config):
+            run.unclear.update(addresses(locations[alias]))
+    moved = [alias for alias in aliases if alias not in run.excluded]
+    wanted = {alias: addresses(locations[alias]) for alias in moved}
+    stand_ins = run.stand_in([address for alias in moved for address in wanted[alias]])
+    for alias in moved:
+        _guard(wanted[alias], alias)
+    settings.CACHES = {
+        **caches,
+        **{
+            alias: {**caches[alias], "LOCATION": repointed(locations[alias], stand_ins)}
+            for alias in moved
+        },
+    }
+
+
+def _guard(addresses: Iterable[str], alias: str = "") -> None:
+    from . import guard
+
+    for address in addresses:
+        if current().is_main(address):
+            guard.guard(address, alias)
+
+
+def memcached_backend(module: Any) -> None:
+    """Repoint what names a main address only when it connects, as override_settings may."""
+    init = module.BaseMemcachedCache.__init__
+
+    @functools.wraps(init)
+    def __init__(self: Any, server: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, _moved(server), *args, **kwargs)
+        _backends.add(self)
+
+    module.BaseMemcachedCache.__init__ = __init__
+
+
+def _moved(location: object) -> object:
+    from .repoint import addresses, repointed
+
+    run = current()
+    mains = [a for a in addresses(location) if run.is_main(a) or a in run.unclear]
+    stand_ins = run.stand_in(mains)
+    _guard(mains)
+    return repointed(location, stand_ins)
+
+
+def django_runner(module: Any) -> None:
+    """Give each worker of a parallel run servers of its own, before it does anything else."""
+    for name in ("_init_worker", "_run_subsuite"):
+        function = getattr(module, name)
+        wrapper = _as_worker(function)
+        setattr(module, name, wrapper)
+        attribute = name[1:]
+        # A class that has made one of its own calls these, or is caught by the first test.
+        if getattr(module.ParallelTestSuite, attribute, None) is function:
+            setattr(module.ParallelTestSuite, attribute, wrapper)
+
+
+def _as_worker(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        _become_worker_in_child()
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def _become_worker_in_child() -> None:
+    """Have servers of our own if this is a child process that multiprocessing started."""
+    process = sys.modules.get("multiprocessing.process")
+    if process is None or process.parent_process() is None:
+        return
+    if current().worker_pid != os.getpid():
+        become_worker(f"{os.getppid()}/{process.current_process().name}")
+
+
+def become_worker(name: str) -> None:
+    """Put this worker's addresses where those of its parent are, in settings and in backends."""
+    from .repoint import repointed
+
+    moved = current().become_worker(name)
+    for backend in list(_backends):
+        backend._servers = repointed(backend._servers, moved)
+        _inherited.append(backend.__dict__.pop("_cache", None))
+    conf = sys.modules.get("django.conf")
+    if conf is None or not conf.settings.configured:
+        return
+    caches = {
+        alias: {**config, "LOCATION": repointed(config["LOCATION"], moved)}
+        if "LOCATION" in config and isinstance(config["LOCATION"], (str, list, tuple))
+        else config
+        for alias, config in conf.settings.CACHES.items()
+    }
+    conf.settings.CACHES = caches
+    cache = sys.modules.get("django.core.cache")
+    if cache is not None:
+        cache.caches.__dict__.pop("settings", None)
+        cache.caches._settings = None
+
+
+def unittest_case(module: Any) -> None:
+    module.TestCase.__call__ = _flushing(module.TestCase.__call__)
+
+
+def django_testcases(module: Any) -> None:
+    """Django has its own, around unittest's: it rolls back the database when that is done."""
+    module.SimpleTestCase.__call__ = _flushing(module.SimpleTestCase.__call__)
+
+
+def _flushing(call: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        method = getattr(self, getattr(self, "_testMethodName", ""), None)
+        keep = getattr(self, "keep_cache", False) or getattr(method, "keep_cache", False)
+        with test(keep):
+            return call(self, *args, **kwargs)
+
+    return __call__
+
+
+class test:  # noqa: N801
+    """A context in which one test runs, and after which the caches of this process are empty."""
+
+    def __init__(self, keep_cache: bool = False) -> None:
+        self._keep_cache = keep_cache
+
+    def __enter__(self) -> None:
+        global _depth  # noqa: PLW0603
+        _depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        global _depth  # noqa: PLW0603
+        _depth -= 1
+        run = current()
+        if _depth == 0 and run.flushes and not self._keep_cache:
+            run.flush()
+
+
+def unittest_suite(module: Any) -> None:
+    """Catch workers that no function of Django's has made: whoever runs tests in a child is one."""
+    module.TestSuite.run = _as_worker(module.TestSuite.run)
