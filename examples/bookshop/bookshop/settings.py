@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-from sandbox.django import sandboxed
-
 BASE_DIR = Path(__file__).parent.parent
 
 SECRET_KEY = os.environ.get("SECRET_KEY", "only for development")
@@ -18,23 +16,20 @@ MIDDLEWARE = ["django.contrib.sessions.middleware.SessionMiddleware"]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "db.sqlite3"}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# Outside a test run this is CACHES as it stands. Under `sandbox exec` each alias has the run's
-# own memcached for its LOCATION, and all else as it stands.
-CACHES = sandboxed(
-    {
-        "default": {
-            "BACKEND": "bookshop.cache.CountingCache",
-            "LOCATION": os.environ.get("MEMCACHED", "127.0.0.1:11211"),
-            "KEY_PREFIX": "bookshop",
-            "OPTIONS": {"no_delay": True},
-        },
-        "sessions": {
-            "BACKEND": "django.core.cache.backends.memcached.PyMemcacheCache",
-            "LOCATION": os.environ.get("MEMCACHED", "127.0.0.1:11211"),
-            "KEY_PREFIX": "sessions",
-        },
-    }
-)
+# The memcached that one develops with.
+CACHES = {
+    "default": {
+        "BACKEND": "bookshop.cache.CountingCache",
+        "LOCATION": os.environ.get("MEMCACHED", "127.0.0.1:11211"),
+        "KEY_PREFIX": "bookshop",
+        "OPTIONS": {"no_delay": True},
+    },
+    "sessions": {
+        "BACKEND": "django.core.cache.backends.memcached.PyMemcacheCache",
+        "LOCATION": os.environ.get("MEMCACHED", "127.0.0.1:11211"),
+        "KEY_PREFIX": "sessions",
+    },
+}
 
 SESSION_ENGINE = "django.contrib.sessions.backends.cache"
 SESSION_CACHE_ALIAS = "sessions"
