@@ -34,14 +34,24 @@ class Refusal(NamedTuple):
 
 
 class Control:
-    """The control socket at ``path``, which must lie in a folder for this user alone."""
+    """The control socket at ``path``, which must lie in a folder for this user alone.
+
+    Raises SandboxError.
+    """
 
     def __init__(self, sandbox: Sandbox, path: str) -> None:
         self.path = path
         self.refusals: list[Refusal] = []
         self._sandbox = sandbox
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.bind(path)
+        try:
+            self._socket.bind(path)
+        except OSError as error:
+            self._socket.close()
+            raise SandboxError(
+                f"the control socket cannot be made at {path}: {error}; "
+                "point TMPDIR to a folder with a shorter path"
+            ) from error
         self._socket.listen(128)
         threading.Thread(target=self._accept, daemon=True).start()
 

@@ -126,7 +126,10 @@ class Lifeline:
         if not self.is_ours:
             return
         if self.pid and _is_unreaped(self.pid):
-            os.killpg(self.pid, signal.SIGKILL)
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass  # It has just ended; macOS calls that a lack of permission.
         if self._line >= 0:
             try:
                 os.write(self._line, b"end\n")

@@ -100,6 +100,16 @@ def test_refusals_are_kept(control: Control) -> None:
     assert control.refusals == [Refusal("a:1", "default", "file.py:5")]
 
 
+def test_a_path_that_is_too_long(run, tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    result = run("sandbox", "exec", "true", TMPDIR=str(folder))
+    assert result.returncode == 125
+    assert "AF_UNIX path too long; point TMPDIR to a folder with a shorter path" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert list(folder.iterdir()) == []
+
+
 def test_it_lies_where_nobody_else_comes(run) -> None:
     result = run(
         "sandbox", "exec", "-q", "--", "sh", "-c", 'stat -c %a "${MEMCACHED_SANDBOX_CONTROL%/*}"'
