@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import sandbox
-from sandbox import Memcached
+from sandbox import Memcached, Sandbox
 from sandbox.cli.environment import Injection, for_injection
+from sandbox.control import Control
 from sandbox.inject import guard, patches, wire
 
 Action = Callable[[], object]
@@ -96,6 +97,39 @@ def connects(audited: bool) -> Action:
     return connect
 
 
+SETTINGS = """
+from django.conf import settings
+settings.configure(CACHES={{"default": {{"BACKEND": "{backend}", "LOCATION": "main:11211"}}}})
+settings.CACHES
+"""
+
+# What `_memcached_sandbox.run` has to do, and no more.
+ROUND_TRIP = """
+import json, os, socket
+with socket.socket(socket.AF_UNIX) as connection:
+    connection.connect(os.environ["MEMCACHED_SANDBOX_CONTROL"])
+    connection.sendall(json.dumps({"stand_in": ["main:11211"], "worker": ""}).encode() + b"\\n")
+    with connection.makefile("rb") as lines:
+        json.loads(lines.readline())
+"""
+
+
+def settings_and_round_trip(injected: dict[str, str], folder: str) -> Iterator[Benchmark]:
+    with Sandbox() as box:
+        control = Control(box, os.path.join(folder, "control"))
+        env = {**injected, "MEMCACHED_SANDBOX_CONTROL": control.path}
+        box.stand_in(["main:11211"])
+        ours = SETTINGS.format(backend="django.core.cache.backends.memcached.PyMemcacheCache")
+        theirs = SETTINGS.format(backend="django.core.cache.backends.dummy.DummyCache")
+        yield Benchmark(
+            "settings with a memcached, with none and one bare round trip",
+            run(sys.executable, "-c", ours, **env),
+            run(sys.executable, "-c", theirs + ROUND_TRIP, **env),
+            times=1.1,
+        )
+        control.stop()
+
+
 def benchmarks() -> Iterator[Benchmark]:
     compileall.compile_dir(str(Path(sandbox.__file__).parent), quiet=1)  # as pip does
     yield Benchmark("start and stop, bare memcached", start_and_stop, BareMemcached(), times=1.3)
@@ -112,6 +146,8 @@ def benchmarks() -> Iterator[Benchmark]:
         run(sys.executable, "-c", "pass"),
         more_ms=3,
     )
+    with tempfile.TemporaryDirectory() as folder:
+        yield from settings_and_round_trip(injected, folder)
     with Memcached() as server, wire.Connection(server.address, 5) as connection:
         os.environ["MEMCACHED_SANDBOX_ADDRESS"] = server.address
 
