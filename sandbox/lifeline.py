@@ -6,7 +6,8 @@ directory. It is a shell, which takes half a millisecond to start, while the pro
 
 There is no moment at which the program could be left alone. We tell the lifeline its pid as soon
 as we know it. Should we be killed before that, the kernel closes our pipe only once the program
-has its own end of a FIFO open, and through that FIFO the program says its pid itself.
+has its own end of a FIFO open, by which it is found in /proc; where there is none, the program,
+which is memcached, says its pid through that FIFO itself.
 """
 
 from __future__ import annotations
@@ -20,11 +21,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Standard input is the pipe, descriptor 3 the FIFO, $1 the directory. The pipe says the pid, and
-# "end" when we see to the rest ourselves. In the FIFO only the pid is a line of one word. The
-# program leads a process group of its own: what a script in its place has started goes with it.
+# "end" when we see to the rest ourselves. In the FIFO only the pid is a line of one word, and at
+# its end there is nobody left to kill. The program leads a process group of its own: what a script
+# in its place has started goes with it.
 SCRIPT = """\
 read -r pid
 if read -r word; then exit; fi
+ours=/proc/$$/fd/3
+[ "$pid" ] || for fifo in /proc/[0-9]*/fd/3; do
+    if [ "$fifo" != "$ours" ] && [ "$fifo" -ef "$ours" ]; then
+        pid=${fifo#/proc/}
+        pid=${pid%/fd/3}
+    fi
+done
 while [ -z "$pid" ] && read -r word rest <&3; do [ "$rest" ] || pid=$word; done
 [ "$pid" ] && { kill -9 "-$pid" || kill -9 "$pid"; }
 rm -rf "$1"

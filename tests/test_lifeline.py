@@ -85,14 +85,31 @@ def test_owner_ends_by_itself(end: str, run_folder: Path) -> None:
         owner.assert_nothing_left(run_folder)
 
 
+@pytest.mark.parametrize("proc", ["/proc/", "/no/such/folder/"])
 @pytest.mark.parametrize("unix_socket", ["", "yes"])
 def test_owner_killed_between_start_of_the_server_and_word_to_the_lifeline(
-    python, run_folder: Path, unix_socket: str
+    python, run_folder: Path, unix_socket: str, proc: str
 ) -> None:
-    """The lifeline then learns the server's pid from the server itself."""
+    """The lifeline then has to find out whom to end, in /proc or from the server itself."""
+    assert_ended_by_the_lifeline(python, run_folder, unix_socket, proc)
+
+
+def test_owner_killed_then_and_a_server_that_never_says_anything(
+    python, run_folder: Path, tmp_path: Path
+) -> None:
+    silent = tmp_path / "silent"
+    silent.write_text("#!/bin/sh\nexec sleep 100\n")
+    silent.chmod(0o755)
+    assert_ended_by_the_lifeline(python, run_folder, "", MEMCACHED_SANDBOX_BINARY=str(silent))
+
+
+def assert_ended_by_the_lifeline(
+    python, run_folder: Path, unix_socket: str, proc: str = "/proc/", **env: str
+) -> None:
     result = python(
         "import os, sys\n"
-        "from sandbox import Memcached\n"
+        "from sandbox import Memcached, lifeline\n"
+        "lifeline.SCRIPT = lifeline.SCRIPT.replace('/proc/', sys.argv[2])\n"
         "spawn, pids = os.posix_spawn, []\n"
         "def posix_spawn(*arguments, **options):\n"
         "    pids.append(spawn(*arguments, **options))\n"
@@ -103,6 +120,8 @@ def test_owner_killed_between_start_of_the_server_and_word_to_the_lifeline(
         "os.posix_spawn = posix_spawn\n"
         "Memcached(unix_socket=bool(sys.argv[1])).start()\n",
         unix_socket,
+        proc,
+        **env,
     )
     assert result.returncode == -signal.SIGKILL
     wait_until_gone(*map(int, result.stdout.split()))
