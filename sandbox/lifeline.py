@@ -107,7 +107,8 @@ class Lifeline:
             os.write(self._line, b"%d\n" % self.pid)
         except BaseException:
             self.kill()
-            self.reap()
+            self.wait()
+            self.release()
             raise
 
     @property
@@ -132,38 +133,53 @@ class Lifeline:
 
     def kill(self) -> None:
         """Kill the program, without waiting for its end. Not in a fork of the owner."""
-        if not self.is_ours:
-            return
-        if self.pid and _is_unreaped(self.pid):
+        if self.is_ours and self.pid and _is_unreaped(self.pid):
             try:
                 os.killpg(self.pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 pass  # It has just ended; macOS calls that a lack of permission.
-        if self._line >= 0:
-            try:
-                os.write(self._line, b"end\n")
-            except BrokenPipeError:
-                pass  # Someone has ended the helper; the program has no need of it any more.
 
-    def reap(self) -> int | None:
-        """Wait for the killed program; return its exit code, or minus the signal that ended it.
+    def wait(self) -> int | None:
+        """Wait for the program's end; return its exit code, or minus the signal that ended it.
 
-        None if that cannot be known, because something else waited for our children. In a fork
-        of the owner, nothing happens.
+        None if that cannot be known, because something else waited for our children. The pid
+        stays taken until `release`, so that meanwhile nobody else can be killed for it.
+        """
+        if not self.is_ours or not self.pid or self._status is not None:
+            return self._status
+        try:
+            if hasattr(os, "waitid"):
+                end = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+                assert end is not None, "waitid() without WNOHANG returns an end"
+                exited = end.si_code == os.CLD_EXITED
+                self._status = end.si_status if exited else -end.si_status
+            else:  # macOS, before Python 3.13
+                self._status = _reap(self.pid)
+        except ChildProcessError:
+            pass
+        return self._status
+
+    def release(self) -> None:
+        """End the lifeline: the program has ended, and its directory is removed.
+
+        In a fork of the owner, nothing happens.
         """
         if not self.is_ours:
-            return None
-        if self.pid:
-            self._status = _wait(self.pid)
-            self.pid = 0
+            return
         if self._helper:
-            # The pipe has lost its reader when the helper has ended.
-            if not _ready(self._line, 0, PATIENCE_MS):
-                os.kill(self._helper, signal.SIGKILL)
-            _wait(self._helper)
+            try:
+                os.write(self._line, b"end\n")
+                # The pipe has lost its reader when the helper has ended.
+                if not _ready(self._line, 0, PATIENCE_MS):
+                    os.kill(self._helper, signal.SIGKILL)
+            except BrokenPipeError:
+                pass  # Someone has ended the helper.
+            _reap(self._helper)
             self._helper = 0
+        if self.pid:
+            _reap(self.pid)
+            self.pid = 0
         self.let_go()
-        return self._status
 
     def let_go(self) -> None:
         """Close our ends: after the end, and in a fork, which must not keep the program alive."""
@@ -222,7 +238,7 @@ def _is_unreaped(child: int) -> bool:
     return True
 
 
-def _wait(child: int) -> int | None:
+def _reap(child: int) -> int | None:
     try:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     except ChildProcessError:

@@ -290,15 +290,16 @@ class _Process:
         """Return how memcached died by itself, with its last words, or None while it lives."""
         if self._death is None and self.lifeline.has_ended():
             self.lifeline.kill()
-            self._death = f"{_how_it_ended(self.lifeline.reap())}{self._said()}"
+            self._death = f"{_how_it_ended(self.lifeline.wait())}{self._said()}"
         return self._death
 
     def end(self) -> None:
         """Kill memcached and remove the directory, unless we are a fork of who started it."""
         if self.lifeline.is_ours:
             self.lifeline.kill()
-            self.lifeline.reap()
+            self.lifeline.wait()
             self.directory.remove()
+            self.lifeline.release()
 
     def _first_news(self, deadline: float) -> bytes:
         news = b""
