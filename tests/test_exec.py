@@ -220,6 +220,19 @@ def test_memcached_that_dies_is_reported_at_once_and_at_the_end() -> None:
     assert process.returncode == 3
 
 
+def test_status_is_that_of_the_command_even_if_memcached_dies_last(run) -> None:
+    for _ in range(20):
+        result = run("sandbox", "exec", "--", "sh", "-c", "kill -9 $MEMCACHED_SANDBOX_PID; exit 3")
+        assert result.returncode == 3, result.stderr
+        assert "was killed by signal 9" in result.stderr
+
+
+def test_status_is_that_of_the_command_even_if_memcached_hangs(run) -> None:
+    result = run("sandbox", "exec", "--", "sh", "-c", "kill -STOP $MEMCACHED_SANDBOX_PID; exit 3")
+    assert result.returncode == 3
+    assert re.fullmatch(r"sandbox: memcached at \S+ does not answer: timed out\.\n", result.stderr)
+
+
 # Tells each signal that it gets, until its standard input ends.
 RECORDER = """
 import os, signal, sys

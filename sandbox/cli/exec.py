@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import OptionError
+from ..errors import OptionError, ServerError
 from ..sandbox import Sandbox
 from .environment import Injection, for_command, for_injection, unknown_placeholder
 from .parameters import Address, Size, Variable
@@ -210,7 +210,10 @@ def _run(
     control.stop()
     survivors = deaths.survivors()
     if survivors and not quiet:
-        say(summary(survivors))
+        try:
+            say(summary(survivors))
+        except ServerError as error:
+            say(f"{error}.")  # the status is the command's all the same
     if control.refusals:
         say(refused(control.refusals))
         status = FAILURE if strict else status

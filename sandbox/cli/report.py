@@ -34,13 +34,17 @@ class Deaths:
 
     def survivors(self) -> list[Memcached]:
         """Tell once more who died, and return who did not."""
+        self.look()  # one that died last is as likely to be seen here first
         for server, death in self._dead.items():
             say(f"memcached at {server.address} did not live to the end of the run: it {death}.")
         return [server for server in self._sandbox.servers if server not in self._dead]
 
 
 def summary(servers: Sequence[Memcached]) -> str:
-    """Return the run in one line: what it asked of its servers, and how full they became."""
+    """Return the run in one line: what it asked of its servers, and how full they became.
+
+    Raises ServerError.
+    """
     stats = [server.stats() for server in servers]
     gets, hits, sets, evictions = (
         sum(int(counters[name]) for counters in stats)
