@@ -231,6 +231,8 @@ def _ready(descriptor: int, events: int, timeout_ms: float) -> bool:
 
 def _is_unreaped(child: int) -> bool:
     """Whether the pid is still that of our child: nobody has waited for it, be it dead or alive."""
+    if not hasattr(os, "waitid"):  # macOS, before Python 3.13
+        return True
     try:
         os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:  # SIGCHLD is ignored in this process, or someone called os.wait().
