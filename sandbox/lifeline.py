@@ -37,7 +37,11 @@ done
 while [ -z "$pid" ] && read -r word rest <&3; do [ "$rest" ] || pid=$word; done
 [ "$pid" ] && { kill -9 "-$pid" || kill -9 "$pid"; }
 rm -rf "$1"
+rmdir "${1%/*}"
 """
+
+# What the lifeline is called in a list of processes, before its directory.
+NAME = "memcached-sandbox-lifeline"
 
 # The program's descriptors, and the lifeline's, beside the standard ones.
 FIFO = 3
@@ -50,15 +54,20 @@ _alive: weakref.WeakSet[Lifeline] = weakref.WeakSet()
 
 
 class Lifeline:
-    """A running program and the lifeline that ends it when we end.
+    """A program that `run` starts, and the lifeline that ends it when we end.
 
-    ``directory`` is removed after us. The program prints into ``output``; it inherits ``fifo``,
-    into which it may write its news and must write its pid, and ``folder``.
-
-    Raises OSError when the program cannot be executed.
+    Everything here may be interrupted and called again.
     """
 
-    def __init__(
+    def __init__(self) -> None:
+        self.pid = 0
+        self._owner = os.getpid()
+        self._helper = 0
+        self._status: int | None = None
+        # Of the FIFO: "news". Of the pipe: "line", and "other end" until the lifeline has it.
+        self._ends: dict[str, int] = {}
+
+    def run(
         self,
         program: Sequence[str],
         env: Mapping[str, str],
@@ -68,48 +77,40 @@ class Lifeline:
         fifo: str,
         folder: str,
     ) -> None:
-        self.pid = 0
-        self._owner = os.getpid()
-        self._helper = 0
-        self._status: int | None = None
-        self._line = self._news = -1
+        """Start the program, which prints into ``output``.
+
+        It inherits ``fifo``, into which it may write its news and must write its pid, and
+        ``folder``. ``directory`` is removed after us, and its parent when that is empty then.
+
+        Raises OSError, when the program cannot be executed or a limit is reached; `release` then.
+        """
         _alive.add(self)
-        try:
-            self._news = _out_of_the_way(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-            os.set_blocking(self._news, True)
-            line_end, self._line = map(_out_of_the_way, os.pipe())
-            try:
-                self._helper = _spawn(
-                    ["/bin/sh", "-c", SCRIPT, "memcached-sandbox-lifeline", directory],
-                    os.environ,
-                    (os.POSIX_SPAWN_DUP2, line_end, 0),
-                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-                    (os.POSIX_SPAWN_DUP2, 1, 2),
-                    (os.POSIX_SPAWN_DUP2, self._news, FIFO),
-                )
-            finally:
-                os.close(line_end)
-            self.pid = _spawn(
-                program,
-                env,
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (
-                    os.POSIX_SPAWN_OPEN,
-                    1,
-                    output,
-                    os.O_WRONLY | os.O_CREAT | os.O_APPEND,
-                    0o600,
-                ),
-                (os.POSIX_SPAWN_DUP2, 1, 2),
-                (os.POSIX_SPAWN_OPEN, FIFO, fifo, os.O_WRONLY, 0),
-                (os.POSIX_SPAWN_OPEN, FOLDER, folder, os.O_RDONLY, 0),
-            )
-            os.write(self._line, b"%d\n" % self.pid)
-        except BaseException:
-            self.kill()
-            self.wait()
-            self.release()
-            raise
+        ends = self._ends
+        ends["news"] = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.set_blocking(ends["news"], True)
+        ends["other end"], ends["line"] = os.pipe()
+        for name in [*ends]:
+            self._move_out_of_the_way(name)
+        self._helper = _spawn(
+            ["/bin/sh", "-c", SCRIPT, NAME, directory],
+            # None of the user's: a shell takes functions from its environment, for rm even.
+            {"PATH": "/bin:/usr/bin"},
+            (os.POSIX_SPAWN_DUP2, ends["other end"], 0),
+            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+            (os.POSIX_SPAWN_DUP2, ends["news"], FIFO),
+        )
+        self._close("other end")
+        self.pid = _spawn(
+            program,
+            env,
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+            (os.POSIX_SPAWN_OPEN, FIFO, fifo, os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_OPEN, FOLDER, folder, os.O_RDONLY, 0),
+        )
+        os.write(ends["line"], b"%d\n" % self.pid)
 
     @property
     def is_ours(self) -> bool:
@@ -122,14 +123,14 @@ class Lifeline:
         ``deadline`` is in seconds of the monotonic clock. Raises TimeoutError.
         """
         left_ms = max(0, (deadline - time.monotonic()) * 1000)
-        if not _ready(self._news, select.POLLIN, left_ms):
+        if not _ready(self._ends["news"], select.POLLIN, left_ms):
             raise TimeoutError
-        return os.read(self._news, 1000)
+        return os.read(self._ends["news"], 1000)
 
     def has_ended(self) -> bool:
         """Whether the program has ended. A fork of the owner cannot tell and says no."""
         # Without reading: what is in the FIFO is for `news`.
-        return self.is_ours if self._news < 0 else _ready(self._news, 0, 0)
+        return _ready(self._ends["news"], 0, 0) if "news" in self._ends else self.is_ours
 
     def kill(self) -> None:
         """Kill the program, without waiting for its end. Not in a fork of the owner."""
@@ -160,20 +161,25 @@ class Lifeline:
         return self._status
 
     def release(self) -> None:
-        """End the lifeline: the program has ended, and its directory is removed.
+        """Wait for the end of the program, which was killed, and end the lifeline meanwhile.
 
         In a fork of the owner, nothing happens.
         """
         if not self.is_ours:
             return
+        try:
+            if self.pid and "line" in self._ends:
+                os.write(self._ends["line"], b"end\n")
+        except BrokenPipeError:
+            pass  # Someone has ended the helper.
+        self.wait()
         if self._helper:
-            try:
-                os.write(self._line, b"end\n")
-                # The pipe has lost its reader when the helper has ended.
-                if not _ready(self._line, 0, PATIENCE_MS):
-                    os.kill(self._helper, signal.SIGKILL)
-            except BrokenPipeError:
-                pass  # Someone has ended the helper.
+            if not self.pid:
+                # Interrupted before we knew the pid, if there is one: the lifeline finds out.
+                self._close("line")
+            # The pipe has lost its reader when the helper has ended.
+            elif not _ready(self._ends["line"], 0, PATIENCE_MS):
+                os.kill(self._helper, signal.SIGKILL)
             _reap(self._helper)
             self._helper = 0
         if self.pid:
@@ -184,11 +190,21 @@ class Lifeline:
     def let_go(self) -> None:
         """Close our ends: after the end, and in a fork, which must not keep the program alive."""
         _alive.discard(self)
-        ends = self._line, self._news
-        self._line = self._news = -1
-        for end in ends:
-            if end >= 0:
-                os.close(end)
+        for end in [*self._ends]:
+            self._close(end)
+
+    def _move_out_of_the_way(self, end: str) -> None:
+        """See that none of ours is one that the program shall have, as a daemon's may well be."""
+        if self._ends[end] <= FOLDER:
+            import fcntl
+
+            self._ends["moved"] = fcntl.fcntl(self._ends[end], fcntl.F_DUPFD_CLOEXEC, FOLDER + 1)
+            self._ends[end], self._ends["moved"] = self._ends["moved"], self._ends[end]
+            self._close("moved")
+
+    def _close(self, end: str) -> None:
+        if end in self._ends:
+            os.close(self._ends.pop(end))
 
 
 def _let_all_go() -> None:
@@ -209,18 +225,6 @@ def _spawn(command: Sequence[str], env: Mapping[str, str], *file_actions: tuple[
         setsid=True,
         setsigmask=(),
     )
-
-
-def _out_of_the_way(descriptor: int) -> int:
-    """Return the descriptor as one that is none of the program's, as a daemon's may well be."""
-    if descriptor > FOLDER:
-        return descriptor
-    import fcntl
-
-    try:
-        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FOLDER + 1)
-    finally:
-        os.close(descriptor)
 
 
 def _ready(descriptor: int, events: int, timeout_ms: float) -> bool:

@@ -1,15 +1,24 @@
-"""The run directory of a server: its socket, its last words, the FIFO for its news."""
+"""Where servers have their files: the run directory of this user, and in it one of each server."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import stat
 import sys
 from typing import NamedTuple
 
 from .errors import SandboxError, StartError
 from .lifeline import FOLDER
 
-PREFIX = "memcached-sandbox-"
+# sizeof(sun_path) less the closing zero: unix(7) on Linux, sys/un.h on macOS and the BSDs.
+UNIX_PATH_LIMIT = 107 if sys.platform == "linux" else 103
+
+# The longest path in a server's directory is a Unix socket's: "/0a1b2c3d/server/socket".
+LONGEST_TAIL = 23
+
+# How often something else may come between us and a new directory before we give up.
+ATTEMPTS = 20
 
 
 class User(NamedTuple):
@@ -36,66 +45,223 @@ def unprivileged_user() -> User | None:
     return User(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
-class RunDirectory:
-    """A new directory for one server, for its owner alone.
+def run_directory() -> str:
+    """Return the path of the run directory: $XDG_RUNTIME_DIR/memcached-sandbox-UID, or in $TMPDIR.
 
-    It lies in $XDG_RUNTIME_DIR, which belongs to this user, or else in $TMPDIR or /tmp. Nothing
-    is made before `make`.
+    Where neither is a folder that serves, it lies in /tmp. It need not be there yet, and is no
+    longer when the last server has ended. Raises SandboxError.
+    """
+    folders = candidates()
+    for folder, problem in folders.items():
+        if problem is None:
+            return run_directory_in(folder)
+    reasons = "; ".join(f"{folder} {problem}" for folder, problem in folders.items())
+    raise SandboxError(
+        f"no folder for the run directory: {reasons}; "
+        "point TMPDIR to a folder that only you can write to"
+    )
+
+
+def candidates() -> dict[str, str | None]:
+    """Return the folders that are considered, the preferred first, each with its problem if any."""
+    named = os.environ.get("XDG_RUNTIME_DIR"), os.environ.get("TMPDIR"), "/tmp"
+    return {os.path.abspath(folder): _problem_of_folder(folder) for folder in named if folder}
+
+
+def run_directory_in(folder: str) -> str:
+    """Return what this user's run directory is called in a folder that others may use too."""
+    return os.path.join(folder, f"memcached-sandbox-{os.geteuid()}")
+
+
+def server_directories(directory: str) -> list[str]:
+    """Return the paths of the servers' directories in a run directory; none if it is not there."""
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return []
+    return [os.path.join(directory, name) for name in sorted(names)]
+
+
+def problem_of(directory: str) -> str | None:
+    """Return why a directory, a run directory by its name, is not to be trusted, or None."""
+    try:
+        status = os.lstat(directory)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISLNK(status.st_mode):
+        return "is a symbolic link"
+    if not stat.S_ISDIR(status.st_mode):
+        return "is no directory"
+    if status.st_uid != os.geteuid():
+        return f"belongs to another user ({status.st_uid})"
+    if status.st_mode & 0o022:
+        return f"can be written by others (its mode is {stat.S_IMODE(status.st_mode):04o})"
+    return None
+
+
+class ServerDirectory:
+    """A directory for one server, for its owner alone. Nothing is made before `make`.
+
+    As long as anyone who will remove it lives, its FIFO has a reader: its owner or the lifeline.
+    One that is being made is locked, see flock(2). So it can be told from one that was left.
     """
 
     def __init__(self, user: User | None) -> None:
         self.user = user
-        self.path = os.path.join(_base(), PREFIX + os.urandom(6).hex())
-        self.folder = os.path.join(self.path, "server")  # where memcached may write
-        self.socket = os.path.join(self.folder, "socket")
-        self.output = os.path.join(self.path, "output")
-        self.fifo = os.path.join(self.folder, "pid.tmp")
+        self.path = ""
+        self._lock: list[int] = []  # the one descriptor that holds it, while it is held
         # As another user memcached may not pass through our directory. Linux lets it reach the
-        # folder by the descriptor that it inherits; elsewhere the directory lets it through.
-        self.closed = user is None or sys.platform == "linux"
-        by_descriptor = user is not None and self.closed
-        self.folder_for_server = f"/proc/self/fd/{FOLDER}" if by_descriptor else self.folder
+        # folder by the descriptor that it inherits; elsewhere the directories let it through.
+        self._passable = user is not None and sys.platform != "linux"
+
+    @property
+    def id(self) -> str:
+        """What the server is called by on the command line."""
+        return os.path.basename(self.path)
+
+    @property
+    def folder(self) -> str:
+        """Where memcached may write."""
+        return os.path.join(self.path, "server")
+
+    @property
+    def folder_for_server(self) -> str:
+        """The same, as memcached can reach it."""
+        if self.user is None or self._passable:
+            return self.folder
+        return f"/proc/self/fd/{FOLDER}"
+
+    @property
+    def fifo(self) -> str:
+        return fifo_in(self.path)
+
+    @property
+    def socket(self) -> str:
+        return os.path.join(self.folder, "socket")
+
+    @property
+    def output(self) -> str:
+        """What memcached prints."""
+        return os.path.join(self.path, "output")
 
     def make(self) -> None:
-        """Make the directory, in it the server's folder, and in that the FIFO for its news.
+        """Make the directory, in it the server's folder and the FIFO for its news.
 
-        memcached writes its pid to PIDFILE.tmp and its port to PORTFILE.lck, to rename them then:
-        save_pid() and main() in memcached.c. Both are names of the FIFO. Raises SandboxError.
+        It is locked until `unlock`. Raises SandboxError; nothing is left then.
         """
+        parent = run_directory()
+        for attempt in range(ATTEMPTS):
+            try:
+                self._make(parent)
+                break
+            except (FileNotFoundError, FileExistsError, BlockingIOError) as error:
+                # The run directory was removed with the last server in it, or somebody who sweeps
+                # was faster than our lock, or the name is taken.
+                self.remove()
+                if attempt == ATTEMPTS - 1:
+                    raise _unmakable(parent, error) from error
+            except OSError as error:
+                self.remove()
+                raise _unmakable(parent, error) from error
+            except BaseException:
+                self.remove()
+                raise
+
+    def _make(self, parent: str) -> None:
+        mode = 0o711 if self._passable else 0o700
+        self.path = os.path.join(parent, os.urandom(4).hex())
         try:
-            # mkdir neither follows a link nor takes what is already there.
-            os.mkdir(self.path, 0o700 if self.closed else 0o711)
-            os.mkdir(self.folder, 0o700)
-            os.mkfifo(self.fifo, 0o600)
-            os.link(self.fifo, os.path.join(self.folder, "port.lck"))
-            if self.user is not None:
-                os.chown(self.fifo, self.user.uid, self.user.gid)
-                os.chown(self.folder, self.user.uid, self.user.gid)
-        except OSError as error:
-            self.remove()
-            raise SandboxError(
-                f"the run directory {self.path} cannot be made: {error.strerror}; "
-                "point TMPDIR to a folder that you can write to"
-            ) from error
+            os.mkdir(parent, mode)
+        except FileExistsError:
+            # Whoever comes first may make this name in a shared folder: is it ours?
+            if problem := problem_of(parent):
+                raise SandboxError(
+                    f"the run directory {parent} {problem}: "
+                    "remove it, or point TMPDIR to a folder that only you can write to"
+                ) from None
+        try:
+            os.mkdir(self.path, mode)
+        except FileExistsError:
+            self.path = ""  # somebody else's: nothing of it is ours to remove
+            raise
+        self._lock.append(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW))
+        fcntl.flock(self._lock[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.mkdir(self.folder, 0o700)
+        os.mkfifo(self.fifo, 0o600)
+        # memcached writes its pid to PIDFILE.tmp and its port to PORTFILE.lck, to rename them then:
+        # save_pid() and main() in memcached.c. Both are names of the FIFO.
+        for name in ("pid.tmp", "port.lck"):
+            os.link(self.fifo, os.path.join(self.folder, name))
+        if self.user is not None:
+            os.chown(self.fifo, self.user.uid, self.user.gid)
+            os.chown(self.folder, self.user.uid, self.user.gid)
+
+    def unlock(self) -> None:
+        """Let go of what is made: from now on somebody must have the FIFO open for reading."""
+        while self._lock:
+            os.close(self._lock.pop())
 
     def remove(self) -> None:
         """Remove the directory, if it is there, with all that has come into it."""
-        for folder in (self.folder, self.path):
-            try:
+        if self.path:
+            remove(self.path)
+        self.unlock()
+
+
+def fifo_in(path: str) -> str:
+    """Return the path of the FIFO in a server's directory."""
+    return os.path.join(path, "fifo")
+
+
+def remove(path: str) -> None:
+    """Remove a server's directory, and the run directory if it was the last one."""
+    if os.path.isdir(path):
+        try:
+            for folder in (os.path.join(path, "server"), path):
                 with os.scandir(folder) as entries:
                     for entry in entries:
                         if not entry.is_dir(follow_symlinks=False):
                             os.unlink(entry.path)
                 os.rmdir(folder)
-            except FileNotFoundError:
-                pass
+        except OSError:
+            # It was never complete, somebody removes it as well, or what ran was no memcached and
+            # has made folders.
+            import shutil
+
+            shutil.rmtree(path, ignore_errors=True)
+    try:
+        os.rmdir(os.path.dirname(path))
+    except OSError:
+        pass  # Other servers have theirs in it.
 
 
-def _base() -> str:
-    for base in (os.environ.get("XDG_RUNTIME_DIR"), os.environ.get("TMPDIR"), "/tmp"):
-        if base and os.path.isdir(base) and os.access(base, os.W_OK | os.X_OK):
-            return os.path.abspath(base)
-    raise SandboxError(
-        "no writable folder for the run directory: neither $XDG_RUNTIME_DIR, $TMPDIR nor /tmp "
-        "is one; point TMPDIR to a folder that you can write to"
+def _problem_of_folder(folder: str) -> str | None:
+    """Return why a folder, which others may use too, cannot hold the run directory, or None."""
+    try:
+        status = os.stat(folder)
+    except OSError as error:
+        return f"cannot be looked at ({error.strerror})"
+    if not stat.S_ISDIR(status.st_mode):
+        return "is no folder"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return "cannot be written to"
+    if status.st_uid not in (0, os.geteuid()):
+        return f"belongs to another user ({status.st_uid})"
+    if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
+        return "lets other users replace what is in it (its mode lacks the sticky bit)"
+    size = len(os.fsencode(run_directory_in(folder))) + LONGEST_TAIL
+    if size > UNIX_PATH_LIMIT:
+        return (
+            f"is too long for Unix sockets (their paths would have {size} bytes, "
+            f"and may have {UNIX_PATH_LIMIT})"
+        )
+    return None
+
+
+def _unmakable(parent: str, error: OSError) -> SandboxError:
+    from .limits import limit
+
+    what = limit(error) or (
+        f"{error.strerror}; point TMPDIR to a folder that only you can write to"
     )
+    return SandboxError(f"no server's directory can be made in {parent}: {what}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from .server import Memcached
@@ -25,8 +26,9 @@ class Sandbox:
     def __init__(self, **options: Unpack[MemcachedOptions]) -> None:
         Memcached(**options)  # only to say now what is wrong with them
         self._options = options
-        self._lock = threading.Lock()
-        self._worker_locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        # Of the kind that `stop` can take even if Ctrl-C has come when we were about to let go.
+        self._lock = threading.RLock()
+        self._worker_locks = defaultdict[str, AbstractContextManager[object]](threading.RLock)
         self._ahead: list[Memcached] = []
         self._servers: dict[tuple[str, str], Memcached] = {}  # by worker and main address
 

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from . import records
 from .binary import find_memcached
-from .errors import BinaryError, OptionError, ServerError, StartError
+from .errors import BinaryError, ServerError, StartError
 from .lifeline import Lifeline
+from .limits import limit
 from .options import check
-from .runtime import RunDirectory, unprivileged_user
+from .runtime import ServerDirectory, unprivileged_user
+from .sweep import sweep
 
 if TYPE_CHECKING:
     from pymemcache.client.base import Client
     from typing_extensions import Self
 
     from .inject import wire
-
-# sizeof(sun_path) less the closing zero: unix(7) on Linux, sys/un.h on macOS and the BSDs.
-UNIX_PATH_LIMIT = 107 if os.uname().sysname == "Linux" else 103
 
 # How long a server that runs may take to answer, in seconds.
 ANSWER_TIMEOUT = 5.0
@@ -81,7 +83,8 @@ class Memcached:
     def start(self) -> None:
         """Start memcached and wait until it is ready.
 
-        Raises BinaryError and StartError; nothing is left running then, and no file.
+        What killed runs have left is removed first. Raises BinaryError, StartError and, when there
+        is no place for its files, SandboxError; nothing is left running then, and no file.
         """
         self.launch()
         self.wait()
@@ -89,15 +92,22 @@ class Memcached:
     def launch(self) -> None:
         """Start memcached without waiting until it is ready, so that several can come up at once.
 
-        Raises BinaryError, StartError, and ServerError when it was started already.
+        Raises what `start` raises, and ServerError when it was started already.
         """
         if self._process is not None:
             raise ServerError("this server was started already: stop() it first")
         self._deadline = time.monotonic() + self._start_timeout
         command = [find_memcached(self._binary), *self._arguments]
-        self._process = _Process(command, self.unix_socket)
-        self._finalizer = weakref.finalize(self, self._process.end)
-        self.command = self._process.command
+        process = _Process(command, self.unix_socket)
+        self._finalizer = weakref.finalize(self, process.end)
+        self._finalizer.atexit = False  # that is for _end_all
+        self._process = process
+        try:
+            process.launch(self.memory_mb)
+        except BaseException:
+            self.stop()
+            raise
+        self.command = process.command
 
     def wait(self) -> None:
         """Wait until the launched memcached is ready and has proved to be the one we started.
@@ -117,8 +127,10 @@ class Memcached:
 
         By SIGKILL: a cache has nothing to save, and on SIGTERM memcached takes a second to end.
         """
-        if self._finalizer is not None:
-            self._finalizer()
+        if self._process is not None:
+            self._process.end()
+            if self._finalizer is not None:
+                self._finalizer.detach()
         self._finalizer = self._process = self._address = None
 
     @property
@@ -217,29 +229,38 @@ class Memcached:
 
 
 class _Process:
-    """A memcached process with its lifeline and its directory."""
+    """A memcached process with its lifeline and its directory. Nothing happens before `launch`."""
 
     def __init__(self, command: Sequence[str], unix_socket: bool) -> None:
-        directory = RunDirectory(unprivileged_user())
-        self.directory = directory
         self.command = [*command]
+        self.directory = ServerDirectory(unprivileged_user())
+        self.lifeline = Lifeline()
         self._unix_socket = unix_socket
         self._death: str | None = None
+        self._ending = threading.RLock()
+
+    @property
+    def pid(self) -> int:
+        return self.lifeline.pid
+
+    def launch(self, memory_mb: int) -> None:
+        """Start memcached and its lifeline. Raises SandboxError; `end` must follow then."""
+        directory = self.directory
+        _processes.add(self)
+        directory.make()
         env = dict(os.environ)
         folder = directory.folder_for_server
         if directory.user is not None:
             self.command += ["-u", directory.user.name]
         self.command += ["-P", f"{folder}/pid"]
-        if unix_socket:
-            _check_socket_path(directory.socket)
+        if self._unix_socket:
             self.command += ["-s", f"{folder}/socket", "-a", "0700"]
         else:
             # Port -1 is the kernel's choice: server_socket() in memcached.c.
             self.command += ["-l", "127.0.0.1", "-p", "-1", "-U", "0"]
             env["MEMCACHED_PORT_FILENAME"] = f"{folder}/port"
-        directory.make()
         try:
-            self.lifeline = Lifeline(
+            self.lifeline.run(
                 self.command,
                 env,
                 directory=directory.path,
@@ -247,15 +268,17 @@ class _Process:
                 fifo=directory.fifo,
                 folder=directory.folder,
             )
-        except BaseException as error:
-            directory.remove()
-            if isinstance(error, OSError):
-                raise BinaryError(
-                    f"{self.command[0]} cannot be executed: {error.strerror}; "
-                    "name another memcached in MEMCACHED_SANDBOX_BINARY"
-                ) from error
-            raise
-        self.pid = self.lifeline.pid
+            # While memcached comes up:
+            directory.unlock()
+            records.write(directory.path, self.pid, memory_mb)
+            sweep(os.path.dirname(directory.path), directory.path)
+        except OSError as error:
+            if (reached := limit(error)) is not None:
+                raise StartError(f"{self.command[0]} cannot be started: {reached}") from error
+            raise BinaryError(
+                f"{self.command[0]} cannot be executed: {error.strerror}; "
+                "name another memcached in MEMCACHED_SANDBOX_BINARY"
+            ) from error
 
     def wait_for_address(self, deadline: float) -> str:
         """Return where memcached listens, once it does. Raises StartError."""
@@ -271,12 +294,15 @@ class _Process:
                 # memcached has written b"TCP INET: 41877\n".
                 address = f"127.0.0.1:{int(news.split()[2])}"
             listener = listener_pid(address, self.pid, max(0.001, deadline - time.monotonic()))
+            records.add_address(self.directory.path, address)
         except TimeoutError:
             raise StartError(
                 f"{binary} was not ready within its start_timeout and was killed{self._said()}: "
                 "is it memcached? If it is, give it more time"
             ) from None
         except (OSError, ValueError, LookupError, wire.ProtocolError) as error:
+            if isinstance(error, OSError) and (reached := limit(error)) is not None:
+                raise StartError(f"{binary} cannot be used: {reached}") from error
             fate = self.death() or f"does not answer as a memcached does: {error}{self._said()}"
             raise StartError(f"{binary} {fate}") from error
         if listener != self.pid:
@@ -294,12 +320,23 @@ class _Process:
         return self._death
 
     def end(self) -> None:
-        """Kill memcached and remove the directory, unless we are a fork of who started it."""
+        """Kill memcached and remove the directory, unless we are a fork of who started it.
+
+        When it is interrupted, it is done all the same. It may be called again.
+        """
         if self.lifeline.is_ours:
-            self.lifeline.kill()
-            self.lifeline.wait()
-            self.directory.remove()
-            self.lifeline.release()
+            with self._ending:
+                try:
+                    self._end()
+                except BaseException:
+                    self._end()
+                    raise
+
+    def _end(self) -> None:
+        self.lifeline.kill()
+        self.directory.remove()
+        self.lifeline.release()
+        self.directory.remove()  # should the dying memcached have made another file
 
     def _first_news(self, deadline: float) -> bytes:
         news = b""
@@ -321,14 +358,19 @@ class _Process:
         return f", saying: {words}" if words else ""
 
 
-def _check_socket_path(path: str) -> None:
-    size = len(os.fsencode(path))
-    if size > UNIX_PATH_LIMIT:
-        raise OptionError(
-            "unix_socket",
-            f"a Unix socket's path may have {UNIX_PATH_LIMIT} bytes on this system, but {path} "
-            f"has {size}: point TMPDIR to a folder with a shorter path",
-        )
+_processes: weakref.WeakSet[_Process] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """End what still runs when the interpreter exits.
+
+    Not while other threads live on, as daemon threads do: one may be about to use a server, or to
+    start one. Then it is left to the lifeline, which acts when they have ended with us.
+    """
+    if threading.active_count() == 1:
+        for process in list(_processes):
+            process.end()
 
 
 def _how_it_ended(status: int | None) -> str:

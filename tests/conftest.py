@@ -37,7 +37,7 @@ def run_folder(
     monkeypatch.setenv("PATH", f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}")
     children = set(psutil.Process().children())
     yield folder
-    assert list(folder.glob("memcached-sandbox-*")) == []
+    eventually(lambda: list(folder.glob("memcached-sandbox-*")) == [])
     assert set(psutil.Process().children()) <= children
 
 

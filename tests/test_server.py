@@ -92,11 +92,14 @@ class TestRunning:
             assert psutil.Process(server.pid).uids().effective != 0
 
     def test_its_directory_is_for_its_owner_alone(self, run_folder: Path) -> None:
-        with Memcached():
-            (directory,) = run_folder.iterdir()
-            status = directory.stat()
-            assert stat.S_IMODE(status.st_mode) == 0o700
-            assert status.st_uid == os.geteuid()
+        with Memcached() as server:
+            (run_directory,) = run_folder.iterdir()
+            (directory,) = run_directory.iterdir()
+            assert server.directory == str(directory)
+            for folder in (run_directory, directory):
+                status = folder.stat()
+                assert stat.S_IMODE(status.st_mode) == 0o700
+                assert status.st_uid == os.geteuid()
 
     def test_runtime_directory_is_preferred_to_tmpdir(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

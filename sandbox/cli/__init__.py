@@ -7,17 +7,44 @@ failed, so that neither is taken for the status of the command that ``exec`` run
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 import click
 
 from ..errors import OptionError, SandboxError
-from .exec import FAILURE, exec_
+from . import status
 
-USAGE_STATUS = 2
-INTERRUPTED_STATUS = 130
+# The commands in the order of their use, each with its module, which is loaded when it is called.
+COMMANDS = {
+    "exec": "exec",
+    "start": "start",
+    "stop": "stop",
+    "list": "listing",
+    "doctor": "doctor",
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Commands(click.Group):
+    """Loads no command but the one that is called: ``sandbox exec`` is on a hot path."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return [*COMMANDS]
+
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        cmd_name: str,
+    ) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f".{COMMANDS[cmd_name]}", __package__).command
+        return command
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="memcached-sandbox", message="memcached-sandbox %(version)s")
 def sandbox() -> None:
     """A real, short-lived memcached for each test run.
@@ -27,27 +54,24 @@ def sandbox() -> None:
     """
 
 
-sandbox.add_command(exec_)
-
-
 def main(prog_name: str = "sandbox") -> None:
     """Run the command line and exit."""
     try:
-        status = sandbox.main(prog_name=prog_name, standalone_mode=False)
+        returned = sandbox.main(prog_name=prog_name, standalone_mode=False)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else prog_name
-        fail(f"{error.format_message()} See '{path} --help'.", USAGE_STATUS)
+        fail(f"{error.format_message()} See '{path} --help'.", status.USAGE)
     except click.ClickException as error:
         fail(error.format_message(), error.exit_code)
     except OptionError as error:
-        fail(f"{error}.", USAGE_STATUS)
+        fail(f"{error}.", status.USAGE)
     except SandboxError as error:
-        fail(f"{error}.", FAILURE)
+        fail(f"{error}.", status.FAILURE)
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(INTERRUPTED_STATUS)
-    sys.exit(status)
+        sys.exit(status.INTERRUPTED)
+    sys.exit(returned)
 
 
-def fail(line: str, status: int) -> None:
+def fail(line: str, exit_status: int) -> None:
     click.echo(f"sandbox: {line}", err=True)
-    sys.exit(status)
+    sys.exit(exit_status)

@@ -12,16 +12,19 @@ from ..inject import FOLDER
 if TYPE_CHECKING:
     from ..server import Memcached
 
+# The names of what `sandbox start` has set, for `sandbox stop` to unset.
+NAMES_VARIABLE = "MEMCACHED_SANDBOX_VARIABLES"
+
 PLACEHOLDER = r"\{(\w+)\}"
 PYTEST_PLUGIN = "_memcached_sandbox.pytest_plugin"
 
 
 class Injection(NamedTuple):
-    """What the Python processes of a run are to do; ``guarded`` is None when nothing is."""
+    """What the Python processes of a run are to do."""
 
     exclude: Sequence[str]
     flush: str
-    guarded: Sequence[str] | None
+    guarded: Sequence[str]
 
 
 def unknown_placeholder(template: str, servers: int, unix: bool) -> str | None:
@@ -41,7 +44,10 @@ def unknown_placeholder(template: str, servers: int, unix: bool) -> str | None:
 
 
 def for_command(
-    servers: Sequence[Memcached], control: str, templates: Sequence[tuple[str, str]]
+    environ: Mapping[str, str],
+    servers: Sequence[Memcached],
+    control: str,
+    templates: Sequence[tuple[str, str]],
 ) -> dict[str, str]:
     """Return where the servers are, as such and in the variables that were asked for."""
     values: dict[str, str] = {}
@@ -54,6 +60,9 @@ def for_command(
         "MEMCACHED_SANDBOX_ADDRESS": servers[0].address,
         "MEMCACHED_SANDBOX_PID": str(servers[0].pid),
         "MEMCACHED_SANDBOX_CONTROL": control,
+        # Whoever runs us as a worker of theirs has not made us a worker of our own run.
+        "MEMCACHED_SANDBOX_OUTER_RUN": environ.get("PYTEST_XDIST_TESTRUNUID", ""),
+        "MEMCACHED_SANDBOX_WORKER": "",
         **{
             name: re.sub(PLACEHOLDER, lambda match: values[match[1]], template)
             for name, template in templates
@@ -61,22 +70,37 @@ def for_command(
     }
 
 
-def for_injection(environ: Mapping[str, str], injection: Injection) -> dict[str, str]:
-    """Return what has each Python process of the run repoint its CACHES, flush and guard."""
-    variables = {
-        "PYTHONPATH": _with_first(FOLDER, environ.get("PYTHONPATH", ""), os.pathsep),
-        "PYTEST_PLUGINS": _with_first(PYTEST_PLUGIN, environ.get("PYTEST_PLUGINS", ""), ","),
+def without_run(environ: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    """Return these variables as they are without the run that has set them: most are empty then."""
+    return {**dict.fromkeys(names, ""), **for_injection(environ, None)}
+
+
+def for_injection(environ: Mapping[str, str], injection: Injection | None) -> dict[str, str]:
+    """Return what has each Python process of the run repoint its CACHES, flush and guard.
+
+    Without an injection, that is what undoes the one of a run around this one.
+    """
+    paths, plugins = environ.get("PYTHONPATH", ""), environ.get("PYTEST_PLUGINS", "")
+    if injection is None:
+        outer = {
+            "PYTHONPATH": _without(FOLDER, paths, os.pathsep),
+            "PYTEST_PLUGINS": _without(PYTEST_PLUGIN, plugins, ","),
+            "MEMCACHED_SANDBOX_GUARDED": "",
+        }
+        return {name: value for name, value in outer.items() if name in environ}
+    return {
+        "PYTHONPATH": _with_first(FOLDER, paths, os.pathsep),
+        "PYTEST_PLUGINS": _with_first(PYTEST_PLUGIN, plugins, ","),
         "MEMCACHED_SANDBOX_EXCLUDE": " ".join(injection.exclude),
         "MEMCACHED_SANDBOX_FLUSH": injection.flush,
-        # Whoever runs us as a worker of theirs has not made us a worker of our own run.
-        "MEMCACHED_SANDBOX_OUTER_RUN": environ.get("PYTEST_XDIST_TESTRUNUID", ""),
-        "MEMCACHED_SANDBOX_WORKER": "",
+        "MEMCACHED_SANDBOX_GUARDED": " ".join(injection.guarded),
     }
-    if injection.guarded is not None:
-        variables["MEMCACHED_SANDBOX_GUARDED"] = " ".join(injection.guarded)
-    return variables
 
 
 def _with_first(entry: str, others: str, separator: str) -> str:
-    kept = [other for other in others.split(separator) if other and other != entry]
-    return separator.join([entry, *kept])
+    rest = _without(entry, others, separator)
+    return f"{entry}{separator}{rest}" if rest else entry
+
+
+def _without(entry: str, others: str, separator: str) -> str:
+    return separator.join(other for other in others.split(separator) if other and other != entry)

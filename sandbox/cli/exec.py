@@ -9,137 +9,31 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import OptionError, ServerError
-from ..sandbox import Sandbox
-from .environment import Injection, for_command, for_injection, unknown_placeholder
-from .parameters import Address, Size, Variable
+from ..errors import ServerError
+from .options import CONTEXT_SETTINGS, sandbox_of, sandbox_options, variables_of
+from .status import FAILURE
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..sandbox import Sandbox
     from ..server import Memcached
     from .command import Command
-
-FAILURE = 125
-
-# The options as `Memcached` calls them, and as they are called here.
-NAMES = {
-    "memory_mb": "--memory",
-    "max_item_size": "--max-item-size",
-    "threads": "--threads",
-    "args": "--memcached-arg",
-}
+    from .options import SandboxOptions
 
 
-@click.command(
-    "exec",
-    context_settings={
-        "allow_interspersed_args": False,
-        "auto_envvar_prefix": "MEMCACHED_SANDBOX",
-    },
-)
-@click.option(
-    "-m",
-    "--memory",
-    type=int,
-    default=64,
-    show_default=True,
-    metavar="MB",
-    help="The cap of each server's memory.",
-)
-@click.option(
-    "-I",
-    "--max-item-size",
-    type=Size(),
-    metavar="SIZE",
-    help="The largest value it takes, such as 2m. [default: 1m]",
-)
-@click.option(
-    "-t",
-    "--threads",
-    type=int,
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Its worker threads.",
-)
-@click.option(
-    "--unix",
-    is_flag=True,
-    help="Listen on a Unix socket, out of reach of other users of this machine.",
-)
-@click.option(
-    "--memcached",
-    metavar="PATH",
-    help="The memcached to run. [default: $MEMCACHED_SANDBOX_BINARY, or the one on PATH]",
-)
-@click.option(
-    "--memcached-arg",
-    multiple=True,
-    metavar="ARG",
-    help="A further argument for memcached; repeatable.",
-)
-@click.option(
-    "--env",
-    type=Variable(),
-    multiple=True,
-    metavar="NAME=TEMPLATE",
-    help="A variable for COMMAND, with {address}, {host} and {port} in it; repeatable.",
-)
-@click.option(
-    "--servers",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Servers to start for --env, as {address1} to {addressN} and so on.",
-)
-@click.option(
-    "--exclude",
-    multiple=True,
-    metavar="ALIAS",
-    help="An alias in CACHES to leave alone; repeatable.",
-)
-@click.option(
-    "--flush",
-    type=click.Choice(["test", "never"]),
-    default="test",
-    show_default=True,
-    help="Empty the caches after each test, or never.",
-)
-@click.option(
-    "--guard",
-    type=Address(),
-    multiple=True,
-    metavar="HOST:PORT",
-    help="A further address that the run must not connect to; repeatable.",
-)
-@click.option("--no-guard", is_flag=True, help="Let the run connect to the main memcached.")
+@click.command("exec", context_settings={"allow_interspersed_args": False, **CONTEXT_SETTINGS})
+@sandbox_options
 @click.option("--strict", is_flag=True, help="Exit with 125 when the guard refused a connection.")
-@click.option(
-    "--no-inject",
-    is_flag=True,
-    help="Change nothing in the Python processes of COMMAND: only set variables.",
-)
 @click.option("-q", "--quiet", is_flag=True, help="No summary at the end.")
 @click.option("-v", "--verbose", is_flag=True, help="Say what is started, and where it listens.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def exec_(
-    memory: int,
-    max_item_size: int | None,
-    threads: int,
-    unix: bool,
-    memcached: str | None,
-    memcached_arg: tuple[str, ...],
-    env: tuple[tuple[str, str], ...],
-    servers: int,
-    exclude: tuple[str, ...],
-    flush: str,
-    guard: tuple[str, ...],
-    no_guard: bool,
+def command(
     strict: bool,
-    no_inject: bool,
     quiet: bool,
     verbose: bool,
     command: tuple[str, ...],
+    **options: Unpack[SandboxOptions],
 ) -> int:
     """Run COMMAND with a memcached of its own, which ends with it.
 
@@ -156,25 +50,9 @@ def exec_(
         sandbox exec -- ./manage.py test
         sandbox exec -m 128 --env 'CACHE_URL=pymemcache://{address}' -- pytest -x
     """  # fmt: skip
-    for name, template in env:
-        if problem := unknown_placeholder(f"{name}={template}", servers, unix):
-            raise click.BadParameter(problem, param_hint="--env")
-    try:
-        sandbox = Sandbox(
-            memory_mb=memory,
-            max_item_size=max_item_size,
-            threads=threads,
-            unix_socket=unix,
-            binary=memcached,
-            args=memcached_arg,
-        )
-    except OptionError as error:
-        raise click.BadParameter(f"{error.problem}.", param_hint=NAMES[error.option]) from None
-    guarded = None if no_guard else ["127.0.0.1:11211", *guard]
-    injection = None if no_inject else Injection(exclude, flush, guarded)
-    with sandbox:
-        launched = sandbox.launch(servers)
-        child, status = _run(sandbox, launched, command, env, injection, quiet, strict, verbose)
+    with sandbox_of(options) as sandbox:
+        launched = sandbox.launch(options["servers"])
+        child, status = _run(sandbox, launched, command, options, quiet, strict, verbose)
     child.die_as_it_did()
     return status
 
@@ -183,8 +61,7 @@ def _run(
     sandbox: Sandbox,
     launched: Sequence[Memcached],
     command: Sequence[str],
-    env: Sequence[tuple[str, str]],
-    injection: Injection | None,
+    options: SandboxOptions,
     quiet: bool,
     strict: bool,
     verbose: bool,
@@ -201,11 +78,9 @@ def _run(
             say(f"memcached at {server.address}, pid {server.pid}: {shlex.join(server.command)}")
     mask = hold_signals()
     control = Control(sandbox, os.path.join(launched[0].directory, "control"))
-    variables = {**os.environ, **for_command(launched, control.path, env)}
-    if injection is not None:
-        variables |= for_injection(os.environ, injection)
+    variables = variables_of(options, os.environ, launched, control.path)
     deaths = Deaths(sandbox)
-    child = Command(command, variables, mask)
+    child = Command(command, {**os.environ, **variables}, mask)
     status = child.wait(on_child=deaths.look)
     control.stop()
     survivors = deaths.survivors()

@@ -6,6 +6,8 @@ import re
 
 import click
 
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+LONGEST = 7 * UNITS["d"]
 SUFFIXES = {"": 1, "k": 1024, "m": 1024 * 1024}
 
 
@@ -21,6 +23,25 @@ class Size(click.ParamType):  # type: ignore[type-arg]
         if match is None:
             self.fail(f"{value!r} is not a size: give bytes, or 512k, or 2m.", param, ctx)
         return int(match[1]) * SUFFIXES[match[2].lower()]
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]
+    """A time with its unit, as a number of seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(\d+)([smhd])", value)
+        if match is None:
+            self.fail(f"{value!r} is not a time: give 45s, 90m, 8h or 2d.", param, ctx)
+        seconds = float(match[1]) * UNITS[match[2]]
+        if not 0 < seconds <= LONGEST:
+            self.fail(f"{value!r} is out of range: give 1s to 7d.", param, ctx)
+        return seconds
 
 
 class Variable(click.ParamType):  # type: ignore[type-arg]

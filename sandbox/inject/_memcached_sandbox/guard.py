@@ -27,7 +27,7 @@ class MainMemcachedRefused(ConnectionRefusedError):  # noqa: N818 - it is one of
 def install() -> None:
     """Guard what ``sandbox exec`` says, from now on and as long as this process lives."""
     addresses = os.environ.get("MEMCACHED_SANDBOX_GUARDED")
-    if addresses is not None:
+    if addresses:
         for address in addresses.split():
             guard(address)
         sys.addaudithook(_audit)
@@ -80,7 +80,7 @@ def _refuse(address: str) -> None:
     known = f", CACHES[{alias!r}]," if alias else ""
     raise MainMemcachedRefused(
         111,
-        f"sandbox exec refuses the connection to the main memcached at {address}{known} from "
+        f"the sandbox refuses the connection to the main memcached at {address}{known} from "
         f"{file}:{line}: take the address from settings.CACHES or MEMCACHED_SANDBOX_ADDRESS, "
         "or run with --no-guard",
     )

@@ -131,6 +131,11 @@ class Run:
                 connection.sendall(json.dumps(request).encode() + b"\n")
                 with connection.makefile("rb") as lines:
                     answer: dict[str, Any] = json.loads(lines.readline())
+        except FileNotFoundError as error:
+            raise self._failed(
+                f"the sandbox of this run has ended: nobody listens at {self.control}; "
+                "start another, or 'sandbox stop' if it was that of a shell"
+            ) from error
         except (OSError, ValueError) as error:
             raise self._failed(f"the run's sandbox does not answer: {error}") from error
         if "error" in answer:

@@ -1,0 +1,137 @@
+"""``sandbox doctor``: what would stop a run here, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from typing import NamedTuple
+
+import click
+
+from .. import survey
+from ..binary import find_memcached, install_command
+from ..errors import SandboxError
+from ..runtime import candidates, problem_of, run_directory
+from ..server import Memcached
+
+FAILED_STATUS = 1
+
+
+class Finding(NamedTuple):
+    """What a check has found; with a remedy it is a problem, and fatal when it stops a run."""
+
+    check: str
+    found: str
+    remedy: str = ""
+    fatal: bool = False
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def command(as_json: bool) -> int:
+    """Check what a sandbox needs on this machine, and tell what to do about each problem.
+
+    The exit status is 1 if a problem would stop a run.
+
+    \b
+        sandbox doctor
+        sandbox doctor --json
+    """
+    findings = [finding for check in CHECKS for finding in check()]
+    if as_json:
+        click.echo(json.dumps([finding._asdict() for finding in findings], indent=2))
+    else:
+        width = max(len(finding.check) for finding in findings)
+        for check, found, remedy, fatal in findings:
+            click.echo(f"{check.ljust(width)}  {'PROBLEM: ' if fatal else ''}{found}")
+            if remedy:
+                click.echo(f"{' ' * width}  -> {remedy}")
+    return FAILED_STATUS if any(finding.fatal for finding in findings) else 0
+
+
+def _memcached() -> Iterator[Finding]:
+    try:
+        binary = find_memcached()
+    except SandboxError as error:
+        yield Finding("memcached", str(error), f"install it with '{install_command()}'", True)
+        return
+    yield Finding("memcached", f"{binary}, {_version_of(binary)}")
+    try:
+        _start_and_stop()  # what is imported on first use is imported now
+        start_ms, stop_ms = _start_and_stop()
+    except SandboxError as error:
+        yield Finding(
+            "start", str(error), "name another memcached in MEMCACHED_SANDBOX_BINARY", True
+        )
+        return
+    yield Finding("start", f"{start_ms:.1f} ms to start, {stop_ms:.1f} ms to stop")
+
+
+def _start_and_stop() -> tuple[float, float]:
+    server = Memcached()
+    begin = time.perf_counter()
+    server.start()
+    started = time.perf_counter()
+    server.stop()
+    return (started - begin) * 1000, (time.perf_counter() - started) * 1000
+
+
+def _version_of(binary: str) -> str:
+    try:
+        output = subprocess.run(
+            [binary, "-V"], capture_output=True, text=True, timeout=5, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return "which does not tell its version"
+    return output.strip().removeprefix("memcached ") or "which does not tell its version"
+
+
+def _run_directory() -> Iterator[Finding]:
+    try:
+        directory = run_directory()
+    except SandboxError as error:
+        yield Finding("run directory", str(error), "point TMPDIR to a folder of yours", True)
+        return
+    if problem := problem_of(directory):
+        remedy = "remove it, or point TMPDIR to a folder of yours"
+        yield Finding("run directory", f"{directory} {problem}", remedy, True)
+        return
+    passed_over = [f"{folder} {why}" for folder, why in candidates().items() if why]
+    because = f" ({'; '.join(passed_over)})" if passed_over else ""
+    yield Finding("run directory", f"{directory}{because}")
+
+
+def _stale() -> Iterator[Finding]:
+    paths = survey.stale()
+    if paths:
+        yield Finding("stale", ", ".join(paths), "run 'sandbox stop --stale'")
+    else:
+        yield Finding("stale", "nothing")
+    for line in survey.servers()[1]:
+        yield Finding("unknown", line, "use the version of memcached-sandbox that started it")
+
+
+def _other_memcacheds() -> Iterator[Finding]:
+    others = survey.other_memcacheds()
+    if not others:
+        yield Finding("other memcached", "none")
+    for other in others:
+        where = ", ".join(other.addresses) or "an unknown address"
+        yield Finding("other memcached", f"pid {other.pid} of {other.user} at {where}: not touched")
+
+
+def _python() -> Iterator[Finding]:
+    yield Finding("python", f"{platform.python_version()}, {sys.executable}")
+    for name in ("memcached-sandbox", "django", "pymemcache", "pylibmc"):
+        try:
+            yield Finding(name, metadata.version(name))
+        except metadata.PackageNotFoundError:
+            yield Finding(name, "not in this environment")
+
+
+CHECKS = [_memcached, _run_directory, _stale, _other_memcacheds, _python]

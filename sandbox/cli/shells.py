@@ -1,0 +1,53 @@
+"""The shell that evaluates what we print: which process it is, and how it sets variables."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+from collections.abc import Mapping
+
+import psutil
+
+SHELLS = ["sh", "bash", "zsh", "fish"]
+
+
+def asking_process() -> psutil.Process | None:
+    """Return the process that reads what we print into a pipe, or else our parent.
+
+    Between us and the shell there may be a subshell and whatever has started us, such as uvx: they
+    write into the same pipe. Only Linux tells; elsewhere it is our parent. None if that has ended.
+    """
+    output = os.fstat(1)
+    for process in psutil.Process().parents():
+        if not stat.S_ISFIFO(output.st_mode) or not _writes_into(process.pid, output):
+            return process
+    return psutil.Process().parent()
+
+
+def assignments(variables: Mapping[str, str], shell: str) -> str:
+    """Return the lines that set and export variables."""
+    if shell == "fish":
+        return "".join(f"set -gx {name} {_fish(value)}\n" for name, value in variables.items())
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+
+
+def removals(variables: Mapping[str, str], shell: str) -> str:
+    """Return the lines that remove the variables whose value is empty, and set the others."""
+    removed = [name for name, value in variables.items() if not value]
+    kept = {name: value for name, value in variables.items() if value}
+    remove = "set -e" if shell == "fish" else "unset"
+    return "".join(f"{remove} {name}\n" for name in removed) + assignments(kept, shell)
+
+
+def _writes_into(pid: int, output: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(f"/proc/{pid}/fd/1"), output)
+    except OSError:
+        return False
+
+
+def _fish(value: str) -> str:
+    # In single quotes only these two mean something: https://fishshell.com/docs/current/language.html
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

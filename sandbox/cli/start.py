@@ -1,0 +1,61 @@
+"""``sandbox start``: a sandbox for a shell, until that ends."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from .environment import NAMES_VARIABLE
+from .options import CONTEXT_SETTINGS, sandbox_of, sandbox_options, variables_of
+from .parameters import Duration
+from .shells import SHELLS, asking_process, assignments
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .options import SandboxOptions
+
+
+@click.command("start", context_settings=CONTEXT_SETTINGS)
+@click.option(
+    "--ttl",
+    type=Duration(),
+    default="8h",
+    show_default=True,
+    metavar="TIME",
+    help="End it after this time at the latest, such as 90m or 2d.",
+)
+@click.option(
+    "--shell",
+    type=click.Choice(SHELLS),
+    default="sh",
+    show_default=True,
+    help="In whose language to print.",
+)
+@sandbox_options
+def command(ttl: float, shell: str, **options: Unpack[SandboxOptions]) -> None:
+    """Start a sandbox for this shell, and print what has the shell use it.
+
+    All that is run in the shell then finds it as COMMAND does under 'sandbox exec'. It lives until
+    'sandbox stop', until the shell ends, or until --ttl has passed, whichever comes first.
+
+    Each option can also be set in the environment: --memory as MEMCACHED_SANDBOX_MEMORY.
+
+    \b
+        eval "$(sandbox start)"                sh, bash, zsh
+        sandbox start --shell fish | source    fish
+    """
+    from .keeper import keep
+
+    variables = keep(
+        sandbox_of(options),
+        options["servers"],
+        lambda servers, control: variables_of(options, os.environ, servers, control),
+        asking_process(),
+        ttl,
+    )
+    variables["MEMCACHED_SANDBOX_SHELL"] = shell
+    variables[NAMES_VARIABLE] = " ".join([*variables, NAMES_VARIABLE])
+    click.echo(assignments(variables, shell), nl=False)

@@ -1,0 +1,5 @@
+"""The exit statuses that are our own, and not those of a command that ``exec`` runs."""
+
+USAGE = 2
+FAILURE = 125
+INTERRUPTED = 130

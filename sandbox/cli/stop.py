@@ -1,0 +1,95 @@
+"""``sandbox stop``: ends sandboxes before their time, and removes what killed ones have left."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from .. import survey
+from ..sweep import SweepError, clear
+from .environment import NAMES_VARIABLE, without_run
+from .options import CONTEXT_SETTINGS
+from .report import say
+from .shells import SHELLS, removals
+from .status import FAILURE
+
+
+@click.command("stop", context_settings=CONTEXT_SETTINGS)
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="Stop all sandboxes of this user.")
+@click.option("--stale", is_flag=True, help="Remove what killed runs have left.")
+@click.option(
+    "--shell",
+    type=click.Choice(SHELLS),
+    default="sh",
+    show_default=True,
+    help="In whose language to print.",
+)
+def command(ids: tuple[str, ...], every: bool, stale: bool, shell: str) -> int:
+    """Stop the sandboxes with these IDs, which 'sandbox list' tells, or the one of this shell.
+
+    No memcached is touched that is not a sandbox's. A run whose sandbox is stopped fails. After
+    'sandbox start', what is printed has the shell forget the sandbox.
+
+    \b
+        eval "$(sandbox stop)"
+        sandbox stop 5a5f89de
+        sandbox stop --all --stale
+    """
+    servers, unknown = survey.servers()
+    own = os.environ.get("MEMCACHED_SANDBOX_PID")
+    if not ids and not every and not stale and own is None:
+        raise click.UsageError("This shell has no sandbox: give an ID, --all or --stale.")
+    if missing := set(ids).difference(server.id for server in servers):
+        raise click.UsageError(
+            f"There is no sandbox {min(missing)!r}: 'sandbox list' shows those that there are."
+        )
+    if not ids and not every and not stale:
+        chosen = [server for server in servers if str(server.record.server.pid) == own]
+        _forget(shell)
+    else:
+        chosen = [server for server in servers if every or server.id in ids]
+    failures = 0
+    for server in chosen:
+        if server.kill():
+            say(f"stopped {server.id}, memcached at {server.record.address}.")
+        else:
+            failures += 1
+            say(f"{server.id} cannot be stopped: its pid {server.record.server.pid} lives on.")
+    if every:
+        for line in unknown:
+            failures += 1
+            say(f"{line}: stop it with the version that started it.")
+    if stale:
+        failures += _remove_stale()
+    return FAILURE if failures else 0
+
+
+def _forget(shell: str) -> None:
+    """Print what has the shell forget its sandbox, or how to have that done."""
+    names: Sequence[str] = os.environ.get(NAMES_VARIABLE, "").split()
+    if not names:
+        return
+    if sys.stdout.isatty():
+        evaluated = "sandbox stop | source" if shell == "fish" else 'eval "$(sandbox stop)"'
+        say(f"this shell's variables still lead to the sandbox: {evaluated} removes them.")
+    else:
+        click.echo(removals(without_run(os.environ, names), shell), nl=False)
+
+
+def _remove_stale() -> int:
+    """Return how many of them cannot be removed."""
+    paths = survey.stale()
+    problems = []
+    for path in paths:
+        try:
+            clear(path)
+        except SweepError as problem:
+            problems.append(problem)
+            say(f"{problem}.")
+    removed = len(paths) - len(problems)
+    say(f"removed what {removed} killed server{'' if removed == 1 else 's'} had left.")
+    return len(problems)

@@ -1,0 +1,83 @@
+"""Processes that are not our children: told from later ones with the same pid, and ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from typing import NamedTuple
+
+# By how many seconds two readings of one process's creation may differ: the kernel keeps it since
+# boot, and psutil takes the time of boot in whole seconds.
+TOLERANCE = 2.0
+
+_own: dict[int, float] = {}  # when this process was created; a fork has another pid
+
+
+class Identity(NamedTuple):
+    """A process by its pid and its time of creation, in seconds since 1970."""
+
+    pid: int
+    created: float
+
+    @classmethod
+    def of_this_process(cls) -> Identity:
+        """Raises OSError, and on macOS psutil's Error."""
+        pid = os.getpid()
+        if pid not in _own:
+            _own[pid] = _created(pid)
+        return cls(pid, _own[pid])
+
+    @classmethod
+    def of_new_child(cls, pid: int) -> Identity:
+        """Return that of a process which we have started just now."""
+        return cls(pid, time.time())
+
+    def is_running(self) -> bool:
+        """Whether the pid is still that of this process, and of no later one."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass  # Another user's: memcached is, when we are not root any more.
+        import psutil
+
+        try:
+            process = psutil.Process(self.pid)
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            return alive and abs(process.create_time() - self.created) < TOLERANCE
+        except psutil.NoSuchProcess:
+            return False
+
+    def kill(self) -> None:
+        """Kill the process and its process group, if it runs."""
+        if self.is_running():
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass  # It has just ended; macOS calls that a lack of permission.
+
+    def command(self) -> list[str]:
+        """Return its command line; nothing when it does not run, or may not be looked at."""
+        import psutil
+
+        try:
+            return psutil.Process(self.pid).cmdline() if self.is_running() else []
+        except psutil.Error:
+            return []
+
+
+def _created(pid: int) -> float:
+    """As psutil's create_time(), whose import would take three times what a server's start does."""
+    if sys.platform != "linux":
+        import psutil
+
+        created: float = psutil.Process(pid).create_time()
+        return created
+    # The 22nd field, in clock ticks since boot: proc(5). The second, the name, may have spaces.
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        ticks = int(file.read().rpartition(b")")[2].split()[19])
+    boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return boot + ticks / os.sysconf("SC_CLK_TCK")

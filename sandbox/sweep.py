@@ -1,0 +1,109 @@
+"""Finds and removes what a killed owner has left when its lifeline was killed as well."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import time
+
+from .errors import SandboxError
+from .records import Record, RecordError
+from .runtime import fifo_in, problem_of, remove, server_directories
+
+# A killed server is gone in less than a millisecond, in seconds.
+PATIENCE = 1.0
+
+
+class SweepError(SandboxError):
+    """Something in the run directory cannot be removed, and why."""
+
+
+def sweep(run_directory: str, *but: str) -> list[SweepError]:
+    """Remove what was left in a run directory; return what cannot be removed."""
+    problems = []
+    if problem_of(run_directory) is None:
+        for path in server_directories(run_directory):
+            if path not in but and not is_tended(path):
+                try:
+                    clear(path)
+                except SweepError as problem:
+                    problems.append(problem)
+    return problems
+
+
+def is_tended(path: str) -> bool:
+    """Whether somebody lives who will remove a server's directory: its owner or the lifeline.
+
+    They have its FIFO open for reading. While it is being made nobody has.
+    """
+    try:
+        os.close(os.open(fifo_in(path), os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW))
+    except OSError as error:
+        # ENXIO: nobody reads, open(2). The others: there is no FIFO, or not even a directory.
+        return error.errno not in (errno.ENXIO, errno.ENOENT, errno.ENOTDIR)
+    return True
+
+
+def clear(path: str) -> None:
+    """End the server of a directory that nobody tends, and remove it.
+
+    Does nothing when somebody is just making it, or clearing it. Raises SweepError.
+    """
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SweepError(f"{path} is none of ours ({error.strerror}): remove it") from None
+    try:
+        if (owner := os.fstat(lock).st_uid) != os.geteuid():
+            raise SweepError(f"{path} belongs to another user ({owner}): have it removed")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not is_tended(path):
+            _end_server(path)
+            remove(path)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(lock)
+
+
+def _end_server(path: str) -> None:
+    reason = "is not the one in its record"
+    try:
+        Record.read(path).server.kill()
+    except (RecordError, FileNotFoundError) as error:
+        said = error if isinstance(error, RecordError) else "has no record"
+        reason = f"is not known: the directory {said}"
+    if not has_ended(path, PATIENCE):
+        raise SweepError(
+            f"{path} was left with a process that {reason}: find it with 'fuser {fifo_in(path)}', "
+            "end it, then remove the directory"
+        )
+
+
+def has_ended(path: str, patience: float) -> bool:
+    """Wait for the end of a directory's server and return whether it came, within seconds.
+
+    As long as it lives it has the FIFO open for writing.
+    """
+    try:
+        end = os.open(fifo_in(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return True
+    try:
+        deadline = time.monotonic() + patience
+        poll = select.poll()
+        poll.register(end, select.POLLIN)
+        while True:
+            try:
+                if not os.read(end, 65536):
+                    return True
+            except BlockingIOError:
+                left = deadline - time.monotonic()
+                if left <= 0 or not poll.poll(left * 1000):
+                    return False
+    finally:
+        os.close(end)

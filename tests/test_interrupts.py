@@ -1,0 +1,94 @@
+"""Ctrl-C comes at any line: whatever it interrupts, nothing is left."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import psutil
+import pytest
+
+import sandbox
+from sandbox import Memcached, Sandbox
+
+PACKAGE = str(Path(sandbox.__file__).parent)
+
+
+class Tracer:
+    """Raises KeyboardInterrupt before the n-th line that is executed in some files."""
+
+    def __init__(self, files: str, number: int) -> None:
+        self.files = files
+        self.left = number
+        self.line = ""
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> Tracer | None:
+        if not frame.f_code.co_filename.startswith(self.files):
+            return None
+        if event == "line":
+            self.left -= 1
+            if self.left == 0:
+                self.line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+                raise KeyboardInterrupt
+        return self
+
+
+@contextmanager
+def interrupted_at(files: str, number: int) -> Iterator[Tracer]:
+    tracer, outer = Tracer(files, number), sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        yield tracer
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(outer)
+
+
+def resources() -> tuple[int, int, int]:
+    process = psutil.Process()
+    return process.num_fds(), process.num_threads(), len(process.children())
+
+
+def start_and_stop() -> None:
+    server = Memcached()
+    server.start()
+    server.stop()
+
+
+def in_a_with_statement() -> None:
+    with Memcached(unix_socket=True):
+        pass
+
+
+def stand_ins() -> None:
+    with Sandbox() as box:
+        box.stand_in(["a:1", "b:1"])
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # what is left open then is closed
+@pytest.mark.parametrize(
+    ("action", "files"),
+    [
+        (start_and_stop, PACKAGE),
+        (in_a_with_statement, f"{PACKAGE}/server.py"),
+        (stand_ins, f"{PACKAGE}/sandbox.py"),
+    ],
+)
+def test_interrupt_at_any_line(action: Callable[[], None], files: str, run_folder: Path) -> None:
+    action()  # what is imported on first use is imported now
+    before = resources()
+    number = lines = 0
+    while lines == number:
+        number += 1
+        with interrupted_at(files, number) as tracer:
+            action()
+        gc.collect()
+        assert resources() == before, tracer.line
+        assert list(run_folder.iterdir()) == [], tracer.line
+        lines += tracer.left == 0
+    assert lines > 40
