@@ -10,12 +10,17 @@ from typing import NamedTuple
 
 from .errors import SandboxError, StartError
 from .lifeline import FOLDER
+from .limits import limit
 
 # sizeof(sun_path) less the closing zero: unix(7) on Linux, sys/un.h on macOS and the BSDs.
 UNIX_PATH_LIMIT = 107 if sys.platform == "linux" else 103
 
 # The longest path in a server's directory is a Unix socket's: "/0a1b2c3d/server/socket".
 LONGEST_TAIL = 23
+
+# All that comes into a server's directory: from us, and from memcached.
+FILES = ["control", "fifo", "output", "record"]
+FILES += [f"server/{name}" for name in ("pid", "pid.tmp", "port", "port.lck", "socket")]
 
 # How often something else may come between us and a new directory before we give up.
 ATTEMPTS = 20
@@ -38,9 +43,13 @@ def unprivileged_user() -> User | None:
     try:
         entry = pwd.getpwnam("nobody")
     except KeyError:
+        # That is what it says, too, when it has no descriptor left to read the list with.
+        reached = _limit_of_reading("/etc/passwd")
         raise StartError(
-            "memcached must not run as root, and this system has no user 'nobody' to run it as: "
-            "add one, or run as another user"
+            f"the user 'nobody' cannot be looked up: {reached}"
+            if reached
+            else "memcached must not run as root, and this system has no user 'nobody' to run it "
+            "as: add one, or run as another user"
         ) from None
     return User(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
@@ -175,6 +184,7 @@ class ServerDirectory:
         except FileExistsError:
             # Whoever comes first may make this name in a shared folder: is it ours?
             if problem := problem_of(parent):
+                self.path = ""  # nothing of it is ours to remove
                 raise SandboxError(
                     f"the run directory {parent} {problem}: "
                     "remove it, or point TMPDIR to a folder that only you can write to"
@@ -182,7 +192,7 @@ class ServerDirectory:
         try:
             os.mkdir(self.path, mode)
         except FileExistsError:
-            self.path = ""  # somebody else's: nothing of it is ours to remove
+            self.path = ""
             raise
         self._lock.append(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW))
         fcntl.flock(self._lock[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -203,9 +213,9 @@ class ServerDirectory:
 
     def remove(self) -> None:
         """Remove the directory, if it is there, with all that has come into it."""
+        self.unlock()
         if self.path:
             remove(self.path)
-        self.unlock()
 
 
 def fifo_in(path: str) -> str:
@@ -215,20 +225,23 @@ def fifo_in(path: str) -> str:
 
 def remove(path: str) -> None:
     """Remove a server's directory, and the run directory if it was the last one."""
-    if os.path.isdir(path):
+    # By their names: to list a directory takes a descriptor, and there may be none left.
+    for name in FILES:
         try:
-            for folder in (os.path.join(path, "server"), path):
-                with os.scandir(folder) as entries:
-                    for entry in entries:
-                        if not entry.is_dir(follow_symlinks=False):
-                            os.unlink(entry.path)
-                os.rmdir(folder)
+            os.unlink(os.path.join(path, name))
         except OSError:
-            # It was never complete, somebody removes it as well, or what ran was no memcached and
-            # has made folders.
-            import shutil
+            pass  # It is not there, or rmdir() will find it.
+    try:
+        for folder in (os.path.join(path, "server"), path):
+            try:
+                os.rmdir(folder)
+            except FileNotFoundError:
+                pass
+    except OSError:
+        # A program that is no memcached, or is killed with cores on, leaves files of its own.
+        import shutil
 
-            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True)
     try:
         os.rmdir(os.path.dirname(path))
     except OSError:
@@ -259,9 +272,15 @@ def _problem_of_folder(folder: str) -> str | None:
 
 
 def _unmakable(parent: str, error: OSError) -> SandboxError:
-    from .limits import limit
-
     what = limit(error) or (
         f"{error.strerror}; point TMPDIR to a folder that only you can write to"
     )
     return SandboxError(f"no server's directory can be made in {parent}: {what}")
+
+
+def _limit_of_reading(path: str) -> str | None:
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+    except OSError as error:
+        return limit(error)
+    return None

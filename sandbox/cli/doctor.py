@@ -109,7 +109,9 @@ def _run_directory() -> Iterator[Finding]:
 def _stale() -> Iterator[Finding]:
     paths = survey.stale()
     if paths:
-        yield Finding("stale", ", ".join(paths), "run 'sandbox stop --stale'")
+        yield Finding(
+            "stale", ", ".join(paths), "the next start removes it, or 'sandbox stop --stale'"
+        )
     else:
         yield Finding("stale", "nothing")
     for line in survey.servers()[1]:
@@ -134,4 +136,5 @@ def _python() -> Iterator[Finding]:
             yield Finding(name, "not in this environment")
 
 
-CHECKS = [_memcached, _run_directory, _stale, _other_memcacheds, _python]
+# What is stale comes before a server is started, which removes it.
+CHECKS = [_run_directory, _stale, _memcached, _other_memcacheds, _python]

@@ -1,0 +1,307 @@
+"""``sandbox list``, ``stop`` and ``doctor``: what people and programs are told of what runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sandbox import Memcached
+from sandbox.binary import find_memcached
+
+from .conftest import eventually, is_running, wait_until_gone
+
+
+@pytest.mark.parametrize("command", ["exec", "start", "stop", "list", "doctor"])
+def test_help_has_an_example(run, command: str) -> None:
+    result = run("sandbox", command, "--help")
+    assert result.returncode == 0
+    assert re.search(rf"^ +.*sandbox {command}", result.stdout.partition("\n")[2], re.MULTILINE)
+    assert f"  {command} " in run("sandbox", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lsit"], "No such command 'lsit'. See 'sandbox --help'."),
+        (["list", "--yaml"], "No such option"),
+        (["list", "5a5f89de"], "Got unexpected extra argument (5a5f89de)"),
+        (["stop"], "This shell has no sandbox: give an ID, --all or --stale."),
+        (["stop", "nothing"], "There is no sandbox 'nothing': 'sandbox list' shows those that"),
+        (["stop", "--shell", "tcsh"], "Invalid value for '--shell': 'tcsh' is not one of"),
+        (["start", "--ttl", "soon"], "Invalid value for '--ttl': 'soon' is not a time: give 45s,"),
+        (["start", "--ttl", "0s"], "Invalid value for '--ttl': '0s' is out of range: give 1s to"),
+        (["start", "--ttl", "8d"], "Invalid value for '--ttl': '8d' is out of range: give 1s to"),
+        (["start", "-m", "0"], "Invalid value for --memory: must be 1 or more, but got 0."),
+        (["start", "true"], "Got unexpected extra argument (true)"),
+        (["doctor", "me"], "Got unexpected extra argument (me)"),
+    ],
+)
+def test_wrong_usage_is_one_line(run, arguments: list[str], message: str) -> None:
+    result = run("sandbox", *arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"sandbox: {message}"), result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@contextmanager
+def foreign(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A memcached that somebody else has started."""
+    command = [find_memcached(), "-l127.0.0.1", "-u", psutil.Process().username(), *arguments]
+    with subprocess.Popen(command) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+class TestList:
+    def test_nothing(self, run) -> None:
+        result = run("sandbox", "list")
+        assert (result.returncode, result.stdout) == (0, "")
+        assert result.stderr == "sandbox: no sandbox runs.\n"
+        assert run("sandbox", "list", "--json").stdout == "[]\n"
+
+    def test_json(self, run) -> None:
+        with Memcached(memory_mb=32) as server, Memcached(unix_socket=True) as second:
+            with closing(server.client()) as client:
+                client.set("key", "x" * 1000, noreply=False)
+            result = run("sandbox", "list", "--json")
+            assert (result.returncode, result.stderr) == (0, "")
+            first, other = json.loads(result.stdout)
+            assert first["id"] == os.path.basename(server.directory)
+            assert first["address"] == server.address
+            assert first["pid"] == server.pid
+            assert first["memory"] == 32 * 1024 * 1024
+            assert 1000 < first["memory_used"] < 2000
+            assert first["items"] == 1
+            assert 0 <= first["age"] < 60
+            assert first["owner"]["pid"] == os.getpid()
+            assert first["owner"]["command"] == psutil.Process().cmdline()
+            assert (other["address"], other["items"]) == (second.address, 0)
+
+    def test_table(self, run) -> None:
+        with Memcached() as server:
+            result = run("sandbox", "list")
+            headings, row = result.stdout.splitlines()
+            assert headings.split() == ["ID", "ADDRESS", "PID", "MEMORY", "ITEMS", "AGE", "COMMAND"]
+            match = re.match(r"(\w+)  (\S+) +(\d+)  0\.0 of 64 MB +0 +\d+s +(\S+)", row)
+            assert match is not None
+            assert match.groups()[:3] == (
+                os.path.basename(server.directory),
+                server.address,
+                str(server.pid),
+            )
+            assert "pytest" in row
+
+    def test_in_the_width_of_the_terminal(self) -> None:
+        import pexpect
+
+        with Memcached():
+            environ = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+            terminal = pexpect.spawn(
+                "sandbox list", dimensions=(24, 60), encoding="utf-8", env=environ
+            )
+            terminal.expect(pexpect.EOF)
+            terminal.close()
+            lines = terminal.before.splitlines()
+            assert len(lines) == 2
+            assert max(map(len, lines)) == 60
+            assert lines[1].endswith("…")
+
+    def test_one_that_hangs(self, run) -> None:
+        with Memcached() as server:
+            os.kill(server.pid, signal.SIGSTOP)
+            result = run("sandbox", "list")
+            assert f"{server.pid}  no answer" in result.stdout
+            (entry,) = json.loads(run("sandbox", "list", "--json").stdout)
+            assert (entry["memory_used"], entry["items"]) == (None, None)
+
+    def test_one_of_another_version(self, run) -> None:
+        with Memcached() as server:
+            (Path(server.directory) / "record").write_text("memcached-sandbox 9\n")
+            result = run("sandbox", "list")
+            assert result.stdout == ""
+            assert result.stderr == (
+                f"sandbox: {server.directory} has the record of another version of "
+                "memcached-sandbox.\n"
+            )
+            assert result.returncode == 0
+
+    def test_those_in_another_run_directory(self, run, tmp_path: Path) -> None:
+        """TMPDIR of one shell need not be that of another."""
+        with Memcached() as server:
+            other = run("sandbox", "list", TMPDIR=str(tmp_path))
+            assert server.address in other.stdout
+
+
+class TestStop:
+    def test_by_id(self, run, main_memcached) -> None:
+        with Memcached() as server, Memcached() as other:
+            name = os.path.basename(server.directory)
+            result = run("sandbox", "stop", name)
+            assert (result.returncode, result.stdout) == (0, "")
+            assert result.stderr == f"sandbox: stopped {name}, memcached at {server.address}.\n"
+            assert not is_running(server.pid)
+            assert server.death() == "was killed by signal 9 (Killed)"
+            other.flush()
+        main_memcached.assert_untouched()
+
+    def test_all_or_nothing(self, run) -> None:
+        with Memcached() as server:
+            result = run("sandbox", "stop", os.path.basename(server.directory), "nothing")
+            assert result.returncode == 2
+            server.flush()
+
+    def test_all(self, run) -> None:
+        with Memcached() as server, Memcached() as other, foreign("-p-1") as main:
+            result = run("sandbox", "stop", "--all")
+            assert (result.returncode, result.stderr.count("stopped")) == (0, 2)
+            assert not is_running(server.pid)
+            assert not is_running(other.pid)
+            assert main.poll() is None
+
+    def test_all_of_a_version_that_is_not_understood(self, run) -> None:
+        with Memcached() as server:
+            (Path(server.directory) / "record").write_text("memcached-sandbox 9\n")
+            result = run("sandbox", "stop", "--all")
+            assert result.returncode == 125
+            assert "another version of memcached-sandbox: stop it with the ver" in result.stderr
+            server.flush()
+
+    def test_the_run_is_told(self, run) -> None:
+        """What it had was taken from it: the run must not end as if nothing had been."""
+        result = run("sandbox", "exec", "--", "sh", "-c", "sandbox stop --all")
+        assert re.search(r"sandbox: memcached at .* was killed by signal 9", result.stderr)
+
+    def test_nothing_to_do(self, run) -> None:
+        result = run("sandbox", "stop", "--all", "--stale")
+        assert result.returncode == 0
+        assert result.stderr == "sandbox: removed what 0 killed servers had left.\n"
+
+
+class TestDoctor:
+    def findings(self, result: subprocess.CompletedProcess[str]) -> dict[str, dict[str, object]]:
+        return {finding["check"]: finding for finding in json.loads(result.stdout)}
+
+    def test_all_is_well(self, run, run_folder: Path) -> None:
+        result = run("sandbox", "doctor")
+        assert (result.returncode, result.stderr) == (0, "")
+        assert re.search(r"^memcached +/\S+memcached, 1\.\d+\.\d+", result.stdout, re.MULTILINE)
+        assert re.search(
+            r"^start +[\d.]+ ms to start, [\d.]+ ms to stop", result.stdout, re.MULTILINE
+        )
+        assert f"{run_folder}/memcached-sandbox-{os.geteuid()}" in result.stdout
+        assert re.search(r"^stale +nothing$", result.stdout, re.MULTILINE)
+        assert re.search(r"^django +\d+\.\d+", result.stdout, re.MULTILINE)
+        assert re.search(r"^pymemcache +\d+\.\d+", result.stdout, re.MULTILINE)
+        assert "PROBLEM" not in result.stdout
+
+    def test_other_memcacheds_are_told_and_not_touched(self, run, tmp_path: Path) -> None:
+        path = tmp_path / "socket"
+        with (
+            Memcached() as ours,
+            foreign("-p-1") as main,
+            foreign("-s", str(path)) as other,
+        ):
+            process = psutil.Process(main.pid)
+            eventually(lambda: process.net_connections("tcp") and path.exists())
+            port = process.net_connections("tcp")[0].laddr.port
+            found = json.loads(run("sandbox", "doctor", "--json").stdout)
+            lines = {f["found"] for f in found if f["check"] == "other memcached"}
+            user = psutil.Process().username()
+            assert f"pid {main.pid} of {user} at 127.0.0.1:{port}: not touched" in lines
+            assert f"pid {other.pid} of {user} at unix:{path}: not touched" in lines
+            assert not any(str(ours.pid) in line for line in lines)
+
+    def test_no_memcached(self, run) -> None:
+        result = run("sandbox", "doctor", MEMCACHED_SANDBOX_BINARY="/no/such/file")
+        assert result.returncode == 1
+        assert re.search(
+            r"^memcached +PROBLEM: .*'/no/such/file' does not ex", result.stdout, re.MULTILINE
+        )
+        assert re.search(r"^ +-> install it with '.*'$", result.stdout, re.MULTILINE)
+        finding = self.findings(
+            run("sandbox", "doctor", "--json", MEMCACHED_SANDBOX_BINARY="/no/such/file")
+        )["memcached"]
+        assert finding["fatal"] is True
+        assert "install it with" in str(finding["remedy"])
+
+    def test_a_memcached_that_does_not_start(self, run) -> None:
+        result = run("sandbox", "doctor", MEMCACHED_SANDBOX_BINARY="/bin/false")
+        assert result.returncode == 1
+        assert "/bin/false, which does not tell its version" in result.stdout
+        assert re.search(r"^start +PROBLEM: .*ended with exit code 1", result.stdout, re.MULTILINE)
+        assert "-> name another memcached in MEMCACHED_SANDBOX_BINARY" in result.stdout
+
+    def test_a_run_directory_that_is_not_ours(self, run, tmp_path: Path) -> None:
+        (tmp_path / f"memcached-sandbox-{os.geteuid()}").symlink_to("/tmp")
+        result = run("sandbox", "doctor", TMPDIR=str(tmp_path))
+        assert result.returncode == 1
+        assert re.search(
+            "^run directory +PROBLEM: .* is a symbolic link$", result.stdout, re.MULTILINE
+        )
+        assert "-> remove it, or point TMPDIR to a folder of yours" in result.stdout
+
+    def test_what_is_stale(self, run, run_folder: Path) -> None:
+        left = run_folder / f"memcached-sandbox-{os.geteuid()}" / "00000000"
+        with Memcached():
+            left.mkdir()
+            result = run("sandbox", "doctor", MEMCACHED_SANDBOX_BINARY="/bin/false")
+            assert f"{left}\n" in result.stdout
+            assert "-> the next start removes it, or 'sandbox stop --stale'" in result.stdout
+            assert not left.exists()
+
+    def test_a_folder_that_is_passed_over(self, run, tmp_path: Path) -> None:
+        result = run("sandbox", "doctor", TMPDIR=str(tmp_path / "nothing"))
+        assert result.returncode == 0
+        assert f"({tmp_path}/nothing cannot be looked at (No such file or dire" in result.stdout
+
+
+def test_secrets_are_not_written(run, run_folder: Path) -> None:
+    """Neither into a record nor into what memcached says, nor into what we say of a run."""
+    result = run(
+        "sandbox", "exec", "-v", "--env", "TOKEN=hunter2-{port}", "--", sys.executable, "-c",
+        "import os, pathlib\n"
+        "files = [f for f in pathlib.Path(os.environ['TMPDIR']).rglob('*') if f.is_file()]\n"
+        "print(len(files), any(b'hunter2' in f.read_bytes() for f in files))\n",
+        PASSWORD="hunter2",
+    )  # fmt: skip
+    assert result.stdout == "2 False\n"
+    assert "hunter2" not in result.stderr
+
+
+def test_the_environment_does_not_reach_the_shell(run, tmp_path: Path) -> None:
+    """A shell takes functions from its environment, and the lifeline is one."""
+    script = "from sandbox import Memcached; Memcached().start(); import os; os.kill(os.getpid(),9)"
+    variables = {
+        "BASH_FUNC_read%%": "() { touch owned; }",
+        "BASH_FUNC_rm%%": "() { touch owned; }",
+        "ENV": "touch owned",
+        "BASH_ENV": "touch owned",
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+    }
+    (tmp_path / "rm").write_text("#!/bin/sh\ntouch owned\n")
+    (tmp_path / "rm").chmod(0o755)
+    assert run(sys.executable, "-c", script, **variables).returncode == -signal.SIGKILL
+    folder = Path(os.environ["TMPDIR"])
+    eventually(lambda: list(folder.iterdir()) == [])
+    assert not (tmp_path / "owned").exists()
+
+
+def test_stop_waits_for_nothing_that_is_gone(run) -> None:
+    with Memcached() as server:
+        os.kill(server.pid, signal.SIGKILL)
+        wait_until_gone(server.pid)
+        result = run("sandbox", "stop", os.path.basename(server.directory))
+        assert result.returncode == 0
