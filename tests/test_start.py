@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 import pexpect
 import psutil
 import pytest
+from pymemcache import Client
 
 from .conftest import MainMemcached, eventually, is_running, wait_until_gone
 from .projects import Project
@@ -71,6 +71,13 @@ class Shell:
         pairs = (line.partition("=") for line in self.run("env").splitlines())
         return {name: value for name, _, value in pairs}
 
+    def server(self) -> psutil.Process:
+        """The memcached of the sandbox that was started here."""
+        return psutil.Process(int(self.variables()["MEMCACHED_SANDBOX_PID"]))
+
+    def id(self) -> str:
+        return Path(self.variables()["MEMCACHED_SANDBOX_CONTROL"]).parent.name
+
     def end(self) -> None:
         self.process.kill()
         self.process.communicate()
@@ -88,14 +95,6 @@ def shell() -> Iterator[Shell]:
     shell.end()
 
 
-def listed(run) -> list[dict[str, object]]:
-    """Return what `sandbox list` says, the oldest first; how long it runs changes, though."""
-    entries: list[dict[str, object]] = json.loads(run("sandbox", "list", "--json").stdout)
-    for entry in entries:
-        del entry["age"]
-    return entries
-
-
 @each_shell
 def test_from_start_to_stop(run, run_folder: Path, shell: str) -> None:
     session = Shell(shell)
@@ -103,10 +102,11 @@ def test_from_start_to_stop(run, run_folder: Path, shell: str) -> None:
         before = session.variables()
         assert session.run(EVALUATED[shell].format(options=" -m 32")) == ""
         within = session.variables()
-        (entry,) = listed(run)
-        assert within["MEMCACHED_SANDBOX_ADDRESS"] == entry["address"]
-        assert within["MEMCACHED_SANDBOX_PID"] == str(entry["pid"])
-        assert entry["memory"] == 32 * 1024 * 1024
+        client = Client(within["MEMCACHED_SANDBOX_ADDRESS"])
+        stats = client.stats()
+        client.close()
+        assert str(stats[b"pid"]) == within["MEMCACHED_SANDBOX_PID"]
+        assert stats[b"limit_maxbytes"] == 32 * 1024 * 1024
         assert session.run(FORGOTTEN[shell]) == ""
         after = session.variables()
         changing = {"_", "SHLVL", "PWD", "OLDPWD"}
@@ -122,10 +122,9 @@ def test_from_start_to_stop(run, run_folder: Path, shell: str) -> None:
 def test_it_ends_with_its_shell(run, run_folder: Path, shell: str) -> None:
     session = Shell(shell)
     session.run(EVALUATED[shell].format(options=""))
-    (entry,) = listed(run)
-    assert is_running(int(str(entry["pid"])))
+    server = session.server()
     session.end()
-    wait_until_gone(int(str(entry["pid"])))
+    wait_until_gone(server.pid)
     eventually(lambda: list(run_folder.iterdir()) == [])
 
 
@@ -151,7 +150,8 @@ def test_values_of_any_kind_in_fish() -> None:
     session.run(line)
     assert re.fullmatch(re.escape(odd) + r"\d+", session.variables()["URL"])
     session.end()
-    subprocess.run(["sandbox", "stop", "--all"], capture_output=True, check=True)
+    (control,) = re.findall("SANDBOX_CONTROL '(.*)'", printed)
+    subprocess.run(["sandbox", "stop", Path(control).parent.name], capture_output=True, check=True)
 
 
 def test_a_project_uses_it(shell: Shell, project: Project, main_memcached: MainMemcached) -> None:
@@ -168,8 +168,7 @@ def test_a_project_uses_it(shell: Shell, project: Project, main_memcached: MainM
 
 def test_ttl(run, shell: Shell, run_folder: Path) -> None:
     shell.run('eval "$(sandbox start --ttl 2s)"')
-    (entry,) = listed(run)
-    wait_until_gone(int(str(entry["pid"])))
+    wait_until_gone(shell.server().pid)
     eventually(lambda: list(run_folder.iterdir()) == [])
     assert shell.process.poll() is None
 
@@ -180,9 +179,9 @@ def test_after_its_end_a_project_is_told_what_to_do(
     """Going on with the main memcached would be the wrong thing, and so would be silence."""
     shell.run(f"cd {project.folder}")
     shell.run('eval "$(sandbox start)"')
-    main, entry = listed(run)
-    run("sandbox", "stop", str(entry["id"]))
-    eventually(lambda: listed(run) == [main])
+    control = shell.variables()["MEMCACHED_SANDBOX_CONTROL"]
+    run("sandbox", "stop", shell.id())
+    eventually(lambda: not os.path.exists(control))
     said = shell.run(f"{sys.executable} manage.py check 2>&1 | grep ^sandbox:")
     assert said.startswith("sandbox: the sandbox of this run has ended: nobody listens at ")
     assert "start another, or 'sandbox stop' if it was that of a shell" in said
@@ -204,45 +203,44 @@ def test_through_a_subshell_and_a_wrapper(run, run_folder: Path, tmp_path: Path)
     wrapper.chmod(0o755)
     session = Shell("sh")
     session.run(f'eval "$(true; {wrapper} start; true)"')
-    (entry,) = listed(run)
+    server = session.server()
     time.sleep(0.3)  # that nothing happens is no event
-    assert is_running(int(str(entry["pid"])))
+    assert is_running(server.pid)
     session.end()
-    wait_until_gone(int(str(entry["pid"])))
+    wait_until_gone(server.pid)
 
 
 def test_memcached_dies(run, shell: Shell, run_folder: Path) -> None:
     shell.run('eval "$(sandbox start)"')
-    (entry,) = listed(run)
-    os.kill(int(str(entry["pid"])), signal.SIGKILL)
+    shell.server().kill()
     eventually(lambda: list(run_folder.iterdir()) == [])
 
 
 def test_its_keeper_is_killed(run, shell: Shell, run_folder: Path) -> None:
     shell.run('eval "$(sandbox start)"')
-    (entry,) = listed(run)
-    os.kill(int(str(entry["owner"]["pid"])), signal.SIGKILL)  # type: ignore[index]
-    wait_until_gone(int(str(entry["pid"])))
+    server = shell.server()
+    server.parent().kill()
+    wait_until_gone(server.pid)
     eventually(lambda: list(run_folder.iterdir()) == [])
 
 
 @pytest.mark.parametrize("name", ["TERM", "HUP", "INT"])
 def test_its_keeper_is_told_to_end(run, shell: Shell, run_folder: Path, name: str) -> None:
     shell.run('eval "$(sandbox start)"')
-    (entry,) = listed(run)
-    keeper = psutil.Process(entry["owner"]["pid"])  # type: ignore[index]
+    keeper = shell.server().parent()
     keeper.send_signal(getattr(signal, f"SIG{name}"))
     keeper.wait(5)
     assert list(run_folder.iterdir()) == []
 
 
-def test_stop_by_id_ends_the_keeper_as_well(run, shell: Shell, run_folder: Path) -> None:
+def test_stop_of_one_server_ends_the_sandbox(run, shell: Shell, run_folder: Path) -> None:
     shell.run('eval "$(sandbox start --servers 2)"')
-    first, second = listed(run)
-    keeper = psutil.Process(first["owner"]["pid"])  # type: ignore[index]
-    assert run("sandbox", "stop", str(second["id"])).returncode == 0
+    keeper, first = shell.server().parent(), shell.id()
+    (run_directory,) = run_folder.iterdir()
+    (second,) = {directory.name for directory in run_directory.iterdir()} - {first}
+    assert run("sandbox", "stop", second).returncode == 0
     keeper.wait(5)
-    assert not is_running(int(str(first["pid"])))
+    assert list(run_folder.iterdir()) == []
 
 
 def test_errors_are_one_line_and_leave_nothing(run, run_folder: Path) -> None:

@@ -1,0 +1,332 @@
+"""The kinds of harm, in a run directory that is empty before and has to be empty after."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import signal
+import socket
+import string
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psutil
+
+from sandbox import Memcached, Sandbox, SandboxError
+from sandbox.binary import find_memcached
+from sandbox.control import Control
+
+MB = 1024 * 1024
+
+USE = """
+from contextlib import closing
+from sandbox import Memcached
+print("ready", flush=True)
+while True:
+    with Memcached() as server, closing(server.client()) as client:
+        client.set("key", "value")
+        server.flush()
+"""
+
+
+def sigkills(count: int, seed: int) -> str:
+    """Kill owners at random moments: while they start, use and stop servers."""
+    chance = random.Random(seed)
+    slowest = 0.0
+    for number in range(count):
+        slowest = max(slowest, _killed(["loop", "group", "exec"][number % 3], chance))
+    run_directory = _run_directory()
+    left = len(list(run_directory.iterdir())) if run_directory.exists() else 0
+    _assert_swept()
+    return (
+        f"{count} SIGKILLs: 0 processes after one second, the last one gone after "
+        f"{slowest * 1000:.0f} ms; {left} directories left, 0 after the next start"
+    )
+
+
+def _killed(kind: str, chance: random.Random) -> float:
+    """Kill one owner and return how long what it had started went on, in seconds."""
+    program = [sys.executable, "-c", USE]
+    command = [sys.executable, "-m", "sandbox", "exec", "-q", "--", *program]
+    owner = subprocess.Popen(
+        command if kind == "exec" else program,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert owner.stdout is not None
+    if kind != "exec":
+        owner.stdout.readline()
+    time.sleep(chance.uniform(0, 0.6 if kind == "exec" else 0.04))  # this is the random moment
+    # It stands still while we look whom it has started.
+    owner.send_signal(signal.SIGSTOP)
+    family = psutil.Process(owner.pid).children(recursive=True)
+    ours = [child for child in family if _command(child) != program]
+    if kind == "group":
+        os.killpg(owner.pid, signal.SIGKILL)
+    else:
+        owner.kill()
+    begin = time.monotonic()
+    while alive := [process for process in ours if _is_running(process)]:
+        assert time.monotonic() - begin < 1, f"{kind}: {alive} one second after the owner's end"
+        time.sleep(0.001)
+    ended = time.monotonic() - begin
+    for process in family:
+        # The command of an exec is not ours to end, nor are the servers that it has started.
+        if _command(process) == program:
+            process.kill()
+    owner.communicate()
+    return ended
+
+
+def starts_and_stops(count: int) -> str:
+    """Start and stop servers in this process: it must not grow."""
+    for number in range(50):
+        _start_and_stop(number)
+    process = psutil.Process()
+    gc.collect()
+    before = process.num_fds(), process.num_threads(), len(process.children())
+    memory = process.memory_info().rss
+    for number in range(count):
+        _start_and_stop(number)
+    gc.collect()
+    assert (process.num_fds(), process.num_threads(), len(process.children())) == before
+    grown = (process.memory_info().rss - memory) / MB
+    assert grown < 1, f"{grown:.2f} MB more"
+    return (
+        f"{count} starts and stops: {before[0]} descriptors, {before[1]} threads and "
+        f"{before[2]} children before and after, {grown:+.2f} MB"
+    )
+
+
+def _start_and_stop(number: int) -> None:
+    with Memcached(unix_socket=bool(number % 2)) as server:
+        server.flush()
+
+
+def execs_at_once(count: int) -> str:
+    """Have commands with a sandbox each run at the same time."""
+    command = 'echo "$MEMCACHED_SANDBOX_ADDRESS"; read line'
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "sandbox", "exec", "-q", "--", "sh", "-c", command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(count)
+    ]
+    addresses = set()
+    for run in runs:
+        assert run.stdout is not None
+        addresses.add(run.stdout.readline().strip())
+    failures = [error for run in runs if (error := run.communicate("\n")[1])]
+    assert not failures, failures
+    assert len(addresses - {""}) == count
+    return f"{count} times sandbox exec at once: {len(addresses)} distinct ports, 0 failures"
+
+
+def sandboxes_alive(count: int) -> str:
+    """Have sandboxes alive at the same time and see what each takes."""
+    others = set(psutil.Process().children())
+    servers = [Memcached() for _ in range(count)]
+    try:
+        for server in servers:
+            server.launch()
+        for server in servers:
+            server.wait()
+            server.flush()
+        children = set(psutil.Process().children()) - others
+        memory = sum(child.memory_info().rss for child in children) / MB
+        pids = {server.pid for server in servers}
+        of_servers = [c.memory_info().rss / MB for c in children if c.pid in pids]
+        of_lifelines = [c.memory_info().rss / MB for c in children if c.pid not in pids]
+    finally:
+        for server in servers:
+            server.stop()
+    assert len(of_servers) == len(of_lifelines) == count
+    largest = max(of_servers) + max(of_lifelines)
+    assert largest <= 7, f"{largest:.1f} MB"
+    return (
+        f"{count} sandboxes alive at once: {memory / count:.1f} MB resident each, the largest "
+        f"{max(of_servers):.1f} MB and its lifeline {max(of_lifelines):.1f} MB"
+    )
+
+
+def fuzz(count: int, seed: int) -> str:
+    """Feed nonsense to the command line, to CACHES and to the control socket."""
+    chance = random.Random(seed)
+    share = count // 3
+    for _ in range(share):
+        _fuzz_command_line(chance)
+    for _ in range(share):
+        _fuzz_caches(chance)
+    _fuzz_control(chance, count - 2 * share)
+    return f"{count} fuzzed inputs: no traceback, nothing left"
+
+
+WORDS = [
+    *("exec", "start", "stop", "list", "doctor", "--", "-m", "-I", "-t", "--unix", "--memcached"),
+    *("--memcached-arg", "--env", "--servers", "--exclude", "--flush", "--guard", "--no-guard"),
+    *("--no-inject", "--strict", "-q", "-v", "--ttl", "--shell", "fish", "--json"),
+    *("--stale", "-h", "0", "1", "64", "-5", "1e9", "512k", "2m", "A={address}", "{port}", "="),
+    *("127.0.0.1:11211", "unix:", "true", "/no/such/file", "/bin/false", "/dev/null", "", "ü", "'"),
+    *("-l0.0.0.0", "-d", "-vv", "$(id)", "9" * 30, "-U1", "test", "never", "8h"),
+]
+
+
+def _fuzz_command_line(chance: random.Random) -> None:
+    words = chance.choices(WORDS, k=chance.randint(0, 6))
+    result = subprocess.run(
+        [sys.executable, "-m", "sandbox", *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in result.stderr, (words, result.stderr)
+    assert result.returncode in (0, 1, 2, 125, 126, 127), (words, result)
+
+
+def _fuzz_caches(chance: random.Random) -> None:
+    from django.core.exceptions import ImproperlyConfigured
+
+    from sandbox.django import settings
+
+    caches = _nonsense(chance, 3)
+    if chance.random() < 0.7:
+        alias = {"BACKEND": _nonsense(chance, 1), "LOCATION": _nonsense(chance, 2)}
+        if chance.random() < 0.8:
+            alias["BACKEND"] = "django.core.cache.backends.memcached.PyMemcacheCache"
+        caches = {"default": alias}
+    with Sandbox() as box:
+        try:
+            aliases = settings.aliases_of(caches, [])
+            # At most a few servers each, and only where there is something to stand in for.
+            settings.at_stand_ins(caches, aliases, box)
+        except (ImproperlyConfigured, SandboxError):
+            pass  # In words, and not in a TypeError.
+
+
+def _nonsense(chance: random.Random, depth: int) -> object:
+    leaves = [None, 0, -1, 1.5, True, "", "memcached", "main:11211", "unix:/x", b"x", ";", " ,"]
+    if depth == 0 or chance.random() < 0.4:
+        return chance.choice([*leaves, "".join(chance.choices(string.printable, k=8))])
+    size = range(chance.randint(0, 3))
+    kind = chance.choice([list, tuple, dict])
+    if kind is dict:
+        return {
+            chance.choice(["default", "", "BACKEND"]): _nonsense(chance, depth - 1) for _ in size
+        }
+    return kind(_nonsense(chance, depth - 1) for _ in size)
+
+
+def _fuzz_control(chance: random.Random, count: int) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder, Sandbox() as box:
+        control = Control(box, f"{folder}/control")
+        for _ in range(count):
+            request = json.dumps(_jsonable(chance)).encode()
+            if chance.random() < 0.5:
+                request = bytes(chance.choices(range(256), k=chance.randint(0, 50)))
+            answer = _ask(control.path, request + b"\n" * chance.randint(0, 1))
+            assert set(answer) in ({"error"}, {"stand_ins"}, set()), (request, answer)
+        control.stop()
+
+
+def _jsonable(chance: random.Random) -> object:
+    values = [None, 1, "a:1", [], ["a:1"], [1], {}, {"address": "x", "alias": "", "at": "y"}]
+    keys = ["stand_in", "worker", "refused", "", "x"]
+    return {chance.choice(keys): chance.choice(values) for _ in range(chance.randint(0, 3))}
+
+
+def _ask(path: str, request: bytes) -> dict[str, object]:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(path)
+        connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
+        with connection.makefile("rb") as lines:
+            answer: dict[str, object] = json.loads(lines.readline())
+            return answer
+
+
+@contextmanager
+def foreign_memcached() -> Iterator[None]:
+    """Somebody else's memcached: its pid and its counters must be the same after all of this."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o777)
+        port_file = Path(folder) / "port"
+        user = ["-u", "root"] if os.geteuid() == 0 else []
+        process = subprocess.Popen(
+            [find_memcached(), *user, "-l", "127.0.0.1", "-p", "-1"],
+            env={**os.environ, "MEMCACHED_PORT_FILENAME": str(port_file)},
+        )
+        try:
+            while not port_file.exists():
+                assert process.poll() is None
+                time.sleep(0.001)
+            port = int(port_file.read_text().split()[2])
+            before = _counters(port)
+            yield
+            after = _counters(port)
+            assert process.poll() is None
+            # The one connection more is the one that asked for this.
+            assert after == {**before, b"total_connections": before[b"total_connections"] + 1}
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _counters(port: int) -> dict[bytes, int]:
+    from pymemcache.client.base import Client
+
+    with closing(Client(("127.0.0.1", port))) as client:
+        stats = client.stats()
+    names = (b"pid", b"cmd_get", b"cmd_set", b"cmd_flush", b"cmd_touch", b"total_connections")
+    return {name: int(stats[name]) for name in names}
+
+
+def assert_nothing_left() -> None:
+    """No file, and so no process: but for those that fuzz has started on purpose."""
+    if _run_directory().exists():
+        names = [directory.name for directory in _run_directory().iterdir()]
+        command = [sys.executable, "-m", "sandbox", "stop", *names]
+        subprocess.run(command, check=True, capture_output=True)
+    deadline = time.monotonic() + 5
+    while _run_directory().exists():
+        assert time.monotonic() < deadline, list(_run_directory().iterdir())
+        time.sleep(0.01)
+
+
+def _assert_swept() -> None:
+    with Memcached() as server:
+        server.flush()
+
+
+def _run_directory() -> Path:
+    from sandbox.runtime import run_directory
+
+    return Path(run_directory())
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _is_running(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
