@@ -36,6 +36,7 @@ REFUSED_ARGUMENTS = {
     ("-c", "--conn-limit"): "use max_connections",
     ("-s", "--unix-socket"): "use unix_socket (--unix)",
     ("-l", "--listen"): "a sandbox listens on this machine's loopback only",
+    ("-a", "--unix-mask"): "the socket is for its owner alone",
     ("-p", "--port"): "the kernel chooses the port",
     ("-U", "--udp-port"): "a sandbox has no UDP",
     ("-u", "--user"): _SET_BY_US,

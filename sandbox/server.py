@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from . import records
 from .binary import find_memcached
+from .directory import ServerDirectory
 from .errors import BinaryError, ServerError, StartError
 from .lifeline import Lifeline
 from .limits import limit
 from .options import check
-from .runtime import ServerDirectory, unprivileged_user
 from .sweep import sweep
+from .user import unprivileged_user
 
 if TYPE_CHECKING:
     from pymemcache.client.base import Client

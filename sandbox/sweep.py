@@ -8,9 +8,10 @@ import os
 import select
 import time
 
+from .directory import fifo_in, remove
 from .errors import SandboxError
 from .records import Record, RecordError
-from .runtime import fifo_in, problem_of, remove, server_directories
+from .runtime import problem_of, server_directories
 
 # A killed server is gone in less than a millisecond, in seconds.
 PATIENCE = 1.0

@@ -316,3 +316,34 @@ def test_50_at_once(run) -> None:
     outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * 50
     assert all(output.startswith("127.0.0.1:") for output in outputs)
+
+
+def test_nothing_is_imported_that_is_not_used(run) -> None:
+    """It is on a hot path: psutil alone would take half as long as all the rest."""
+    result = run(sys.executable, "-X", "importtime", "-m", "sandbox", "exec", "-q", "--", "true")
+    assert result.returncode == 0
+    assert "click" in result.stderr
+    for costly in ("psutil", "pymemcache", "django", "sandbox.cli.start", "sandbox.survey"):
+        assert costly not in result.stderr
+
+
+def test_it_listens_on_loopback_only(run) -> None:
+    result = run("sandbox", "exec", "--memcached-arg=-l0.0.0.0", "--", "true")
+    assert result.returncode == 2
+    assert "-l cannot be passed to memcached: a sandbox listens on this machine's" in result.stderr
+
+
+def test_a_parallel_worker_that_is_killed(run, tmp_path: Path, run_folder: Path) -> None:
+    """Its servers are the run's, and end with that."""
+    (tmp_path / "worker.py").write_text(
+        "import os\n"
+        "from _memcached_sandbox import run\n"
+        "if os.fork() == 0:\n"
+        "    run.current().become_worker('1')\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "os.wait()\n"
+    )
+    result = run("sandbox", "exec", "--", sys.executable, "worker.py")
+    assert result.returncode == 0
+    assert "in the fullest of 2 servers" in result.stderr
+    assert list(run_folder.iterdir()) == []

@@ -16,7 +16,15 @@ README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 # What runs this very test is executed already, and what only measures is left to its users.
-EXECUTED_ELSEWHERE = {"sh tests/run", "python -m tests.benchmarks"}
+EXECUTED_ELSEWHERE = {"sh tests/run", "python -m tests.benchmarks", "python -m tests.faults"}
+
+# What has to be executed in one shell, in this order.
+SESSION = [
+    'eval "$(sandbox start)"',
+    "./manage.py test",
+    "sandbox list",
+    'eval "$(sandbox stop)"',
+]
 
 
 def commands() -> list[str]:
@@ -82,7 +90,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("sandbox ")])
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("sandbox exec")])
 def test_command(run, project: Path, command: str) -> None:
     result = run("sh", "-c", command, cwd=project)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -91,10 +99,29 @@ def test_command(run, project: Path, command: str) -> None:
 
 
 def test_no_command_is_forgotten() -> None:
-    rest = {command for command in commands() if not command.startswith("sandbox ")}
-    assert rest == {"sh examples/run", "pip install memcached-sandbox"}
+    rest = [command for command in commands() if not command.startswith("sandbox exec")]
+    assert rest == [
+        "sh examples/run",
+        "pip install memcached-sandbox",
+        *SESSION,
+        "sandbox doctor",
+    ]
     assert {language for language, _ in BLOCKS} == {"sh", "python", "text"}
     assert "sh tests/run" in (REPOSITORY / ".ci" / "run").read_text()
+
+
+def test_session(run, project: Path) -> None:
+    script = "\n".join(["set -e", *SESSION, "echo over: $MEMCACHED_SANDBOX_ADDRESS"])
+    result = run("sh", "-c", script, cwd=project)
+    assert result.returncode == 0, result.stderr
+    assert "Ran 1 test " in result.stderr
+    assert re.search(r"^\w{8}  127\.0\.0\.1:\d+ .* of 64 MB", result.stdout, re.MULTILINE)
+    assert result.stdout.endswith("over:\n")
+
+
+def test_doctor(run) -> None:
+    result = run("sandbox", "doctor")
+    assert result.returncode == 0, result.stdout
 
 
 def test_example_command(run, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from sandbox import Memcached, SandboxError
 from sandbox.binary import find_memcached
-from sandbox.runtime import ServerDirectory, run_directory
+from sandbox.directory import ServerDirectory
+from sandbox.runtime import run_directory
 
 ANOTHER = 54321  # a user that is not us
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a file to another user")
@@ -168,7 +169,10 @@ def test_a_name_that_is_taken(run_folder: Path, monkeypatch: pytest.MonkeyPatch)
     first, second = ServerDirectory(None), ServerDirectory(None)
     first.make()
     second.make()
-    assert (first.id, second.id) == (b"aaaa".hex(), b"bbbb".hex())
+    assert [os.path.basename(directory.path) for directory in (first, second)] == [
+        b"aaaa".hex(),
+        b"bbbb".hex(),
+    ]
     second.remove()
     assert os.path.exists(first.fifo)
     first.remove()

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from sandbox import Memcached
-from sandbox.runtime import ServerDirectory, run_directory
+from sandbox.directory import ServerDirectory
+from sandbox.runtime import run_directory
 
 from .conftest import eventually, is_running, wait_until_gone
 
