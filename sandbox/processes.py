@@ -23,7 +23,6 @@ class Identity(NamedTuple):
 
     @classmethod
     def of_this_process(cls) -> Identity:
-        """Raises OSError, and on macOS psutil's Error."""
         pid = os.getpid()
         if pid not in _own:
             _own[pid] = _created(pid)
@@ -48,16 +47,18 @@ class Identity(NamedTuple):
             process = psutil.Process(self.pid)
             alive = process.status() != psutil.STATUS_ZOMBIE
             return alive and abs(process.create_time() - self.created) < TOLERANCE
-        except psutil.NoSuchProcess:
+        except psutil.Error:
             return False
 
-    def kill(self) -> None:
-        """Kill the process and its process group, if it runs."""
-        if self.is_running():
+    def kill(self) -> bool:
+        """Kill the process and its process group, and return whether there was one to kill."""
+        running = self.is_running()
+        if running:
             try:
                 os.killpg(self.pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 pass  # It has just ended; macOS calls that a lack of permission.
+        return running
 
     def command(self) -> list[str]:
         """Return its command line; nothing when it does not run, or may not be looked at."""
@@ -70,14 +71,20 @@ class Identity(NamedTuple):
 
 
 def _created(pid: int) -> float:
-    """As psutil's create_time(), whose import would take three times what a server's start does."""
+    """As psutil's create_time(), whose import would take three times what a server's start does.
+
+    0 on a Linux without /proc, where psutil could not tell either.
+    """
     if sys.platform != "linux":
         import psutil
 
         created: float = psutil.Process(pid).create_time()
         return created
     # The 22nd field, in clock ticks since boot: proc(5). The second, the name, may have spaces.
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        ticks = int(file.read().rpartition(b")")[2].split()[19])
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            ticks = int(file.read().rpartition(b")")[2].split()[19])
+    except FileNotFoundError:
+        return 0
     boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     return boot + ticks / os.sysconf("SC_CLK_TCK")

@@ -269,10 +269,6 @@ class _Process:
                 fifo=directory.fifo,
                 folder=directory.folder,
             )
-            # While memcached comes up:
-            directory.unlock()
-            records.write(directory.path, self.pid, memory_mb)
-            sweep(os.path.dirname(directory.path), directory.path)
         except OSError as error:
             if (reached := limit(error)) is not None:
                 raise StartError(f"{self.command[0]} cannot be started: {reached}") from error
@@ -280,6 +276,14 @@ class _Process:
                 f"{self.command[0]} cannot be executed: {error.strerror}; "
                 "name another memcached in MEMCACHED_SANDBOX_BINARY"
             ) from error
+        # While memcached comes up:
+        directory.unlock()
+        try:
+            records.write(directory.path, self.pid, memory_mb)
+            sweep(os.path.dirname(directory.path), directory.path)
+        except OSError as error:
+            what = limit(error) or error
+            raise StartError(f"the run directory cannot be used: {what}") from error
 
     def wait_for_address(self, deadline: float) -> str:
         """Return where memcached listens, once it does. Raises StartError."""

@@ -72,13 +72,13 @@ def clear(path: str) -> None:
 
 
 def _end_server(path: str) -> None:
-    reason = "is not the one in its record"
+    reason, killed = "is not the one in its record", False
     try:
-        Record.read(path).server.kill()
+        killed = Record.read(path).server.kill()
     except (RecordError, FileNotFoundError) as error:
         said = error if isinstance(error, RecordError) else "has no record"
         reason = f"is not known: the directory {said}"
-    if not has_ended(path, PATIENCE):
+    if not has_ended(path, PATIENCE if killed else 0):
         raise SweepError(
             f"{path} was left with a process that {reason}: find it with 'fuser {fifo_in(path)}', "
             "end it, then remove the directory"

@@ -268,6 +268,14 @@ def test_at_a_terminal_stop_says_how_to_forget() -> None:
     )
 
 
+def test_at_a_terminal_start_says_how_it_is_used(run_folder: Path) -> None:
+    terminal = pexpect.spawn("sh", ["-c", "sandbox start; true"], encoding="utf-8")
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert "export MEMCACHED_SANDBOX_ADDRESS=127.0.0.1:" in terminal.before
+    assert 'to have it obey them, run eval "$(sandbox start)".' in terminal.before
+
+
 def test_an_inner_exec_without_injection_undoes_that_of_the_shell(shell: Shell) -> None:
     shell.run('eval "$(sandbox start)"')
     assert shell.run("sandbox exec -q --no-inject -- sh -c 'echo $PYTHONPATH'") == ""

@@ -25,6 +25,13 @@ def asking_process() -> psutil.Process | None:
     return psutil.Process().parent()
 
 
+def evaluated(command: str, shell: str) -> str:
+    """Return how a shell is made to obey what a command prints."""
+    if shell == "fish":
+        return f"{command} --shell fish | source"
+    return f'eval "$({command})"'
+
+
 def assignments(variables: Mapping[str, str], shell: str) -> str:
     """Return the lines that set and export variables."""
     if shell == "fish":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -10,7 +11,8 @@ import click
 from .environment import NAMES_VARIABLE
 from .options import CONTEXT_SETTINGS, sandbox_of, sandbox_options, variables_of
 from .parameters import Duration
-from .shells import SHELLS, asking_process, assignments
+from .report import say
+from .shells import SHELLS, asking_process, assignments, evaluated
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -59,3 +61,6 @@ def command(ttl: float, shell: str, **options: Unpack[SandboxOptions]) -> None:
     variables["MEMCACHED_SANDBOX_SHELL"] = shell
     variables[NAMES_VARIABLE] = " ".join([*variables, NAMES_VARIABLE])
     click.echo(assignments(variables, shell), nl=False)
+    if sys.stdout.isatty():
+        line = evaluated("sandbox start", shell)
+        say(f"this shell has only shown these lines: to have it obey them, run {line}.")

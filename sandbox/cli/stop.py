@@ -13,7 +13,7 @@ from ..sweep import SweepError, clear
 from .environment import NAMES_VARIABLE, without_run
 from .options import CONTEXT_SETTINGS
 from .report import say
-from .shells import SHELLS, removals
+from .shells import SHELLS, evaluated, removals
 from .status import FAILURE
 
 
@@ -74,8 +74,8 @@ def _forget(shell: str) -> None:
     if not names:
         return
     if sys.stdout.isatty():
-        evaluated = "sandbox stop | source" if shell == "fish" else 'eval "$(sandbox stop)"'
-        say(f"this shell's variables still lead to the sandbox: {evaluated} removes them.")
+        line = evaluated("sandbox stop", shell)
+        say(f"this shell's variables still lead to the sandbox: {line} removes them.")
     else:
         click.echo(removals(without_run(os.environ, names), shell), nl=False)
 
