@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from .processes import Identity
+from .identity import Identity
 
 # The first line of each record, with the version of its format.
 HEADER = b"memcached-sandbox 1\n"

@@ -133,6 +133,15 @@ _OPTIONS = [
 ]
 
 
+shell_option = click.option(
+    "--shell",
+    type=click.Choice(["sh", "bash", "zsh", "fish"]),
+    default="sh",
+    show_default=True,
+    help="In whose language to print.",
+)
+
+
 def sandbox_options(command: CommandFunction) -> CommandFunction:
     """Give a command all options of a sandbox."""
     for option in reversed(_OPTIONS):

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 
 import psutil
 
-SHELLS = ["sh", "bash", "zsh", "fish"]
-
 
 def asking_process() -> psutil.Process | None:
     """Return the process that reads what we print into a pipe, or else our parent.

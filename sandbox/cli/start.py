@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING
 import click
 
 from .environment import NAMES_VARIABLE
-from .options import CONTEXT_SETTINGS, sandbox_of, sandbox_options, variables_of
+from .options import (
+    CONTEXT_SETTINGS,
+    sandbox_of,
+    sandbox_options,
+    shell_option,
+    variables_of,
+)
 from .parameters import Duration
 from .report import say
-from .shells import SHELLS, asking_process, assignments, evaluated
+from .shells import asking_process, assignments, evaluated
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -29,13 +35,7 @@ if TYPE_CHECKING:
     metavar="TIME",
     help="End it after this time at the latest, such as 90m or 2d.",
 )
-@click.option(
-    "--shell",
-    type=click.Choice(SHELLS),
-    default="sh",
-    show_default=True,
-    help="In whose language to print.",
-)
+@shell_option
 @sandbox_options
 def command(ttl: float, shell: str, **options: Unpack[SandboxOptions]) -> None:
     """Start a sandbox for this shell, and print what has the shell use it.

@@ -11,9 +11,9 @@ import click
 from .. import survey
 from ..sweep import SweepError, clear
 from .environment import NAMES_VARIABLE, without_run
-from .options import CONTEXT_SETTINGS
+from .options import CONTEXT_SETTINGS, shell_option
 from .report import say
-from .shells import SHELLS, evaluated, removals
+from .shells import evaluated, removals
 from .status import FAILURE
 
 
@@ -21,13 +21,7 @@ from .status import FAILURE
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="Stop all sandboxes of this user.")
 @click.option("--stale", is_flag=True, help="Remove what killed runs have left.")
-@click.option(
-    "--shell",
-    type=click.Choice(SHELLS),
-    default="sh",
-    show_default=True,
-    help="In whose language to print.",
-)
+@shell_option
 def command(ids: tuple[str, ...], every: bool, stale: bool, shell: str) -> int:
     """Stop the sandboxes with these IDs, which 'sandbox list' tells, or the one of this shell.
 

@@ -1,4 +1,4 @@
-"""Processes that are not our children: told from later ones with the same pid, and ended."""
+"""Who a process is that need not be our child, so that a later one with its pid is not taken for it."""
 
 from __future__ import annotations
 
