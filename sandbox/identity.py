@@ -1,4 +1,4 @@
-"""Who a process is that need not be our child, so that a later one with its pid is not taken for it."""
+"""Who a process is, be it a child of ours or not: a later one with its pid is another."""
 
 from __future__ import annotations
 

@@ -277,6 +277,7 @@ def test_at_a_terminal_start_says_how_it_is_used(run_folder: Path) -> None:
 
 
 def test_an_inner_exec_without_injection_undoes_that_of_the_shell(shell: Shell) -> None:
+    shell.run("unset PYTHONPATH")
     shell.run('eval "$(sandbox start)"')
     assert shell.run("sandbox exec -q --no-inject -- sh -c 'echo $PYTHONPATH'") == ""
     said = shell.run("sandbox exec -q --no-guard -- sh -c 'echo [$MEMCACHED_SANDBOX_GUARDED]'")

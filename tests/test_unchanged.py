@@ -606,6 +606,11 @@ class TestNotDisturbed:
         result = project.sandboxed(
             "--", "sh", "-c", "MEMCACHED_SANDBOX_CONTROL=/nowhere ./manage.py test"
         )
+        assert "the sandbox of this run has ended: nobody listens at /nowhere" in result.stderr
+        assert result.returncode == 1
+        result = project.sandboxed(
+            "--", "sh", "-c", "MEMCACHED_SANDBOX_CONTROL=/dev/null ./manage.py test"
+        )
         assert "sandbox: the run's sandbox does not answer" in result.stderr
         assert result.returncode == 1
 
