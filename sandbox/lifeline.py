@@ -127,10 +127,15 @@ class Lifeline:
             raise TimeoutError
         return os.read(self._ends["news"], 1000)
 
-    def has_ended(self) -> bool:
-        """Whether the program has ended. A fork of the owner cannot tell and says no."""
+    def has_ended(self, patience: float = 0) -> bool:
+        """Whether the program has ended, or does so within seconds.
+
+        A fork of the owner cannot tell and says no.
+        """
         # Without reading: what is in the FIFO is for `news`.
-        return _ready(self._ends["news"], 0, 0) if "news" in self._ends else self.is_ours
+        if "news" not in self._ends:
+            return self.is_ours
+        return _ready(self._ends["news"], 0, patience * 1000)
 
     def kill(self) -> None:
         """Kill the program, without waiting for its end. Not in a fork of the owner."""

@@ -9,12 +9,10 @@ import time
 import weakref
 from collections.abc import Sequence
 
-from . import records
 from .directory import ServerDirectory
 from .errors import BinaryError, StartError
 from .lifeline import Lifeline
 from .limits import limit
-from .sweep import sweep
 from .user import unprivileged_user
 
 # How much of what memcached printed is told when it fails: bytes from the end.
@@ -68,8 +66,11 @@ class MemcachedProcess:
                 f"{self.command[0]} cannot be executed: {error.strerror}; "
                 "name another memcached in MEMCACHED_SANDBOX_BINARY"
             ) from error
-        # While memcached comes up:
         directory.unlock()
+        # While memcached comes up:
+        from . import records
+        from .sweep import sweep
+
         try:
             records.write(directory.path, self.pid, memory_mb)
             sweep(os.path.dirname(directory.path), directory.path)
@@ -79,6 +80,7 @@ class MemcachedProcess:
 
     def wait_for_address(self, deadline: float) -> str:
         """Return where memcached listens, once it does. Raises StartError."""
+        from . import records
         from .inject import wire
         from .proof import listener_pid
 
@@ -109,9 +111,12 @@ class MemcachedProcess:
             )
         return address
 
-    def death(self) -> str | None:
-        """Return how memcached died by itself, with its last words, or None while it lives."""
-        if self._death is None and self.lifeline.has_ended():
+    def death(self, patience: float = 0) -> str | None:
+        """Return how memcached died by itself, with its last words, or None while it lives.
+
+        ``patience`` is for one that may be dying, in seconds.
+        """
+        if self._death is None and self.lifeline.has_ended(patience):
             self.lifeline.kill()
             self._death = f"{_how_it_ended(self.lifeline.wait())}{self._said()}"
         return self._death

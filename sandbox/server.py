@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # How long a server that runs may take to answer, in seconds.
 ANSWER_TIMEOUT = 5.0
 
+# How long one may take to die whose connection was closed, in seconds.
+DYING_TIME = 0.2
+
 
 class Memcached:
     """A real memcached that lives as long as this object, and no longer than this process.
@@ -215,5 +218,8 @@ class Memcached:
         try:
             yield
         except (OSError, wire.ProtocolError) as error:
-            fate = self.death() or f"does not answer: {error or 'no word in time'}"
+            # A dying process loses its connections one by one, and the end may not be known yet.
+            patience = 0 if isinstance(error, TimeoutError) else DYING_TIME
+            death = self._running().death(patience)
+            fate = death or f"does not answer: {error or 'no word in time'}"
             raise ServerError(f"memcached at {self._address} {fate}") from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,8 @@ from sandbox import Memcached, SandboxError
 from sandbox.binary import find_memcached
 from sandbox.directory import ServerDirectory
 from sandbox.runtime import run_directory
+
+from .conftest import eventually
 
 ANOTHER = 54321  # a user that is not us
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a file to another user")
@@ -78,6 +82,9 @@ class TestFolders:
             assert server.address.startswith("unix:/tmp/memcached-sandbox-")
 
     def test_one_that_is_not_there(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder / "nothing"))
+        with Memcached(unix_socket=True) as server:
+            assert server.address.startswith(f"unix:{folder}/memcached-sandbox-")
         monkeypatch.setenv("TMPDIR", str(folder / "nothing"))
         self.assert_passed_over()
 
@@ -122,6 +129,13 @@ class TestFolders:
             assert server.address.startswith(f"unix:{odd}/")
             server.flush()
         assert list(odd.iterdir()) == []
+        # The lifeline, which is a shell, has to remove it as well.
+        script = (
+            "import os; from sandbox import Memcached; Memcached().start(); os.kill(os.getpid(), 9)"
+        )
+        subprocess.run([sys.executable, "-c", script], check=False)
+        eventually(lambda: list(odd.iterdir()) == [])
+        assert list(folder.iterdir()) == [odd]
 
     def test_none_that_serves(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         binary = find_memcached()
