@@ -11,6 +11,7 @@ from .errors import SandboxError
 from .lifeline import FOLDER
 from .limits import limit
 from .runtime import problem_of, run_directory
+from .uninterrupted import store
 
 if TYPE_CHECKING:
     from .user import User
@@ -104,7 +105,7 @@ class ServerDirectory:
         except FileExistsError:
             self.path = ""
             raise
-        self._lock.append(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW))
+        store(self._lock, os.open, self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         fcntl.flock(self._lock[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.mkdir(self.folder, 0o700)
         os.mkfifo(self.fifo, 0o600)

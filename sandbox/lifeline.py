@@ -12,6 +12,7 @@ which is memcached, says its pid through that FIFO itself.
 
 from __future__ import annotations
 
+import functools
 import os
 import select
 import signal
@@ -19,6 +20,8 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from .uninterrupted import store, store_all
 
 # Standard input is the pipe, descriptor 3 the FIFO, $1 the directory. The pipe says the pid, and
 # "end" when we see to the rest ourselves. In the FIFO only the pid is a line of one word, and at
@@ -60,12 +63,12 @@ class Lifeline:
     """
 
     def __init__(self) -> None:
-        self.pid = 0
         self._owner = os.getpid()
-        self._helper = 0
+        self._children: list[int] = []  # the helper, and then the program
         self._status: int | None = None
-        # Of the FIFO: "news". Of the pipe: "line", and "other end" until the lifeline has it.
-        self._ends: dict[str, int] = {}
+        self._news: list[int] = []  # our end of the FIFO
+        self._pipe: list[int] = []  # the lifeline's end, until it has it, and ours
+        self._moved: list[int] = []  # a descriptor that has been replaced
 
     def run(
         self,
@@ -85,23 +88,22 @@ class Lifeline:
         Raises OSError, when the program cannot be executed or a limit is reached; `release` then.
         """
         _alive.add(self)
-        ends = self._ends
-        ends["news"] = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        os.set_blocking(ends["news"], True)
-        ends["other end"], ends["line"] = os.pipe()
-        for name in [*ends]:
-            self._move_out_of_the_way(name)
-        self._helper = _spawn(
+        store(self._news, os.open, fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.set_blocking(self._news[0], True)
+        store_all(self._pipe, os.pipe)
+        for ends in (self._news, self._pipe):
+            self._move_out_of_the_way(ends)
+        self._spawn(
             ["/bin/sh", "-c", SCRIPT, NAME, directory],
             # None of the user's: a shell takes functions from its environment, for rm even.
             {"PATH": "/bin:/usr/bin"},
-            (os.POSIX_SPAWN_DUP2, ends["other end"], 0),
+            (os.POSIX_SPAWN_DUP2, self._pipe[0], 0),
             (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
             (os.POSIX_SPAWN_DUP2, 1, 2),
-            (os.POSIX_SPAWN_DUP2, ends["news"], FIFO),
+            (os.POSIX_SPAWN_DUP2, self._news[0], FIFO),
         )
-        self._close("other end")
-        self.pid = _spawn(
+        os.close(self._pipe.pop(0))
+        self._spawn(
             program,
             env,
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -110,7 +112,27 @@ class Lifeline:
             (os.POSIX_SPAWN_OPEN, FIFO, fifo, os.O_WRONLY, 0),
             (os.POSIX_SPAWN_OPEN, FOLDER, folder, os.O_RDONLY, 0),
         )
-        os.write(ends["line"], b"%d\n" % self.pid)
+        os.write(self._pipe[0], b"%d\n" % self.pid)
+
+    def _spawn(
+        self, command: Sequence[str], env: Mapping[str, str], *file_actions: tuple[Any, ...]
+    ) -> None:
+        """Start a child in a session of its own, where neither Ctrl-C nor a hangup reaches it."""
+        spawn = functools.partial(
+            os.posix_spawn,
+            command[0],
+            list(command),
+            env,
+            file_actions=file_actions,
+            setsid=True,
+            setsigmask=(),
+        )
+        store(self._children, spawn)
+
+    @property
+    def pid(self) -> int:
+        """The program's pid; 0 while there is none."""
+        return self._children[1] if len(self._children) > 1 else 0
 
     @property
     def is_ours(self) -> bool:
@@ -123,9 +145,9 @@ class Lifeline:
         ``deadline`` is in seconds of the monotonic clock. Raises TimeoutError.
         """
         left_ms = max(0, (deadline - time.monotonic()) * 1000)
-        if not _ready(self._ends["news"], select.POLLIN, left_ms):
+        if not _ready(self._news[0], select.POLLIN, left_ms):
             raise TimeoutError
-        return os.read(self._ends["news"], 1000)
+        return os.read(self._news[0], 1000)
 
     def has_ended(self, patience: float = 0) -> bool:
         """Whether the program has ended, or does so within seconds.
@@ -133,9 +155,9 @@ class Lifeline:
         A fork of the owner cannot tell and says no.
         """
         # Without reading: what is in the FIFO is for `news`.
-        if "news" not in self._ends:
+        if not self._news:
             return self.is_ours
-        return _ready(self._ends["news"], 0, patience * 1000)
+        return _ready(self._news[0], 0, patience * 1000)
 
     def kill(self) -> None:
         """Kill the program, without waiting for its end. Not in a fork of the owner."""
@@ -173,43 +195,37 @@ class Lifeline:
         if not self.is_ours:
             return
         try:
-            if self.pid and "line" in self._ends:
-                os.write(self._ends["line"], b"end\n")
+            if self.pid:
+                os.write(self._pipe[0], b"end\n")
         except BrokenPipeError:
             pass  # Someone has ended the helper.
         self.wait()
-        if self._helper:
-            if not self.pid:
-                # Interrupted before we knew the pid, if there is one: the lifeline finds out.
-                self._close("line")
-            # The pipe has lost its reader when the helper has ended.
-            elif not _ready(self._ends["line"], 0, PATIENCE_MS):
-                os.kill(self._helper, signal.SIGKILL)
-            _reap(self._helper)
-            self._helper = 0
-        if self.pid:
-            _reap(self.pid)
-            self.pid = 0
+        if not self.pid:
+            # There is no program. The lifeline, if there is one, sees for itself.
+            _close(self._pipe)
+        # The pipe has lost its reader when the helper has ended.
+        elif not _ready(self._pipe[0], 0, PATIENCE_MS):
+            os.kill(self._children[0], signal.SIGKILL)
+        for child in self._children:
+            _reap(child)
+        self._children.clear()
         self.let_go()
 
     def let_go(self) -> None:
         """Close our ends: after the end, and in a fork, which must not keep the program alive."""
         _alive.discard(self)
-        for end in [*self._ends]:
-            self._close(end)
+        for ends in (self._pipe, self._news, self._moved):
+            _close(ends)
 
-    def _move_out_of_the_way(self, end: str) -> None:
+    def _move_out_of_the_way(self, ends: list[int]) -> None:
         """See that none of ours is one that the program shall have, as a daemon's may well be."""
-        if self._ends[end] <= FOLDER:
-            import fcntl
+        for index, end in enumerate(ends):
+            if end <= FOLDER:
+                import fcntl
 
-            self._ends["moved"] = fcntl.fcntl(self._ends[end], fcntl.F_DUPFD_CLOEXEC, FOLDER + 1)
-            self._ends[end], self._ends["moved"] = self._ends["moved"], self._ends[end]
-            self._close("moved")
-
-    def _close(self, end: str) -> None:
-        if end in self._ends:
-            os.close(self._ends.pop(end))
+                store(self._moved, fcntl.fcntl, end, fcntl.F_DUPFD_CLOEXEC, FOLDER + 1)
+                ends[index], self._moved[0] = self._moved[0], end
+                _close(self._moved)
 
 
 def _let_all_go() -> None:
@@ -220,16 +236,9 @@ def _let_all_go() -> None:
 os.register_at_fork(after_in_child=_let_all_go)
 
 
-def _spawn(command: Sequence[str], env: Mapping[str, str], *file_actions: tuple[Any, ...]) -> int:
-    """Start a process in a session of its own, where neither Ctrl-C nor a hangup reaches it."""
-    return os.posix_spawn(
-        command[0],
-        list(command),
-        env,
-        file_actions=file_actions,
-        setsid=True,
-        setsigmask=(),
-    )
+def _close(ends: list[int]) -> None:
+    while ends:
+        os.close(ends.pop())
 
 
 def _ready(descriptor: int, events: int, timeout_ms: float) -> bool:

@@ -13,6 +13,7 @@ from .faults import faults
     "harm",
     [
         pytest.param(lambda: faults.sigkills(12, 1), id="sigkills"),
+        pytest.param(lambda: faults.interrupts(20, 1), id="interrupts"),
         pytest.param(lambda: faults.starts_and_stops(100), id="starts and stops"),
         pytest.param(lambda: faults.execs_at_once(10), id="execs at once"),
         pytest.param(lambda: faults.sandboxes_alive(10), id="sandboxes alive"),

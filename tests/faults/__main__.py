@@ -19,6 +19,7 @@ def main() -> None:
         os.environ["TMPDIR"] = folder
         for harm in (
             lambda: faults.sigkills(200, seed),
+            lambda: faults.interrupts(200, seed),
             lambda: faults.starts_and_stops(1000),
             lambda: faults.execs_at_once(50),
             lambda: faults.sandboxes_alive(100),

@@ -86,6 +86,66 @@ def _killed(kind: str, chance: random.Random) -> float:
     return ended
 
 
+INTERRUPTED = """
+import gc, os, signal, sys
+import psutil
+from sandbox import Memcached
+
+def interrupt(*_):
+    if armed:
+        raise KeyboardInterrupt
+
+def resources():
+    left = os.listdir(os.environ["TMPDIR"])
+    return psutil.Process().num_fds(), len(psutil.Process().children()), left
+
+def use(number):
+    with Memcached(unix_socket=bool(number % 2)) as server:
+        server.flush()
+
+armed = False
+signal.signal(signal.SIGINT, interrupt)
+use(0), use(1)
+before = resources()
+number = 0
+for _ in range(int(sys.argv[1])):
+    caught = False
+    while not caught:
+        number += 1
+        print("again", flush=True)
+        try:
+            armed = True
+            use(number)
+            armed = False
+        except KeyboardInterrupt:
+            armed = False
+            caught = True
+    gc.collect()
+    assert resources() == before, (resources(), before)
+print("done", flush=True)
+"""
+
+
+def interrupts(count: int, seed: int) -> str:
+    """Send SIGINT at random moments to a process that starts, uses and stops servers."""
+    chance = random.Random(seed)
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        process = subprocess.Popen(
+            [sys.executable, "-c", INTERRUPTED, str(count)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": folder},
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line == "again\n":
+                time.sleep(chance.uniform(0, 0.009))  # this is the random moment
+                process.send_signal(signal.SIGINT)
+        assert process.wait() == 0
+        assert line == "done\n"
+    return f"{count} times Ctrl-C: as many descriptors and children after each, and no file"
+
+
 def starts_and_stops(count: int) -> str:
     """Start and stop servers in this process: it must not grow."""
     for number in range(50):
