@@ -15,6 +15,9 @@ from .lifeline import Lifeline
 from .limits import limit
 from .user import unprivileged_user
 
+# A launch takes about a millisecond until its lifeline knows of it, in seconds.
+SETTLING_TIME = 1.0
+
 # How much of what memcached printed is told when it fails: bytes from the end.
 LAST_WORDS = 500
 
@@ -28,7 +31,7 @@ class MemcachedProcess:
         self.lifeline = Lifeline()
         self._unix_socket = unix_socket
         self._death: str | None = None
-        self._ending = threading.RLock()
+        self._lock = threading.RLock()
 
     @property
     def pid(self) -> int:
@@ -36,8 +39,25 @@ class MemcachedProcess:
 
     def launch(self, memory_mb: int) -> None:
         """Start memcached and its lifeline. Raises SandboxError; `end` must follow then."""
-        directory = self.directory
         _processes.add(self)
+        with self._lock:
+            if _exiting and threading.current_thread() is not threading.main_thread():
+                threading.Event().wait()  # this thread ends where it is
+            self._launch()
+        # While memcached comes up:
+        from . import records
+        from .sweep import sweep
+
+        path = self.directory.path
+        try:
+            records.write(path, self.pid, memory_mb)
+            sweep(os.path.dirname(path), path)
+        except OSError as error:
+            what = limit(error) or error
+            raise StartError(f"the run directory cannot be used: {what}") from error
+
+    def _launch(self) -> None:
+        directory = self.directory
         directory.make()
         env = dict(os.environ)
         folder = directory.folder_for_server
@@ -67,16 +87,6 @@ class MemcachedProcess:
                 "name another memcached in MEMCACHED_SANDBOX_BINARY"
             ) from error
         directory.unlock()
-        # While memcached comes up:
-        from . import records
-        from .sweep import sweep
-
-        try:
-            records.write(directory.path, self.pid, memory_mb)
-            sweep(os.path.dirname(directory.path), directory.path)
-        except OSError as error:
-            what = limit(error) or error
-            raise StartError(f"the run directory cannot be used: {what}") from error
 
     def wait_for_address(self, deadline: float) -> str:
         """Return where memcached listens, once it does. Raises StartError."""
@@ -127,12 +137,19 @@ class MemcachedProcess:
         When it is interrupted, it is done all the same. It may be called again.
         """
         if self.lifeline.is_ours:
-            with self._ending:
+            with self._lock:
                 try:
                     self._end()
                 except BaseException:
                     self._end()
                     raise
+
+    def settle(self) -> None:
+        """Wait until a launch that is under way has come to where the lifeline knows of it.
+
+        From then on nobody launches or ends it any more: for the exit of the interpreter.
+        """
+        self._lock.acquire(timeout=SETTLING_TIME)
 
     def _end(self) -> None:
         self.lifeline.kill()
@@ -162,6 +179,8 @@ class MemcachedProcess:
 
 _processes: weakref.WeakSet[MemcachedProcess] = weakref.WeakSet()
 
+_exiting = False
+
 
 @atexit.register
 def _end_all() -> None:
@@ -170,9 +189,14 @@ def _end_all() -> None:
     Not while other threads live on, as daemon threads do: one may be about to use a server, or to
     start one. Then it is left to the lifeline, which acts when they have ended with us.
     """
-    if threading.active_count() == 1:
-        for process in list(_processes):
+    global _exiting  # noqa: PLW0603
+    alone = threading.active_count() == 1
+    _exiting = True
+    for process in list(_processes):
+        if alone:
             process.end()
+        else:
+            process.settle()
 
 
 def _how_it_ended(status: int | None) -> str:

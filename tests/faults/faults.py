@@ -130,19 +130,18 @@ def interrupts(count: int, seed: int) -> str:
     """Send SIGINT at random moments to a process that starts, uses and stops servers."""
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        process = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-c", INTERRUPTED, str(count)],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "TMPDIR": folder},
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line == "again\n":
-                time.sleep(chance.uniform(0, 0.009))  # this is the random moment
-                process.send_signal(signal.SIGINT)
-        assert process.wait() == 0
-        assert line == "done\n"
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line == "again\n":
+                    time.sleep(chance.uniform(0, 0.009))  # this is the random moment
+                    process.send_signal(signal.SIGINT)
+        assert (process.returncode, line) == (0, "done\n")
     return f"{count} times Ctrl-C: as many descriptors and children after each, and no file"
 
 
