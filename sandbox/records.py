@@ -58,7 +58,7 @@ class Record(NamedTuple):
 def write(directory: str, server_pid: int, memory_mb: int) -> None:
     """Make the record of a server that this process has started just now. Raises OSError."""
     owner, server = Identity.of_this_process(), Identity.of_new_child(server_pid)
-    text = f"{owner.pid} {owner.created:.2f}\n{server.pid} {server.created:.2f}\n{memory_mb}\n"
+    text = f"{owner.pid} {owner.created:.6f}\n{server.pid} {server.created:.6f}\n{memory_mb}\n"
     with open(_path(directory), "xb", buffering=0) as record:
         record.write(HEADER + text.encode())
 
