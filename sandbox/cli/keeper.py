@@ -65,8 +65,13 @@ def _become_daemon(said: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
-    os.closerange(3, said)
-    os.closerange(said + 1, os.sysconf("SC_OPEN_MAX"))
+    # Those that are open, and not all that might be: there may be a billion of them.
+    for descriptor in map(int, os.listdir("/dev/fd")):
+        if descriptor > 2 and descriptor != said:
+            try:
+                os.close(descriptor)
+            except OSError:
+                pass  # It was the one that the list was read from.
 
 
 def _keep(
@@ -94,8 +99,8 @@ def _keep(
     os.close(said)
     os.dup2(0, 2)
     threading.Thread(target=_await_end_of, args=(shell, ttl), daemon=True).start()
-    while signal.sigwait({signal.SIGCHLD, *ENDS}) == signal.SIGCHLD:
-        if any(server.death() for server in sandbox.servers):
+    while not any(server.death() for server in sandbox.servers):
+        if signal.sigwait({signal.SIGCHLD, *ENDS}) != signal.SIGCHLD:
             return
 
 

@@ -34,15 +34,15 @@ def command(ids: tuple[str, ...], every: bool, stale: bool, shell: str) -> int:
         sandbox stop --all --stale
     """
     servers, unknown = survey.servers()
-    own = os.environ.get("MEMCACHED_SANDBOX_PID")
-    if not ids and not every and not stale and own is None:
+    control = os.environ.get("MEMCACHED_SANDBOX_CONTROL")
+    if not ids and not every and not stale and control is None:
         raise click.UsageError("This shell has no sandbox: give an ID, --all or --stale.")
     if missing := set(ids).difference(server.id for server in servers):
         raise click.UsageError(
             f"There is no sandbox {min(missing)!r}: 'sandbox list' shows those that there are."
         )
     if not ids and not every and not stale:
-        chosen = [server for server in servers if str(server.record.server.pid) == own]
+        chosen = [server for server in servers if server.path == os.path.dirname(control or "")]
         _forget(shell)
     else:
         chosen = [server for server in servers if every or server.id in ids]
