@@ -425,6 +425,18 @@ class TestStartErrors:
         with pytest.raises(StartError, match="another process than the one that was started"):
             Memcached(binary=liar).start()
 
+    def test_a_program_that_leaves_files_and_folders(
+        self, run_folder: Path, tmp_path: Path
+    ) -> None:
+        messy = script(
+            tmp_path / "messy",
+            '#!/bin/sh\ncd "$(dirname "$MEMCACHED_PORT_FILENAME")"\n'
+            "mkdir folder && touch file folder/file && ln -s / link\nexit 3\n",
+        )
+        with pytest.raises(StartError, match="ended with exit code 3"):
+            Memcached(binary=messy).start()
+        assert list(run_folder.iterdir()) == []
+
     def test_garbage_for_a_port(self, tmp_path: Path) -> None:
         liar = script(
             tmp_path / "liar",
