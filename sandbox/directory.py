@@ -23,6 +23,8 @@ FILES += [f"server/{name}" for name in ("pid", "pid.tmp", "port", "port.lck", "s
 # How often something else may come between us and a new directory before we give up.
 ATTEMPTS = 20
 
+REMEDY = "point TMPDIR to a folder that only you can write to"
+
 
 class ServerDirectory:
     """A directory for one server, for its owner alone. Nothing is made before `make`.
@@ -70,22 +72,23 @@ class ServerDirectory:
         It is locked until `unlock`. Raises SandboxError; nothing is left then.
         """
         parent = run_directory()
-        for attempt in range(ATTEMPTS):
+        for _ in range(ATTEMPTS):
             try:
                 self._make(parent)
-                break
+                return
             except (FileNotFoundError, FileExistsError, BlockingIOError) as error:
                 # The run directory was removed with the last server in it, or somebody who sweeps
                 # was faster than our lock, or the name is taken.
                 self.remove()
-                if attempt == ATTEMPTS - 1:
-                    raise _unmakable(parent, error) from error
+                what = f"{error.strerror}, {ATTEMPTS} times; {REMEDY}"
             except OSError as error:
                 self.remove()
-                raise _unmakable(parent, error) from error
+                what = limit(error) or f"{error.strerror}; {REMEDY}"
+                break
             except BaseException:
                 self.remove()
                 raise
+        raise SandboxError(f"no server's directory can be made in {parent}: {what}")
 
     def _make(self, parent: str) -> None:
         mode = 0o711 if self._passable else 0o700
@@ -97,8 +100,7 @@ class ServerDirectory:
             if problem := problem_of(parent):
                 self.path = ""  # nothing of it is ours to remove
                 raise SandboxError(
-                    f"the run directory {parent} {problem}: "
-                    "remove it, or point TMPDIR to a folder that only you can write to"
+                    f"the run directory {parent} {problem}: remove it, or {REMEDY}"
                 ) from None
         try:
             os.mkdir(self.path, mode)
@@ -157,10 +159,3 @@ def remove(path: str) -> None:
         os.rmdir(os.path.dirname(path))
     except OSError:
         pass  # Other servers have theirs in it.
-
-
-def _unmakable(parent: str, error: OSError) -> SandboxError:
-    what = limit(error) or (
-        f"{error.strerror}; point TMPDIR to a folder that only you can write to"
-    )
-    return SandboxError(f"no server's directory can be made in {parent}: {what}")

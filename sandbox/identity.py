@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import signal
 import sys
 import time
 from typing import NamedTuple
 
+from .lifeline import kill_group
+
 # By how many seconds two readings of one process's creation may differ: the kernel keeps it since
 # boot, and psutil takes the time of boot in whole seconds.
 TOLERANCE = 2.0
-
-_own: dict[int, float] = {}  # when this process was created; a fork has another pid
 
 
 class Identity(NamedTuple):
@@ -23,10 +23,7 @@ class Identity(NamedTuple):
 
     @classmethod
     def of_this_process(cls) -> Identity:
-        pid = os.getpid()
-        if pid not in _own:
-            _own[pid] = _created(pid)
-        return cls(pid, _own[pid])
+        return cls(os.getpid(), _created(os.getpid()))
 
     @classmethod
     def of_new_child(cls, pid: int) -> Identity:
@@ -54,10 +51,7 @@ class Identity(NamedTuple):
         """Kill the process and its process group, and return whether there was one to kill."""
         running = self.is_running()
         if running:
-            try:
-                os.killpg(self.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass  # It has just ended; macOS calls that a lack of permission.
+            kill_group(self.pid)
         return running
 
     def command(self) -> list[str]:
@@ -70,6 +64,7 @@ class Identity(NamedTuple):
             return []
 
 
+@functools.cache  # a process asks for itself only, and a fork has another pid
 def _created(pid: int) -> float:
     """As psutil's create_time(), whose import would take three times what a server's start does.
 

@@ -162,10 +162,7 @@ class Lifeline:
     def kill(self) -> None:
         """Kill the program, without waiting for its end. Not in a fork of the owner."""
         if self.is_ours and self.pid and _is_unreaped(self.pid):
-            try:
-                os.killpg(self.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass  # It has just ended; macOS calls that a lack of permission.
+            kill_group(self.pid)
 
     def wait(self) -> int | None:
         """Wait for the program's end; return its exit code, or minus the signal that ended it.
@@ -196,7 +193,8 @@ class Lifeline:
             return
         try:
             if self.pid:
-                os.write(self._pipe[0], b"end\n")
+                # Twice: if we were interrupted before we told the pid, the first is taken for it.
+                os.write(self._pipe[0], b"end\nend\n")
         except BrokenPipeError:
             pass  # Someone has ended the helper.
         self.wait()
@@ -226,6 +224,14 @@ class Lifeline:
                 store(self._moved, fcntl.fcntl, end, fcntl.F_DUPFD_CLOEXEC, FOLDER + 1)
                 ends[index], self._moved[0] = self._moved[0], end
                 _close(self._moved)
+
+
+def kill_group(leader: int) -> None:
+    """Kill a process and what it has started in its process group."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass  # It has just ended; macOS calls that a lack of permission.
 
 
 def _let_all_go() -> None:

@@ -21,21 +21,27 @@ def run_directory() -> str:
     Where neither is a folder that serves, it lies in /tmp. It need not be there yet, and is no
     longer when the last server has ended. Raises SandboxError.
     """
-    folders = candidates()
-    for folder, problem in folders.items():
-        if problem is None:
+    for folder in folders():
+        if _problem_of_folder(folder) is None:
             return run_directory_in(folder)
-    reasons = "; ".join(f"{folder} {problem}" for folder, problem in folders.items())
+    reasons = "; ".join(problems_of_folders())
     raise SandboxError(
         f"no folder for the run directory: {reasons}; "
         "point TMPDIR to a folder that only you can write to"
     )
 
 
-def candidates() -> dict[str, str | None]:
-    """Return the folders that are considered, the preferred first, each with its problem if any."""
+def folders() -> list[str]:
+    """Return the folders that are considered, the preferred first."""
     named = os.environ.get("XDG_RUNTIME_DIR"), os.environ.get("TMPDIR"), "/tmp"
-    return {os.path.abspath(folder): _problem_of_folder(folder) for folder in named if folder}
+    return [os.path.abspath(folder) for folder in named if folder]
+
+
+def problems_of_folders() -> list[str]:
+    """Return which of them cannot hold the run directory, and why."""
+    return [
+        f"{folder} {problem}" for folder in folders() if (problem := _problem_of_folder(folder))
+    ]
 
 
 def run_directory_in(folder: str) -> str:

@@ -14,7 +14,7 @@ from .inject import wire
 from .lifeline import NAME as LIFELINE
 from .options import LONG_OPTIONS, SHORT_OPTIONS
 from .records import Record, RecordError
-from .runtime import candidates, problem_of, run_directory_in, server_directories
+from .runtime import folders, problem_of, run_directory_in, server_directories
 
 # A server that does not hang answers in less than a millisecond, in seconds.
 ANSWER_TIMEOUT = 1.0
@@ -31,13 +31,13 @@ class Server(NamedTuple):
         return os.path.basename(self.path)
 
     def stats(self) -> dict[str, int] | None:
-        """Return its cap and use in bytes, and its items; None when it does not answer."""
+        """Return how many bytes its items take and how many they are; None without an answer."""
         if self.record.address is None:
             return None
         try:
             with wire.Connection(self.record.address, ANSWER_TIMEOUT) as connection:
                 stats = connection.stats()
-            return {name: int(stats[name]) for name in ("limit_maxbytes", "bytes", "curr_items")}
+            return {name: int(stats[name]) for name in ("bytes", "curr_items")}
         except (OSError, LookupError, ValueError, wire.ProtocolError):
             return None
 
@@ -60,7 +60,7 @@ def run_directories() -> list[str]:
 
     Those that this environment leads to, and those that a lifeline has in its command line.
     """
-    found = [run_directory_in(folder) for folder in candidates()]
+    found = [run_directory_in(folder) for folder in folders()]
     for process in psutil.process_iter(["cmdline", "uids"]):
         match process.info:
             case {"cmdline": [_, "-c", _, name, path], "uids": uids} if (

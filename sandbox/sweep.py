@@ -11,7 +11,7 @@ import time
 from .directory import fifo_in, remove
 from .errors import SandboxError
 from .records import Record, RecordError
-from .runtime import problem_of, server_directories
+from .runtime import server_directories
 
 # A killed server is gone in less than a millisecond, in seconds.
 PATIENCE = 1.0
@@ -21,17 +21,19 @@ class SweepError(SandboxError):
     """Something in the run directory cannot be removed, and why."""
 
 
-def sweep(run_directory: str, *but: str) -> list[SweepError]:
-    """Remove what was left in a run directory; return what cannot be removed."""
-    problems = []
-    if problem_of(run_directory) is None:
-        for path in server_directories(run_directory):
-            if path not in but and not is_tended(path):
-                try:
-                    clear(path)
-                except SweepError as problem:
-                    problems.append(problem)
-    return problems
+def sweep(run_directory: str, but: str = "") -> tuple[int, list[SweepError]]:
+    """Remove what killed owners have left in a run directory that may be trusted.
+
+    Return how many directories that were, and what cannot be removed. ``but`` is left alone.
+    """
+    removed, problems = 0, []
+    for path in server_directories(run_directory):
+        if path != but and not is_tended(path):
+            try:
+                removed += _clear(path)
+            except SweepError as problem:
+                problems.append(problem)
+    return removed, problems
 
 
 def is_tended(path: str) -> bool:
@@ -47,26 +49,28 @@ def is_tended(path: str) -> bool:
     return True
 
 
-def clear(path: str) -> None:
-    """End the server of a directory that nobody tends, and remove it.
+def _clear(path: str) -> bool:
+    """End the server of a directory that nobody tends, remove it and return whether we did.
 
-    Does nothing when somebody is just making it, or clearing it. Raises SweepError.
+    Not when somebody is just making it, or clearing it. Raises SweepError.
     """
     try:
         lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except FileNotFoundError:
-        return
+        return False
     except OSError as error:
         raise SweepError(f"{path} is none of ours ({error.strerror}): remove it") from None
     try:
         if (owner := os.fstat(lock).st_uid) != os.geteuid():
             raise SweepError(f"{path} belongs to another user ({owner}): have it removed")
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not is_tended(path):
-            _end_server(path)
-            remove(path)
+        if is_tended(path):
+            return False
+        _end_server(path)
+        remove(path)
+        return True
     except BlockingIOError:
-        pass
+        return False
     finally:
         os.close(lock)
 

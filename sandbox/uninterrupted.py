@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 def store(results: list[Result], function: Callable[..., Result], *arguments: Any) -> None:
-    """Append the function's result to the list, or raise without having called it.
+    """Call a function and append what it returns to the list: both, or neither.
 
     The function has to be one in C. So is extend(), which calls it and stores what it returns.
     """

@@ -155,7 +155,7 @@ class TestList:
             lines = terminal.before.splitlines()
             assert len(lines) >= 2
             assert max(map(len, lines)) == 60
-            assert lines[1].endswith("…")
+            assert lines[1].endswith("...")
 
     def test_one_that_hangs(self, cli: Cli) -> None:
         with Memcached() as server:
@@ -297,7 +297,9 @@ class TestDoctor:
             left.mkdir()
             result = cli("doctor")
             assert f"{left}\n" in result.stdout
-            assert "-> the next start removes it, or 'sandbox stop --stale'" in result.stdout
+            assert (
+                "-> 'sandbox stop --stale' removes it, or says what is in the way" in result.stdout
+            )
             assert not left.exists()
 
     def test_a_folder_that_is_passed_over(self, run, tmp_path: Path) -> None:

@@ -16,10 +16,9 @@ import click
 from .. import survey
 from ..binary import find_memcached, install_command
 from ..errors import SandboxError
-from ..runtime import candidates, problem_of, run_directory
+from ..runtime import problem_of, problems_of_folders, run_directory
 from ..server import Memcached
-
-FAILED_STATUS = 1
+from .status import PROBLEM
 
 
 class Finding(NamedTuple):
@@ -51,7 +50,7 @@ def command(as_json: bool) -> int:
             click.echo(f"{check.ljust(width)}  {'PROBLEM: ' if fatal else ''}{found}")
             if remedy:
                 click.echo(f"{' ' * width}  -> {remedy}")
-    return FAILED_STATUS if any(finding.fatal for finding in findings) else 0
+    return PROBLEM if any(finding.fatal for finding in findings) else 0
 
 
 def _memcached() -> Iterator[Finding]:
@@ -101,7 +100,7 @@ def _run_directory() -> Iterator[Finding]:
         remedy = "remove it, or point TMPDIR to a folder of yours"
         yield Finding("run directory", f"{directory} {problem}", remedy, True)
         return
-    passed_over = [f"{folder} {why}" for folder, why in candidates().items() if why]
+    passed_over = problems_of_folders()
     because = f" ({'; '.join(passed_over)})" if passed_over else ""
     yield Finding("run directory", f"{directory}{because}")
 
@@ -110,10 +109,15 @@ def _stale() -> Iterator[Finding]:
     paths = survey.stale()
     if paths:
         yield Finding(
-            "stale", ", ".join(paths), "the next start removes it, or 'sandbox stop --stale'"
+            "stale",
+            ", ".join(paths),
+            "'sandbox stop --stale' removes it, or says what is in the way",
         )
     else:
         yield Finding("stale", "nothing")
+
+
+def _of_other_versions() -> Iterator[Finding]:
     for line in survey.servers()[1]:
         yield Finding("unknown", line, "use the version of memcached-sandbox that started it")
 
@@ -137,4 +141,4 @@ def _python() -> Iterator[Finding]:
 
 
 # What is stale comes before a server is started, which removes it.
-CHECKS = [_run_directory, _stale, _memcached, _other_memcacheds, _python]
+CHECKS = [_run_directory, _stale, _of_other_versions, _memcached, _other_memcacheds, _python]

@@ -70,31 +70,25 @@ def for_command(
     }
 
 
-def without_run(environ: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
-    """Return these variables as they are without the run that has set them: most are empty then."""
-    return {**dict.fromkeys(names, ""), **for_injection(environ, None)}
-
-
-def for_injection(environ: Mapping[str, str], injection: Injection | None) -> dict[str, str]:
-    """Return what has each Python process of the run repoint its CACHES, flush and guard.
-
-    Without an injection, that is what undoes the one of a run around this one.
-    """
-    paths, plugins = environ.get("PYTHONPATH", ""), environ.get("PYTEST_PLUGINS", "")
-    if injection is None:
-        outer = {
-            "PYTHONPATH": _without(FOLDER, paths, os.pathsep),
-            "PYTEST_PLUGINS": _without(PYTEST_PLUGIN, plugins, ","),
-            "MEMCACHED_SANDBOX_GUARDED": "",
-        }
-        return {name: value for name, value in outer.items() if name in environ}
+def for_injection(environ: Mapping[str, str], injection: Injection) -> dict[str, str]:
+    """Return what has each Python process of the run repoint its CACHES, flush and guard."""
     return {
-        "PYTHONPATH": _with_first(FOLDER, paths, os.pathsep),
-        "PYTEST_PLUGINS": _with_first(PYTEST_PLUGIN, plugins, ","),
+        "PYTHONPATH": _with_first(FOLDER, environ.get("PYTHONPATH", ""), os.pathsep),
+        "PYTEST_PLUGINS": _with_first(PYTEST_PLUGIN, environ.get("PYTEST_PLUGINS", ""), ","),
         "MEMCACHED_SANDBOX_EXCLUDE": " ".join(injection.exclude),
         "MEMCACHED_SANDBOX_FLUSH": injection.flush,
         "MEMCACHED_SANDBOX_GUARDED": " ".join(injection.guarded),
     }
+
+
+def without_injection(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what undoes the injection of a run around us; nothing when there is none."""
+    undone = {
+        "PYTHONPATH": _without(FOLDER, environ.get("PYTHONPATH", ""), os.pathsep),
+        "PYTEST_PLUGINS": _without(PYTEST_PLUGIN, environ.get("PYTEST_PLUGINS", ""), ","),
+        "MEMCACHED_SANDBOX_GUARDED": "",
+    }
+    return {name: value for name, value in undone.items() if name in environ}
 
 
 def _with_first(entry: str, others: str, separator: str) -> str:

@@ -9,7 +9,13 @@ import click
 
 from ..errors import OptionError
 from ..sandbox import Sandbox
-from .environment import Injection, for_command, for_injection, unknown_placeholder
+from .environment import (
+    Injection,
+    for_command,
+    for_injection,
+    unknown_placeholder,
+    without_injection,
+)
 from .parameters import Address, Size, Variable
 
 if TYPE_CHECKING:
@@ -176,9 +182,10 @@ def variables_of(
     control: str,
 ) -> dict[str, str]:
     """Return the variables that lead into a sandbox, beside those that are in ``environ``."""
-    guarded = [] if options["no_guard"] else ["127.0.0.1:11211", *options["guard"]]
-    injection = Injection(options["exclude"], options["flush"], guarded)
-    return {
-        **for_injection(environ, None if options["no_inject"] else injection),
-        **for_command(environ, servers, control, options["env"]),
-    }
+    if options["no_inject"]:
+        injected = without_injection(environ)
+    else:
+        guarded = [] if options["no_guard"] else ["127.0.0.1:11211", *options["guard"]]
+        injection = Injection(options["exclude"], options["flush"], guarded)
+        injected = for_injection(environ, injection)
+    return {**injected, **for_command(environ, servers, control, options["env"])}

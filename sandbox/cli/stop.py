@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import click
 
 from .. import survey
-from ..sweep import SweepError, clear
-from .environment import NAMES_VARIABLE, without_run
+from ..sweep import sweep
+from .environment import NAMES_VARIABLE, without_injection
 from .options import CONTEXT_SETTINGS, shell_option
 from .report import say
 from .shells import evaluated, removals
@@ -33,19 +33,21 @@ def command(ids: tuple[str, ...], every: bool, stale: bool, shell: str) -> int:
         sandbox stop 5a5f89de
         sandbox stop --all --stale
     """
-    servers, unknown = survey.servers()
     control = os.environ.get("MEMCACHED_SANDBOX_CONTROL")
-    if not ids and not every and not stale and control is None:
+    own = not (ids or every or stale)
+    if own and control is None:
         raise click.UsageError("This shell has no sandbox: give an ID, --all or --stale.")
+    servers, unknown = survey.servers()
     if missing := set(ids).difference(server.id for server in servers):
         raise click.UsageError(
             f"There is no sandbox {min(missing)!r}: 'sandbox list' shows those that there are."
         )
-    if not ids and not every and not stale:
-        chosen = [server for server in servers if server.path == os.path.dirname(control or "")]
+    ours = os.path.dirname(control or "")
+    chosen = [
+        server for server in servers if every or server.id in ids or (own and server.path == ours)
+    ]
+    if own or ours in [server.path for server in chosen]:
         _forget(shell)
-    else:
-        chosen = [server for server in servers if every or server.id in ids]
     failures = 0
     for server in chosen:
         if server.kill():
@@ -71,19 +73,19 @@ def _forget(shell: str) -> None:
         line = evaluated("sandbox stop", shell)
         say(f"this shell's variables still lead to the sandbox: {line} removes them.")
     else:
-        click.echo(removals(without_run(os.environ, names), shell), nl=False)
+        # What the shell had before the sandbox, such as a PYTHONPATH, it has again.
+        before = {**dict.fromkeys(names, ""), **without_injection(os.environ)}
+        click.echo(removals(before, shell), nl=False)
 
 
 def _remove_stale() -> int:
     """Return how many of them cannot be removed."""
-    paths = survey.stale()
-    problems = []
-    for path in paths:
-        try:
-            clear(path)
-        except SweepError as problem:
-            problems.append(problem)
-            say(f"{problem}.")
-    removed = len(paths) - len(problems)
+    removed, problems = 0, []
+    for directory in survey.run_directories():
+        swept, left = sweep(directory)
+        removed += swept
+        problems += left
+    for problem in problems:
+        say(f"{problem}.")
     say(f"removed what {removed} killed server{'' if removed == 1 else 's'} had left.")
     return len(problems)
