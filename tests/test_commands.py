@@ -142,6 +142,22 @@ class TestList:
             )
             assert "pytest" in row
 
+    def test_an_owner_whose_command_has_more_than_one_line(self, cli: Cli) -> None:
+        script = (
+            "import sys # \x1b[31m\nfrom sandbox import Memcached\n"
+            "with Memcached() as server: print(server.pid, flush=True); sys.stdin.read()"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", script, b"\xff"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as owner:
+            assert owner.stdout is not None
+            owner.stdout.readline()
+            lines = cli("list").stdout.splitlines()
+            owner.communicate()
+        assert len(lines) == 2
+        assert lines[1].isprintable()
+        assert "from sandbox import Memcached" in lines[1]
+
     def test_in_the_width_of_the_terminal(self, run_folder: Path) -> None:
         import pexpect
 

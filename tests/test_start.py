@@ -243,6 +243,13 @@ def test_stop_of_one_server_ends_the_sandbox(run, shell: Shell, run_folder: Path
     assert list(run_folder.iterdir()) == []
 
 
+def test_stop_by_id_has_the_shell_forget_it_too(shell: Shell, run_folder: Path) -> None:
+    shell.run('eval "$(sandbox start)"')
+    shell.run(f'eval "$(sandbox stop {shell.id()})"')
+    assert "MEMCACHED_SANDBOX_ADDRESS" not in shell.variables()
+    eventually(lambda: list(run_folder.iterdir()) == [])
+
+
 def test_errors_are_one_line_and_leave_nothing(run, run_folder: Path) -> None:
     result = run("sandbox", "start", "--memcached", "/no/such/memcached")
     assert (result.returncode, result.stdout) == (125, "")
