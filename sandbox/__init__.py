@@ -9,8 +9,9 @@ TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
     from .errors import BinaryError, OptionError, SandboxError, ServerError, StartError
+    from .memcached import Memcached
     from .sandbox import Sandbox
-    from .server import Memcached
+    from .server import Server
 
 __all__ = [
     "BinaryError",
@@ -18,13 +19,14 @@ __all__ = [
     "OptionError",
     "Sandbox",
     "SandboxError",
+    "Server",
     "ServerError",
     "StartError",
 ]
 
 __version__ = "0.1.0"
 
-_HOMES = {"Memcached": "server", "Sandbox": "sandbox"}
+_HOMES = {"Memcached": "memcached", "Sandbox": "sandbox", "Server": "server"}
 
 
 def __getattr__(name: str) -> object:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from .errors import SandboxError
+from .inject import run
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -25,14 +26,6 @@ REQUEST_TIMEOUT = 10.0
 LONGEST_REQUEST = 1_000_000
 
 
-class Refusal(NamedTuple):
-    """An attempt of the run to connect to a main memcached."""
-
-    address: str
-    alias: str
-    at: str
-
-
 class Control:
     """The control socket at ``path``, which must lie in a folder for this user alone.
 
@@ -41,7 +34,7 @@ class Control:
 
     def __init__(self, sandbox: Sandbox, path: str) -> None:
         self.path = path
-        self.refusals: list[Refusal] = []
+        self.refusals: list[run.Refusal] = []
         self._sandbox = sandbox
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -93,8 +86,8 @@ class Control:
                 except SandboxError as error:
                     return {"error": str(error)}
             refused = request.get("refused")
-            if isinstance(refused, dict) and set(refused) == set(Refusal._fields):
-                self.refusals.append(Refusal(**{k: str(value) for k, value in refused.items()}))
+            if isinstance(refused, dict) and set(refused) == set(run.Refusal._fields):
+                self.refusals.append(run.Refusal(**{k: str(value) for k, value in refused.items()}))
                 return {}
         return {"error": f"the request asks for nothing that is known: {str(request)[:80]}"}
 

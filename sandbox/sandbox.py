@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from .server import Memcached
+from .memcached import Memcached
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack

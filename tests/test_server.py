@@ -534,5 +534,5 @@ def test_options_out_of_range(options, message: str) -> None:
 def test_a_name_that_the_package_does_not_have() -> None:
     import sandbox
 
-    with pytest.raises(AttributeError, match="module 'sandbox' has no attribute 'Server'"):
-        sandbox.Server  # noqa: B018
+    with pytest.raises(AttributeError, match="module 'sandbox' has no attribute 'Client'"):
+        sandbox.Client  # noqa: B018

@@ -14,8 +14,8 @@ import django
 import pytest
 
 from sandbox import Sandbox
-from sandbox.cli.environment import Injection, for_injection
 from sandbox.control import Control
+from sandbox.environment import Injection, for_injection
 from sandbox.inject import FOLDER
 
 from .conftest import MainMemcached, Run
@@ -360,7 +360,7 @@ class TestRepointing:
         assert "default main\n" not in result.stdout
         result = project.sandboxed("--exclude", "daed", "--", *show)
         assert (
-            "--exclude names 'daed', but the aliases in CACHES are 'default', 'dead'"
+            "the aliases to exclude name 'daed', but the aliases in CACHES are 'default', 'dead'"
             in result.stderr
         )
         assert result.returncode == 1

@@ -16,8 +16,8 @@ import click
 from .. import survey
 from ..binary import find_memcached, install_command
 from ..errors import SandboxError
+from ..memcached import Memcached
 from ..runtime import problem_of, problems_of_folders, run_directory
-from ..server import Memcached
 from .status import PROBLEM
 
 

@@ -16,8 +16,8 @@ from .status import FAILURE
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from ..memcached import Memcached
     from ..sandbox import Sandbox
-    from ..server import Memcached
     from .command import Command
     from .options import SandboxOptions
 

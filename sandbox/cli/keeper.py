@@ -17,8 +17,8 @@ from ..errors import SandboxError
 from .command import hold_signals
 
 if TYPE_CHECKING:
+    from ..memcached import Memcached
     from ..sandbox import Sandbox
-    from ..server import Memcached
 
 ENDS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
 
-from ..errors import OptionError
-from ..sandbox import Sandbox
-from .environment import (
+from ..environment import (
     Injection,
     for_command,
     for_injection,
     unknown_placeholder,
     without_injection,
 )
+from ..errors import OptionError
+from ..sandbox import Sandbox
 from .parameters import Address, Size, Variable
 
 if TYPE_CHECKING:
-    from ..server import Memcached
+    from ..memcached import Memcached
 
 CommandFunction = TypeVar("CommandFunction", bound=Callable[..., Any])
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from ..control import Refusal
+    from ..inject import run
+    from ..memcached import Memcached
     from ..sandbox import Sandbox
-    from ..server import Memcached
 
 
 def say(line: str) -> None:
@@ -60,7 +60,7 @@ def summary(servers: Sequence[Memcached]) -> str:
     return line if len(servers) == 1 else f"{line} in the fullest of {len(servers)} servers"
 
 
-def refused(refusals: Sequence[Refusal]) -> str:
+def refused(refusals: Sequence[run.Refusal]) -> str:
     """Return in one line what was refused, and where to look first."""
     first = refusals[0]
     times = "once" if len(refusals) == 1 else f"{len(refusals)} times"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .environment import NAMES_VARIABLE
+from ..environment import NAMES_VARIABLE
 from .options import (
     CONTEXT_SETTINGS,
     sandbox_of,

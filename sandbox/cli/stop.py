@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import click
 
 from .. import survey
+from ..environment import NAMES_VARIABLE, without_injection
 from ..sweep import sweep
-from .environment import NAMES_VARIABLE, without_injection
 from .options import CONTEXT_SETTINGS, shell_option
 from .report import say
 from .shells import evaluated, removals

@@ -16,7 +16,10 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from _memcached_sandbox import guard as guard
+    from _memcached_sandbox import hooks as hooks
+    from _memcached_sandbox import inherited as inherited
     from _memcached_sandbox import patches as patches
+    from _memcached_sandbox import refusals as refusals
     from _memcached_sandbox import repoint as repoint
     from _memcached_sandbox import run as run
     from _memcached_sandbox import wire as wire

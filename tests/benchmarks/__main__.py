@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import sandbox
 from sandbox import Memcached, Sandbox
-from sandbox.cli.environment import Injection, for_injection
 from sandbox.control import Control
+from sandbox.environment import Injection, for_injection
 from sandbox.inject import guard, patches, wire
 
 Action = Callable[[], object]

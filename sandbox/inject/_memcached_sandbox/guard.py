@@ -24,13 +24,24 @@ class MainMemcachedRefused(ConnectionRefusedError):  # noqa: N818 - it is one of
     """The run tried to connect to the main memcached."""
 
 
+_audited = False
+
+
 def install() -> None:
-    """Guard what ``sandbox exec`` says, from now on and as long as this process lives."""
+    """Guard what the environment says, from now on."""
+    global _audited  # noqa: PLW0603
     addresses = os.environ.get("MEMCACHED_SANDBOX_GUARDED")
     if addresses:
         for address in addresses.split():
             guard(address)
-        sys.addaudithook(_audit)
+        if not _audited:
+            sys.addaudithook(_audit)  # There is no way to remove one.
+            _audited = True
+
+
+def uninstall() -> None:
+    """Guard nothing any more."""
+    _guarded.clear()
 
 
 def guard(address: str, alias: str = "") -> None:
@@ -74,15 +85,15 @@ def _check_path(path: str | bytes) -> None:
 def _refuse(address: str) -> None:
     alias = _guarded[address]
     file, line = _culprit()
-    from .run import current
+    from .run import Refusal, current
 
-    current().report_refusal(address, alias, file, line)
+    current().report_refusal(Refusal(address, alias, f"{file}:{line}"))
     known = f", CACHES[{alias!r}]," if alias else ""
     raise MainMemcachedRefused(
         111,
         f"the sandbox refuses the connection to the main memcached at {address}{known} from "
         f"{file}:{line}: take the address from settings.CACHES or MEMCACHED_SANDBOX_ADDRESS, "
-        "or run with --no-guard",
+        "or turn the guard off, as --no-guard does",
     )
 
 

@@ -63,14 +63,33 @@ class Loader:
         getattr(patches, self._patch)(module)
 
 
-def install() -> None:
-    """Wait for the modules from now on; those that are loaded already are changed at once."""
+_waiting = Waiting()
+
+
+def install() -> bool:
+    """Wait for the modules from now on; those that are loaded already are changed at once.
+
+    Return whether that was still to be done.
+    """
     from . import guard
 
     guard.install()
-    sys.meta_path.insert(0, Waiting())
+    if _waiting in sys.meta_path:
+        return False
+    sys.meta_path.insert(0, _waiting)
     for name, patch in WAITING.items():
         if name in sys.modules:
             from . import patches
 
             getattr(patches, patch)(sys.modules[name])
+    return True
+
+
+def uninstall() -> None:
+    """Change everything back, and wait for nothing any more."""
+    from . import guard, patches
+
+    if _waiting in sys.meta_path:
+        sys.meta_path.remove(_waiting)
+    patches.undo()
+    guard.uninstall()

@@ -1,4 +1,7 @@
-"""What is changed in Django and unittest, one function for each module that `hooks` waits for."""
+"""What is changed in Django and unittest, one function for each module that `hooks` waits for.
+
+What is changed for a part of this process's life only, `undo` changes back.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 import sys
 import weakref
 
+from . import guard, repoint
 from .run import RunError, current
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
@@ -21,6 +25,9 @@ _backends: weakref.WeakSet[Any] = weakref.WeakSet()
 # Clients that a worker has inherited. To free them would have them say goodbye to the server over
 # a connection that is their parent's.
 _inherited: list[Any] = []
+
+# What undoes the changes, in the order of these.
+_undoing: list[Callable[[], object]] = []
 
 # How many tests are under way, one within another: pytest's around unittest's, Django's around it.
 _depth = 0
@@ -41,45 +48,81 @@ def django_conf(module: Any) -> None:
         configure(self, *args, **kwargs)
         _repoint(self._wrapped)
 
-    module.Settings.__init__ = __init__
-    module.LazySettings.configure = configured
+    _replace(module.Settings, "__init__", __init__)
+    _replace(module.LazySettings, "configure", configured)
+    if module.settings.configured:
+        _repoint(module.settings._wrapped)
+        _announce_caches(entered=True)
+
+
+def _replace(owner: Any, name: str, new: object) -> None:
+    old = vars(owner)[name]
+    setattr(owner, name, new)
+    _undoing.append(functools.partial(setattr, owner, name, old))
+
+
+def undo() -> None:
+    """Change everything back, the last change first, and settings and backends with it."""
+    mains = {server: main for main, server in current().stand_ins.items()}
+    for backend in list(_backends):
+        backend._servers = repoint.repointed(backend._servers, mains)
+        backend.__dict__.pop("_cache", None)
+    while _undoing:
+        _undoing.pop()()
 
 
 def _repoint(settings: Any) -> None:
-    from .repoint import CachesError, addresses, is_unclear, memcached_aliases, repointed
-
     run = current()
     caches = settings.CACHES
     try:
-        aliases = memcached_aliases(caches)
-    except CachesError:
+        aliases = repoint.memcached_aliases(caches)
+    except repoint.CachesError:
         return  # Django has something to say about it, too.
     if aliases and not run.excluded.issubset(caches):
         raise RunError(
-            f"--exclude names {', '.join(map(repr, run.excluded.difference(caches)))}, "
+            f"the aliases to exclude name {', '.join(map(repr, run.excluded.difference(caches)))}, "
             f"but the aliases in CACHES are {', '.join(map(repr, caches))}"
         )
     locations = {alias: config.get("LOCATION", "") for alias, config in caches.items()}
     for alias, config in caches.items():
-        if alias not in run.excluded and is_unclear(config):
-            run.unclear.update(addresses(locations[alias]))
+        if alias not in run.excluded and repoint.is_unclear(config):
+            run.unclear.update(repoint.addresses(locations[alias]))
     moved = [alias for alias in aliases if alias not in run.excluded]
-    wanted = {alias: addresses(locations[alias]) for alias in moved}
+    wanted = {alias: repoint.addresses(locations[alias]) for alias in moved}
     stand_ins = run.stand_in([address for alias in moved for address in wanted[alias]])
     for alias in moved:
         _guard(wanted[alias], alias)
     settings.CACHES = {
         **caches,
         **{
-            alias: {**caches[alias], "LOCATION": repointed(locations[alias], stand_ins)}
+            alias: {**caches[alias], "LOCATION": repoint.repointed(locations[alias], stand_ins)}
             for alias in moved
         },
     }
+    _undoing.append(functools.partial(_put_back, settings, caches))
+
+
+def _put_back(settings: Any, caches: object) -> None:
+    settings.CACHES = caches
+    _announce_caches(entered=False)
+
+
+def _announce_caches(entered: bool) -> None:
+    """Tell whoever has made something of the CACHES of Django's settings that they are others."""
+    from django.conf import settings
+
+    settings.__dict__.pop("CACHES", None)
+    if "django.core.cache" not in sys.modules:
+        return
+    from django.core.signals import setting_changed
+    from django.test import signals  # noqa: F401 - those who listen
+
+    setting_changed.send(
+        sender=type(settings), setting="CACHES", value=settings.CACHES, enter=entered
+    )
 
 
 def _guard(addresses: Iterable[str], alias: str = "") -> None:
-    from . import guard
-
     for address in addresses:
         if current().is_main(address):
             guard.guard(address, alias)
@@ -94,17 +137,15 @@ def memcached_backend(module: Any) -> None:
         init(self, _moved(server), *args, **kwargs)
         _backends.add(self)
 
-    module.BaseMemcachedCache.__init__ = __init__
+    _replace(module.BaseMemcachedCache, "__init__", __init__)
 
 
 def _moved(location: object) -> object:
-    from .repoint import addresses, repointed
-
     run = current()
-    mains = [a for a in addresses(location) if run.is_main(a) or a in run.unclear]
+    mains = [a for a in repoint.addresses(location) if run.is_main(a) or a in run.unclear]
     stand_ins = run.stand_in(mains)
     _guard(mains)
-    return repointed(location, stand_ins)
+    return repoint.repointed(location, stand_ins)
 
 
 def django_runner(module: Any) -> None:
@@ -112,11 +153,11 @@ def django_runner(module: Any) -> None:
     for name in ("_init_worker", "_run_subsuite"):
         function = getattr(module, name)
         wrapper = _as_worker(function)
-        setattr(module, name, wrapper)
+        _replace(module, name, wrapper)
         attribute = name[1:]
         # A class that has made one of its own calls these, or is caught by the first test.
         if getattr(module.ParallelTestSuite, attribute, None) is function:
-            setattr(module.ParallelTestSuite, attribute, wrapper)
+            _replace(module.ParallelTestSuite, attribute, wrapper)
 
 
 def _as_worker(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -139,17 +180,15 @@ def _become_worker_in_child() -> None:
 
 def become_worker(name: str) -> None:
     """Put this worker's addresses where those of its parent are, in settings and in backends."""
-    from .repoint import repointed
-
     moved = current().become_worker(name)
     for backend in list(_backends):
-        backend._servers = repointed(backend._servers, moved)
+        backend._servers = repoint.repointed(backend._servers, moved)
         _inherited.append(backend.__dict__.pop("_cache", None))
     conf = sys.modules.get("django.conf")
     if conf is None or not conf.settings.configured:
         return
     caches = {
-        alias: {**config, "LOCATION": repointed(config["LOCATION"], moved)}
+        alias: {**config, "LOCATION": repoint.repointed(config["LOCATION"], moved)}
         if "LOCATION" in config and isinstance(config["LOCATION"], (str, list, tuple))
         else config
         for alias, config in conf.settings.CACHES.items()
@@ -162,12 +201,12 @@ def become_worker(name: str) -> None:
 
 
 def unittest_case(module: Any) -> None:
-    module.TestCase.__call__ = _flushing(module.TestCase.__call__)
+    _replace(module.TestCase, "__call__", _flushing(module.TestCase.__call__))
 
 
 def django_testcases(module: Any) -> None:
     """Django has its own, around unittest's: it rolls back the database when that is done."""
-    module.SimpleTestCase.__call__ = _flushing(module.SimpleTestCase.__call__)
+    _replace(module.SimpleTestCase, "__call__", _flushing(module.SimpleTestCase.__call__))
 
 
 def _flushing(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -175,7 +214,7 @@ def _flushing(call: Callable[..., Any]) -> Callable[..., Any]:
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         method = getattr(self, getattr(self, "_testMethodName", ""), None)
         keep = getattr(self, "keep_cache", False) or getattr(method, "keep_cache", False)
-        with test(keep):
+        with test(keep or current().flushed_after != "test"):
             return call(self, *args, **kwargs)
 
     return __call__
@@ -194,11 +233,10 @@ class test:  # noqa: N801
     def __exit__(self, *_: object) -> None:
         global _depth  # noqa: PLW0603
         _depth -= 1
-        run = current()
-        if _depth == 0 and run.flushes and not self._keep_cache:
-            run.flush()
+        if _depth == 0 and not self._keep_cache:
+            current().flush()
 
 
 def unittest_suite(module: Any) -> None:
     """Catch workers that no function of Django's has made: whoever runs tests in a child is one."""
-    module.TestSuite.run = _as_worker(module.TestSuite.run)
+    _replace(module.TestSuite, "run", _as_worker(module.TestSuite.run))

@@ -27,6 +27,6 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "keep_cache: do not empty the caches after this test")
-    if hasattr(config, "workerinput"):
+    if hasattr(config, "workerinput") and current().worker:
         # Django's settings have asked under this name already; the environment has not.
         become_worker(current().worker)

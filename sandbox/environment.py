@@ -1,4 +1,4 @@
-"""What the environment of a command under ``sandbox exec`` says, and what it has Python do."""
+"""What the environment of the processes of a run says, and what it has Python do."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..inject import FOLDER
+from .inject import FOLDER
 
 if TYPE_CHECKING:
-    from ..server import Memcached
+    from .memcached import Memcached
 
 # The names of what `sandbox start` has set, for `sandbox stop` to unset.
 NAMES_VARIABLE = "MEMCACHED_SANDBOX_VARIABLES"
