@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from .inject import FOLDER
@@ -15,6 +16,18 @@ if TYPE_CHECKING:
 # The names of what `sandbox start` has set, for `sandbox stop` to unset.
 NAMES_VARIABLE = "MEMCACHED_SANDBOX_VARIABLES"
 
+# Servers by worker and main address, in JSON, as a process that owns its run tells its children.
+STAND_INS = "MEMCACHED_SANDBOX_STAND_INS"
+
+# What a process that owns its run says when it has servers, and as which worker it asks.
+OF_OWN_RUN = (
+    "MEMCACHED_SANDBOX_ADDRESS",
+    "MEMCACHED_SANDBOX_PID",
+    STAND_INS,
+    "MEMCACHED_SANDBOX_REFUSALS",
+    "MEMCACHED_SANDBOX_WORKER",
+)
+
 PLACEHOLDER = r"\{(\w+)\}"
 PYTEST_PLUGIN = "_memcached_sandbox.pytest_plugin"
 
@@ -22,9 +35,9 @@ PYTEST_PLUGIN = "_memcached_sandbox.pytest_plugin"
 class Injection(NamedTuple):
     """What the Python processes of a run are to do."""
 
-    exclude: Sequence[str]
+    exclude: Collection[str]
     flush: str
-    guarded: Sequence[str]
+    guarded: Collection[str]
 
 
 def unknown_placeholder(template: str, servers: int, unix: bool) -> str | None:
@@ -68,6 +81,36 @@ def for_command(
             for name, template in templates
         },
     }
+
+
+def for_children(first: Memcached) -> dict[str, str]:
+    """Return what a process that owns its run tells those that it starts of its first server."""
+    return {
+        "MEMCACHED_SANDBOX_ADDRESS": first.address,
+        "MEMCACHED_SANDBOX_PID": str(first.pid),
+        "MEMCACHED_SANDBOX_REFUSALS": os.path.join(first.directory, "refusals"),
+    }
+
+
+@contextmanager
+def changed(environ: MutableMapping[str, str], injection: Injection) -> Iterator[None]:
+    """Have the processes that this one starts be injected, while the context lasts.
+
+    `for_children` may be put into ``environ`` meanwhile. Everything is as it was afterwards.
+    """
+    before = dict(environ)
+    injected = for_injection(environ, injection)
+    environ.update(injected)
+    for name in OF_OWN_RUN:
+        environ.pop(name, None)
+    try:
+        yield
+    finally:
+        for name in (*injected, *OF_OWN_RUN):
+            if name in before:
+                environ[name] = before[name]
+            else:
+                environ.pop(name, None)
 
 
 def for_injection(environ: Mapping[str, str], injection: Injection) -> dict[str, str]:

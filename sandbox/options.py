@@ -49,6 +49,9 @@ REFUSED_ARGUMENTS = {
 }
 
 
+SUFFIXES = {"": 1, "k": 1024, "m": MB}
+
+
 class MemcachedOptions(TypedDict, total=False):
     """The keyword arguments of `Memcached`, described there."""
 
@@ -60,6 +63,17 @@ class MemcachedOptions(TypedDict, total=False):
     binary: str | os.PathLike[str] | None
     args: Sequence[str]
     start_timeout: float
+
+
+def size(text: str) -> int:
+    """Return the bytes that a size is, with k and m for the multiples as memcached's -I has them.
+
+    Raises ValueError.
+    """
+    digits, suffix = (text[:-1], text[-1:].lower()) if text[-1:].isalpha() else (text, "")
+    if not (digits.isascii() and digits.isdigit() and suffix in SUFFIXES):
+        raise ValueError(f"{text!r} is not a size: give bytes, or 512k, or 2m")
+    return int(digits) * SUFFIXES[suffix]
 
 
 def check(

@@ -38,6 +38,15 @@ class Sandbox:
         with self._lock:
             return [*self._servers.values(), *self._ahead]
 
+    @property
+    def stand_ins(self) -> dict[str, dict[str, str]]:
+        """The addresses of the stand-ins, by worker, by main address."""
+        with self._lock:
+            table: dict[str, dict[str, str]] = {}
+            for (worker, main), server in self._servers.items():
+                table.setdefault(worker, {})[main] = server.address
+            return table
+
     def launch(self, count: int) -> list[Memcached]:
         """Launch servers for main addresses that will be asked for, and return them.
 
@@ -68,12 +77,17 @@ class Sandbox:
                 wanted = list(dict.fromkeys(mains.values()))
                 if not worker:
                     self._take(wanted)
-                missing = [main for main in wanted if (worker, main) not in self._servers]
-            self._start(worker, missing)
+            self._start((worker, main) for main in wanted)
             with self._lock:
                 return {
                     address: self._servers[worker, main].address for address, main in mains.items()
                 }
+
+    def prepare(self, addresses: Iterable[str], workers: Iterable[str]) -> None:
+        """Start the stand-ins of several workers side by side, before any of them asks."""
+        with self._lock:
+            mains = [self._main(address) for address in addresses]
+        self._start((worker, main) for worker in workers for main in mains)
 
     def _main(self, address: str) -> str:
         """Return what the address stands in for, or the address itself if it is nobody's."""
@@ -92,8 +106,10 @@ class Sandbox:
                 self._servers["", main] = server
                 self._ahead.remove(server)
 
-    def _start(self, worker: str, mains: list[str]) -> None:
-        new = {(worker, main): Memcached(**self._options) for main in mains}
+    def _start(self, wanted: Iterable[tuple[str, str]]) -> None:
+        """Start what is missing of these, which are workers and main addresses."""
+        with self._lock:
+            new = {key: Memcached(**self._options) for key in wanted if key not in self._servers}
         try:
             for server in new.values():
                 server.launch()

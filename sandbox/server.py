@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import ServerError
 
@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 ANSWER_TIMEOUT = 5.0
 
 NOT_RUNNING = "this server does not run: start() it, or use it in a with statement"
+
+
+class Item(NamedTuple):
+    """An item in a memcached: its key, its size in bytes, and when it expires, as time.time()."""
+
+    key: str
+    size: int
+    expires: float | None
 
 
 class Server:
@@ -61,6 +69,23 @@ class Server:
         """
         with self._connection() as connection:
             return connection.stats(group)
+
+    def items(self) -> list[Item]:
+        """Return every item that can still be had, in no order. Sizes include memcached's own part.
+
+        By ``lru_crawler metadump all``, in doc/protocol.txt.
+        """
+        from urllib.parse import unquote
+
+        with self._connection() as connection:
+            return [
+                Item(
+                    unquote(fields["key"]),
+                    int(fields["size"]),
+                    None if fields["exp"] == "-1" else float(fields["exp"]),
+                )
+                for fields in connection.metadump()
+            ]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._address or 'not running'}>"

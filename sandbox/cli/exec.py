@@ -69,8 +69,9 @@ def _run(
     """Run the command and return it with the exit status; tell of the run on stderr."""
     # While the servers come up:
     from ..control import Control
+    from ..report import Usage, refused
     from .command import Command, hold_signals
-    from .report import Deaths, refused, say, summary
+    from .report import Deaths, say
 
     for server in launched:
         server.wait()
@@ -86,7 +87,7 @@ def _run(
     survivors = deaths.survivors()
     if survivors and not quiet:
         try:
-            say(summary(survivors))
+            say(Usage.of(survivors).line("--memory"))
         except ServerError as error:
             say(f"{error}.")  # the status is the command's all the same
     if control.refusals:

@@ -6,9 +6,10 @@ import re
 
 import click
 
+from ..options import size
+
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 LONGEST = 7 * UNITS["d"]
-SUFFIXES = {"": 1, "k": 1024, "m": 1024 * 1024}
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]
@@ -19,10 +20,10 @@ class Size(click.ParamType):  # type: ignore[type-arg]
     def convert(
         self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
     ) -> int:
-        match = re.fullmatch(r"(\d+)([km]?)", str(value), re.IGNORECASE)
-        if match is None:
-            self.fail(f"{value!r} is not a size: give bytes, or 512k, or 2m.", param, ctx)
-        return int(match[1]) * SUFFIXES[match[2].lower()]
+        try:
+            return size(str(value))
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]
@@ -71,7 +72,7 @@ class Address(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         from ..inject import repoint
 
-        (address, *more) = repoint.addresses(value)
-        if more or not repoint.MEMCACHED_ADDRESS.fullmatch(address):
-            self.fail(f"{value!r} is not HOST:PORT or unix:/PATH.", param, ctx)
-        return address
+        try:
+            return repoint.address(value)
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)

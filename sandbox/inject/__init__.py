@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from _memcached_sandbox import hooks as hooks
     from _memcached_sandbox import inherited as inherited
     from _memcached_sandbox import patches as patches
+    from _memcached_sandbox import pytest_plugin as pytest_plugin
     from _memcached_sandbox import refusals as refusals
     from _memcached_sandbox import repoint as repoint
     from _memcached_sandbox import run as run

@@ -24,28 +24,26 @@ class MainMemcachedRefused(ConnectionRefusedError):  # noqa: N818 - it is one of
     """The run tried to connect to the main memcached."""
 
 
-_audited = False
+_audits = False
 
 
-def install() -> None:
-    """Guard what the environment says, from now on."""
-    global _audited  # noqa: PLW0603
-    addresses = os.environ.get("MEMCACHED_SANDBOX_GUARDED")
-    if addresses:
-        for address in addresses.split():
-            guard(address)
-        if not _audited:
-            sys.addaudithook(_audit)  # There is no way to remove one.
-            _audited = True
+def guarded() -> dict[str, str]:
+    """Return what is guarded, for `restore`."""
+    return dict(_guarded)
 
 
-def uninstall() -> None:
-    """Guard nothing any more."""
+def restore(guarded: dict[str, str]) -> None:
+    """Guard this and nothing else."""
     _guarded.clear()
+    _guarded.update(guarded)
 
 
 def guard(address: str, alias: str = "") -> None:
     """Guard an address as well, spelled as `repoint.addresses` spells it."""
+    global _audits  # noqa: PLW0603
+    if not _audits:
+        sys.addaudithook(_audit)  # There is no way to remove one.
+        _audits = True
     _guarded.setdefault(address, alias)
     host, _, port = address.rpartition(":")
     if host in ("localhost", "127.0.0.1", "[::1]"):

@@ -5,6 +5,7 @@ Nothing is imported earlier than without us, and what is never imported costs no
 
 from __future__ import annotations
 
+import os
 import sys
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
@@ -71,11 +72,14 @@ def install() -> bool:
 
     Return whether that was still to be done.
     """
-    from . import guard
-
-    guard.install()
     if _waiting in sys.meta_path:
         return False
+    addresses = os.environ.get("MEMCACHED_SANDBOX_GUARDED", "").split()
+    if addresses:
+        from . import guard
+
+        for address in addresses:
+            guard.guard(address)
     sys.meta_path.insert(0, _waiting)
     for name, patch in WAITING.items():
         if name in sys.modules:
@@ -86,10 +90,10 @@ def install() -> bool:
 
 
 def uninstall() -> None:
-    """Change everything back, and wait for nothing any more."""
+    """Change everything back, and wait for nothing and guard nothing any more."""
     from . import guard, patches
 
     if _waiting in sys.meta_path:
         sys.meta_path.remove(_waiting)
     patches.undo()
-    guard.uninstall()
+    guard.restore({})

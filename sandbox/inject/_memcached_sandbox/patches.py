@@ -66,7 +66,9 @@ def undo() -> None:
     mains = {server: main for main, server in current().stand_ins.items()}
     for backend in list(_backends):
         backend._servers = repoint.repointed(backend._servers, mains)
-        backend.__dict__.pop("_cache", None)
+        if "_cache" in vars(backend):
+            backend.close()
+            del backend._cache
     while _undoing:
         _undoing.pop()()
 
@@ -124,7 +126,7 @@ def _announce_caches(entered: bool) -> None:
 
 def _guard(addresses: Iterable[str], alias: str = "") -> None:
     for address in addresses:
-        if current().is_main(address):
+        if current().guards and current().is_main(address):
             guard.guard(address, alias)
 
 
@@ -218,6 +220,13 @@ def _flushing(call: Callable[..., Any]) -> Callable[..., Any]:
             return call(self, *args, **kwargs)
 
     return __call__
+
+
+def replace_depth(depth: int) -> int:
+    """Have so many tests be under way, as for a run within a test; return how many there were."""
+    global _depth
+    old, _depth = _depth, depth
+    return old
 
 
 class test:  # noqa: N801

@@ -1,6 +1,6 @@
-"""Empties the caches after each test of pytest, and tells workers of pytest-xdist what is theirs.
+"""Empties the caches after tests of pytest, and tells workers of pytest-xdist what is theirs.
 
-Loaded through PYTEST_PLUGINS.
+Loaded through PYTEST_PLUGINS, or by the plugin of the package.
 """
 
 from __future__ import annotations
@@ -8,25 +8,64 @@ from __future__ import annotations
 import pytest
 
 from .patches import become_worker, test
-from .run import current
+from .run import RunError, current
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+KEEP_CACHE_ARGUMENTS = ((), ("class",), ("module",), ("session",))
+
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    keep = bool(item.get_closest_marker("keep_cache"))
-    keep = keep or getattr(getattr(item, "cls", None), "keep_cache", False)
-    keep = keep or getattr(getattr(item, "obj", None), "keep_cache", False)
-    with test(keep):
-        yield
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    try:
+        with test(keeps(item, nextitem, current().flushed_after)):
+            yield
+    except RunError as error:
+        item.session.shouldstop = str(error)
+
+
+def keeps(item: pytest.Item, nextitem: pytest.Item | None, flushed_after: str) -> bool:
+    """Whether a test leaves its caches as they are to the next one."""
+    scope = _marked(item) or flushed_after
+    if scope in ("test", "never"):
+        return scope == "never"
+    if nextitem is None or scope == "session":
+        return nextitem is not None
+    kind = pytest.Class if scope == "class" else pytest.Module
+    node = item.getparent(kind)
+    return node is not None and node is nextitem.getparent(kind)
+
+
+def _marked(item: pytest.Item) -> str | None:
+    """Return how long the marker keep_cache, or the attribute, has a test keep the caches."""
+    marker = item.get_closest_marker("keep_cache")
+    if marker is not None:
+        return str(marker.args[0]) if marker.args else "never"
+    owners = (getattr(item, "cls", None), getattr(item, "obj", None))
+    return "never" if any(getattr(owner, "keep_cache", False) for owner in owners) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        marker = item.get_closest_marker("keep_cache")
+        if marker is None or (marker.args in KEEP_CACHE_ARGUMENTS and not marker.kwargs):
+            continue
+        given = [*map(repr, marker.args), *(f"{k}={v!r}" for k, v in marker.kwargs.items())]
+        raise pytest.UsageError(
+            f"{item.nodeid}: keep_cache takes 'class', 'module', 'session' or nothing, "
+            f"but got {', '.join(given)}"
+        )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "keep_cache: do not empty the caches after this test")
+    config.addinivalue_line(
+        "markers",
+        "keep_cache(scope): do not empty the caches after this test, or not before the end of its "
+        "'class', 'module' or 'session'",
+    )
     if hasattr(config, "workerinput") and current().worker:
         # Django's settings have asked under this name already; the environment has not.
         become_worker(current().worker)

@@ -108,6 +108,14 @@ def addresses(location: object) -> list[str]:
     return [_normal(address) for address in _spelled(location) if _is_address(address)]
 
 
+def address(text: str) -> str:
+    """Return one address in the usual spelling. Raises ValueError."""
+    (normal, *more) = addresses(text)
+    if more or not MEMCACHED_ADDRESS.fullmatch(normal):
+        raise ValueError(f"{text!r} is not HOST:PORT or unix:/PATH")
+    return normal
+
+
 def repointed(location: object, stand_ins: Mapping[str, str]) -> object:
     """Return a LOCATION of the same form, with stand-ins in the place of their main addresses.
 

@@ -41,6 +41,11 @@ def current() -> Run:
     return _current
 
 
+def entered() -> Run | None:
+    """Return the Run of this process if anyone has asked for it."""
+    return _current
+
+
 def replace_current(run: Run | None) -> Run | None:
     """Have this process be in another run, or in what its environment says; return the old one."""
     global _current
@@ -55,6 +60,8 @@ class Run:
         self.excluded = set(os.environ.get("MEMCACHED_SANDBOX_EXCLUDE", "").split())
         # Addresses of aliases that turn out to be memcached ones, or not, when they connect.
         self.unclear: set[str] = set()
+        self.guards = bool(os.environ.get("MEMCACHED_SANDBOX_GUARDED"))
+        # test or never or, where pytest knows of more, class, module or session.
         self.flushed_after = os.environ.get("MEMCACHED_SANDBOX_FLUSH", "test")
         self.worker = os.environ.get("MEMCACHED_SANDBOX_WORKER", "")
         self.worker_pid = 0
@@ -103,14 +110,14 @@ class Run:
         from .wire import ProtocolError
 
         if self._connected_in != os.getpid():
-            self._connections = {}  # what a fork has inherited is its parent's
+            self.disconnect()  # what a fork has inherited is its parent's
             self._connected_in = os.getpid()
         addresses = self.servers()
         try:
             self._flush(addresses)
         except (OSError, ProtocolError):
             # A connection may have come to its end since the last time; a server may not.
-            self._connections = {}
+            self.disconnect()
             try:
                 self._flush(addresses)
             except (OSError, ProtocolError) as error:
@@ -126,6 +133,17 @@ class Run:
             connection.send_flush()
         for connection in connections:
             connection.await_flush()
+
+    def disconnect(self) -> None:
+        """Close the connections that `flush` has kept."""
+        while self._connections:
+            _, connection = self._connections.popitem()
+            connection.close()
+
+    def take_refusals(self) -> list[Refusal]:
+        """Return what was refused since the last time."""
+        taken, self.refusals = self.refusals, []
+        return taken
 
     def report_refusal(self, refusal: Refusal) -> None:
         """Tell the run that a connection to a main memcached was refused."""

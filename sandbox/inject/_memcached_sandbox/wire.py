@@ -54,6 +54,16 @@ class Connection:
             counters[name] = value
         return counters
 
+    def metadump(self) -> list[dict[str, str]]:
+        """Return what ``lru_crawler metadump all`` tells of each item."""
+        self._socket.sendall(b"lru_crawler metadump all\r\n")
+        items = []
+        while (line := self._read_line(b"\n").rstrip("\r")) != "END":
+            if not line.startswith("key="):
+                raise ProtocolError(f"answered {line!r} to 'lru_crawler metadump all'")
+            items.append(dict(field.split("=", 1) for field in line.split()))
+        return items
+
     def send_flush(self) -> None:
         """Tell the server to forget every item; `await_flush` must follow."""
         self._socket.sendall(b"flush_all\r\n")
@@ -72,13 +82,13 @@ class Connection:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read_line(self) -> str:
-        while b"\r\n" not in self._received:
+    def _read_line(self, ending: bytes = b"\r\n") -> str:
+        while ending not in self._received:
             more = self._socket.recv(65536)
             if not more:
                 raise ProtocolError(f"closed the connection after {self._received!r}")
             self._received += more
             if len(self._received) > 1_000_000:
                 raise ProtocolError(f"sent no line but {self._received[:40]!r}...")
-        line, _, self._received = self._received.partition(b"\r\n")
+        line, _, self._received = self._received.partition(ending)
         return line.decode("latin-1")

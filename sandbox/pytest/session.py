@@ -1,0 +1,223 @@
+"""A session of pytest in a run of its own, or in the one around it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Collection, Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from ..errors import SandboxError, ServerError
+from ..inject import guard, pytest_plugin, repoint, run
+from ..own_run import OwnRun, enter_run, is_in_a_run
+from ..report import Usage, contents, refused
+from ..server import Server
+from .options import NAME, memcached_options, run_options
+
+if TYPE_CHECKING:
+    from ..options import MemcachedOptions
+    from ..sandbox import Sandbox
+
+# What hooks that wrap others return.
+Hook = Generator[None, Any, Any]
+
+# What this plugin is registered as, beside the one that has the options and the fixtures.
+SESSION = f"{NAME}_session"
+
+TITLE = "memcached-sandbox"
+
+
+def begin(config: pytest.Config) -> None:
+    """Have the session of this config be in a run from now on, until the config is done with."""
+    plugins = config.pluginmanager
+    if plugins.has_plugin(SESSION):
+        return
+    options = {**run_options(config), **memcached_options(config)}
+    joins = is_in_a_run()
+    stack = ExitStack()
+    config.add_cleanup(stack.close)
+    entered = stack.enter_context(enter_run(**options))
+    plugins.register(SandboxedSession(config, entered, joins), SESSION)
+    if not plugins.is_registered(pytest_plugin):  # under sandbox exec it is
+        plugins.register(pytest_plugin, pytest_plugin.__name__)
+
+
+def session_of(config: pytest.Config) -> SandboxedSession:
+    return cast("SandboxedSession", config.pluginmanager.get_plugin(SESSION))
+
+
+@contextmanager
+def errors_explained() -> Iterator[None]:
+    """Have pytest print our errors as the one line that they are."""
+    try:
+        yield
+    except (SandboxError, run.RunError) as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+class SandboxedSession:
+    """The plugin that is registered while the sandbox is on."""
+
+    def __init__(self, config: pytest.Config, entered: run.Run, joins: bool) -> None:
+        self._config = config
+        self._run = entered
+        self._joins = joins
+        self._usages: list[Usage] = []  # those of xdist's workers
+        self._refusals: list[run.Refusal] = []  # those that no test is to blame for
+        self._problems: list[str] = []
+
+    def default_server(self) -> Server:
+        """Return the server behind the default alias or, without any alias, the run's own."""
+        servers = self.servers_by_alias()
+        if "default" in servers:
+            return servers["default"][0]
+        if servers:
+            pytest.fail(
+                "CACHES['default'] is not at a memcached of the sandbox, but others are: "
+                + ", ".join(f"memcached_sandbox[{alias!r}]" for alias in servers),
+                pytrace=False,
+            )
+        if isinstance(self._run, OwnRun):
+            return self._run.first_server()
+        return Server(os.environ["MEMCACHED_SANDBOX_ADDRESS"])
+
+    def servers_by_alias(self) -> dict[str, list[Server]]:
+        """Return the servers behind each alias of CACHES that is at ours."""
+        if "django.conf" not in sys.modules and "DJANGO_SETTINGS_MODULE" not in os.environ:
+            return {}
+        from django.conf import ENVIRONMENT_VARIABLE, settings
+
+        if not settings.configured and ENVIRONMENT_VARIABLE not in os.environ:
+            return {}
+        servers = {}
+        caches = settings.CACHES  # it is now, at the latest, that there are stand-ins
+        known = self._run.servers()
+        for alias, config in caches.items():
+            # A backend that is known only when it connects has its main addresses here still.
+            addresses = [
+                self._run.stand_ins.get(address, address)
+                for address in repoint.addresses(config.get("LOCATION", ""))
+            ]
+            ours = [self._server(address) for address in addresses if address in known]
+            if ours and alias not in self._run.excluded:
+                servers[alias] = ours
+        return servers
+
+    def _server(self, address: str) -> Server:
+        """Return the server that we own, for it can tell of its death, or else its address."""
+        owned = self._run.sandbox.servers if isinstance(self._run, OwnRun) else []
+        return next((server for server in owned if server.address == address), Server(address))
+
+    def pytest_report_header(self, config: pytest.Config) -> str:
+        places = ", ".join(
+            f"{server} in place of {main}"
+            for main, server in self._run.stand_ins.items()
+            if server != main
+        )
+        if self._joins:
+            return f"{TITLE}: in the run that is there already{': ' * bool(places)}{places}"
+        memory = f"{memcached_options(config).get('memory_mb', 64)} MB"
+        workers = config.getoption("dist", "no") != "no"
+        if not places:
+            places = "on each worker" if workers else "started when it is used"
+        elif workers:
+            places += ", and others on each worker"
+        return f"{TITLE}: {memory}, {places}"
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(self) -> Hook:
+        """Fail a test that reached for the main memcached, and show what the caches held."""
+        report: pytest.TestReport = yield
+        if refusals := self._run.take_refusals():
+            if report.failed:
+                report.sections.append((TITLE, refused(refusals)))
+            else:
+                report.outcome = "failed"
+                report.longrepr = refused(refusals)
+        if report.failed:
+            mains = {server: main for main, server in self._run.stand_ins.items()}
+            for address in sorted(self._run.servers()):
+                place = f", in place of {mains[address]}" if address in mains else ""
+                text = contents(self._server(address))
+                report.sections.append((f"memcached at {address}{place}", text))
+        return report
+
+    def pytest_sessionfinish(self) -> None:
+        """Send the controller of xdist what it has to tell."""
+        if hasattr(self._config, "workeroutput"):
+            self._take_stock()
+            self._config.workeroutput[NAME] = (
+                [tuple(usage) for usage in self._usages],
+                [tuple(refusal) for refusal in self._refusals],
+                self._problems,
+            )
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take what a worker of xdist has sent, if it lived to send it."""
+        usages, refusals, problems = getattr(node, "workeroutput", {}).get(NAME, ([], [], []))
+        self._usages += [Usage(*usage) for usage in usages]
+        self._refusals += [run.Refusal(*refusal) for refusal in refusals]
+        self._problems += problems
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        self._take_stock()
+        usage = Usage.sum(self._usages)
+        if usage.servers:
+            line = usage.line("--memcached-sandbox-memory")
+            terminalreporter.write_line(f"{TITLE}: {line}", yellow=bool(usage.evictions))
+        problems = [*self._problems, *([refused(self._refusals)] if self._refusals else [])]
+        for problem in problems:
+            terminalreporter.write_line(f"{TITLE}: {problem}", red=True)
+
+    def _take_stock(self) -> None:
+        """Add what our own servers have to tell. Of a run that we have joined, its owner tells."""
+        self._refusals += self._run.take_refusals()
+        if isinstance(self._run, OwnRun) and not self._joins:
+            try:
+                self._usages.append(Usage.of(self._run.sandbox.servers))
+            except ServerError as error:
+                self._problems.append(f"{error}.")
+
+
+class FlushedAfter:
+    """Empties caches that only some tests have, after these tests."""
+
+    def __init__(self, box: Sandbox, flush: str) -> None:
+        self._box = box
+        self._flush = flush
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> Hook:
+        yield
+        if not pytest_plugin.keeps(item, nextitem, self._flush):
+            self._box.flush()
+
+
+@contextmanager
+def other_caches(
+    config: pytest.Config,
+    flush: str,
+    exclude: Collection[str],
+    guarded: Collection[str] | None,
+    options: MemcachedOptions,
+) -> Iterator[Sandbox]:
+    """Give Django other caches of its own while the context lasts, as `sandboxed_caches` does."""
+    from ..django import sandboxed_caches
+
+    before = guard.guarded()
+    with sandboxed_caches(exclude=exclude, **options) as box:
+        flushed = FlushedAfter(box, flush)
+        config.pluginmanager.register(flushed)
+        try:
+            if guarded is None:
+                guard.restore({})
+            for address in guarded or ():
+                guard.guard(repoint.address(address))
+            yield box
+        finally:
+            guard.restore(before)
+            config.pluginmanager.unregister(flushed)

@@ -1,0 +1,47 @@
+"""Test cases with a memcached of their own, for suites of plain unittest."""
+
+from __future__ import annotations
+
+import unittest
+from typing import TYPE_CHECKING, ClassVar
+
+from .memcached import Memcached
+
+if TYPE_CHECKING:
+    from .options import MemcachedOptions
+
+    Base = unittest.TestCase
+else:
+    Base = object
+
+
+class MemcachedMixin(Base):
+    """Gives a TestCase a server for the class, emptied after each test; put it first.
+
+    memcached: the server, from `setUpClass` on.
+    memcached_options: its options, as those of `sandbox.Memcached`.
+    """
+
+    memcached: ClassVar[Memcached]
+    memcached_options: ClassVar[MemcachedOptions] = {}
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        """Start the server. Raises what `Memcached` raises, as an error of the class."""
+        cls.memcached = Memcached(**cls.memcached_options)
+        cls.memcached.start()
+        # What is cleaned up last was there first: it outlives all that the class sets up.
+        cls.addClassCleanup(cls.memcached.stop)
+        super().setUpClass()
+
+    def run(self, result: unittest.TestResult | None = None) -> unittest.TestResult | None:
+        # Not in setUp, which not everyone passes on, and before it: cleaned up last.
+        self.addCleanup(self._flush_memcached)
+        return super().run(result)
+
+    def _flush_memcached(self) -> None:
+        self.memcached.flush()
+
+
+class MemcachedTestCase(MemcachedMixin, unittest.TestCase):
+    """A TestCase with a server for the class, emptied after each test."""
