@@ -59,6 +59,15 @@ class Project:
         """Run a command under `sandbox exec`, whose options may stand before it."""
         return self._run("sandbox", "exec", *command, cwd=self.folder, **env)
 
+    def pytest(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run pytest, in the order of the files."""
+        order = [] if "randomly" in " ".join(arguments) else ["-p", "no:randomly"]
+        command = [sys.executable, "-m", "pytest", *order, *arguments]
+        return self._run(*command, cwd=self.folder, **env)
+
+    def manage(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return self._run("./manage.py", *arguments, cwd=self.folder, **env)
+
     def test(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run ./manage.py test under `sandbox exec`, and have it pass."""
         result = self.sandboxed("--", "./manage.py", "test", *arguments, **env)

@@ -119,7 +119,7 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def is_on(config: pytest.Config) -> bool:
-    return bool(getattr(config.known_args_namespace, NAME) or config.getini(NAME))
+    return bool(_on_command_line(config, NAME) or config.getini(NAME))
 
 
 def memcached_options(config: pytest.Config) -> MemcachedOptions:
@@ -144,7 +144,7 @@ def run_options(config: pytest.Config) -> dict[str, Any]:
 def _read(config: pytest.Config, options: dict[str, Option]) -> dict[str, Any]:
     given = {}
     for name, option in options.items():
-        value = getattr(config.known_args_namespace, f"{NAME}_{name}")
+        value = _on_command_line(config, f"{NAME}_{name}")
         if value is None:
             value = config.getini(f"{NAME}_{name}")
         if value is not None:
@@ -155,9 +155,15 @@ def _read(config: pytest.Config, options: dict[str, Option]) -> dict[str, Any]:
     return given
 
 
+def _on_command_line(config: pytest.Config, dest: str) -> Any:
+    # What was parsed before the conftests are loaded lacks the options of plugins that they name.
+    late = getattr(config.option, dest, None)
+    return getattr(config.known_args_namespace, dest, late)
+
+
 def _usage_error(config: pytest.Config, name: str, problem: str) -> pytest.UsageError:
     dest = f"{NAME}_{name}"
-    if getattr(config.known_args_namespace, dest) is None:
+    if _on_command_line(config, dest) is None:
         return pytest.UsageError(f"{dest} in {config.inipath}: {problem}")
     return pytest.UsageError(f"{_flag(dest)}: {problem}")
 
