@@ -145,6 +145,10 @@ class SandboxedSession:
                 report.sections.append((f"memcached at {address}{place}", text))
         return report
 
+    def pytest_collection_finish(self) -> None:
+        """Keep what modules were refused when they were imported: the first test has not done it."""
+        self._refusals += self._run.take_refusals()
+
     def pytest_sessionfinish(self) -> None:
         """Send the controller of xdist what it has to tell."""
         if hasattr(self._config, "workeroutput"):

@@ -1,6 +1,7 @@
 """Empties the caches after tests of pytest, and tells workers of pytest-xdist what is theirs.
 
-Loaded through PYTEST_PLUGINS, or by the plugin of the package.
+Loaded through PYTEST_PLUGINS, or by the plugin of the package. A pytest within a pytest may find it
+loaded already and is told not to mind: PYTEST_DONT_REWRITE.
 """
 
 from __future__ import annotations
