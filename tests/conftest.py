@@ -8,12 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import django
 import psutil
 import pytest
 
 from sandbox import Memcached
+
+if TYPE_CHECKING:
+    from .projects import MakeProject, Project
 
 REPOSITORY = Path(__file__).parent.parent
 SCRIPTS = Path(sys.executable).parent
@@ -70,6 +74,21 @@ def python(run: Run) -> Run:
         return run(sys.executable, "-c", script, *arguments, **env)
 
     return python
+
+
+@pytest.fixture
+def make_project(tmp_path: Path, run: Run) -> MakeProject:
+    from .projects import Project
+
+    return lambda caches: Project(tmp_path, run, caches)
+
+
+@pytest.fixture
+def plain(make_project: MakeProject) -> Project:
+    """A folder whose tests are run in a sandbox by pytest, without pytest-django."""
+    project = make_project("127.0.0.1:11211")
+    project.write("pytest.ini", "[pytest]\naddopts = -p no:django\nmemcached_sandbox = true\n")
+    return project
 
 
 class MainMemcached:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from pprint import pformat
 from typing import Any
@@ -34,6 +35,9 @@ DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": ":mem
 SESSION_ENGINE = "django.contrib.sessions.backends.cache"
 CACHES = {caches}
 """
+
+
+MakeProject = Callable[[Any], "Project"]
 
 
 class Project:
@@ -73,6 +77,21 @@ class Project:
         result = self.sandboxed("--", "./manage.py", "test", *arguments, **env)
         assert result.returncode == 0, result.stdout + result.stderr
         return result
+
+
+def passed(result: subprocess.CompletedProcess[str]) -> int:
+    """How many tests have passed, if none has failed."""
+    assert result.returncode == 0, result.stdout + result.stderr
+    return int(re.search(r"(\d+) passed", result.stdout)[1])
+
+
+def summary(result: subprocess.CompletedProcess[str]) -> str:
+    (line,) = re.findall(r"^memcached-sandbox: (\d.* gets.*)$", result.stdout, re.MULTILINE)
+    return line
+
+
+def header(result: subprocess.CompletedProcess[str]) -> str:
+    return re.findall(r"^memcached-sandbox: (.*)$", result.stdout, re.MULTILINE)[0]
 
 
 def stripped_bookshop(folder: Path) -> Path:

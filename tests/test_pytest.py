@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
-from .conftest import MainMemcached, Run
-from .projects import PYMEMCACHE, Project
+from .conftest import MainMemcached
+from .projects import PYMEMCACHE, MakeProject, Project, header, passed
 
 ON = "--memcached-sandbox"
-
-MakeProject = Callable[[Any], Project]
-
-
-@pytest.fixture
-def make_project(tmp_path: Path, run: Run) -> MakeProject:
-    return lambda caches: Project(tmp_path, run, caches)
 
 
 @pytest.fixture
@@ -28,29 +18,6 @@ def project(make_project: MakeProject, main_memcached: MainMemcached) -> Iterato
     """A project on a main memcached, which must not be connected to once."""
     yield make_project(main_memcached.address)
     main_memcached.assert_untouched()
-
-
-@pytest.fixture
-def plain(make_project: MakeProject) -> Project:
-    """A folder with tests that know nothing of Django, and are run without pytest-django."""
-    project = make_project("127.0.0.1:11211")
-    project.write("pytest.ini", "[pytest]\naddopts = -p no:django\nmemcached_sandbox = true\n")
-    return project
-
-
-def passed(result: subprocess.CompletedProcess[str]) -> int:
-    """How many tests have passed, if none has failed."""
-    assert result.returncode == 0, result.stdout + result.stderr
-    return int(re.search(r"(\d+) passed", result.stdout)[1])
-
-
-def summary(result: subprocess.CompletedProcess[str]) -> str:
-    (line,) = re.findall(r"^memcached-sandbox: (\d.* gets.*)$", result.stdout, re.MULTILINE)
-    return line
-
-
-def header(result: subprocess.CompletedProcess[str]) -> str:
-    return re.findall(r"^memcached-sandbox: (.*)$", result.stdout, re.MULTILINE)[0]
 
 
 TEST_LOCATION = """

@@ -1,4 +1,4 @@
-"""Runs of pytest with the plugin on: when caches are emptied, workers, nesting, reports, the end."""
+"""Runs of pytest with the plugin on: flushing, workers, nesting, reports, and how they end."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ import psutil
 import pytest
 
 from .conftest import MainMemcached, Run, wait_until_gone
-from .projects import Project
-from .test_pytest import MakeProject, header, make_project, passed, plain, summary  # noqa: F401
+from .projects import MakeProject, Project, header, passed, summary
 from .test_unchanged import CLEAN_CACHE
 
 
@@ -375,7 +374,7 @@ class TestNesting:
             assert int(counted[1] if counted else 1) == servers
             assert header(result).startswith("in the run that is there already: 127.0.0.1:")
 
-    def test_exclude_and_guard_hold_there_as_well(self, make_project) -> None:  # noqa: F811
+    def test_exclude_and_guard_hold_there_as_well(self, make_project: MakeProject) -> None:
         alias = {"BACKEND": "django.core.cache.backends.memcached.PyMemcacheCache"}
         project = make_project(
             {"default": {**alias, "LOCATION": "main"}, "dead": {**alias, "LOCATION": "nowhere:1"}}
@@ -579,7 +578,7 @@ class TestReports:
             re.MULTILINE,
         )  # fmt: skip
 
-    def test_default_is_no_memcached(self, make_project) -> None:  # noqa: F811
+    def test_default_is_no_memcached(self, make_project: MakeProject) -> None:
         project = make_project(
             {
                 "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,7 @@ from sandbox.environment import Injection, for_injection
 from sandbox.inject import FOLDER
 
 from .conftest import MainMemcached, Run
-from .projects import PYMEMCACHE, Project, stripped_bookshop
-
-MakeProject = Callable[[Any], Project]
-
-
-@pytest.fixture
-def make_project(tmp_path: Path, run: Run) -> MakeProject:
-    return lambda caches: Project(tmp_path, run, caches)
+from .projects import PYMEMCACHE, MakeProject, Project, stripped_bookshop
 
 
 @pytest.fixture

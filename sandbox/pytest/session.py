@@ -146,7 +146,7 @@ class SandboxedSession:
         return report
 
     def pytest_collection_finish(self) -> None:
-        """Keep what modules were refused when they were imported: the first test has not done it."""
+        """Keep what modules were refused on import, which is not the first test's doing."""
         self._refusals += self._run.take_refusals()
 
     def pytest_sessionfinish(self) -> None:
