@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .binary import find_memcached
 from .environment import STAND_INS, Injection, changed, for_children
-from .inject import guard, hooks, inherited, patches, refusals, run
+from .inject import current, guard, hooks, inherited, patches, refusals, run
 from .sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class OwnRun(run.Run):
 
 def is_in_a_run() -> bool:
     """Whether this process is in a run that `enter_run` would join."""
-    return "MEMCACHED_SANDBOX_CONTROL" in os.environ or isinstance(run.entered(), OwnRun)
+    return "MEMCACHED_SANDBOX_CONTROL" in os.environ or isinstance(current.known(), OwnRun)
 
 
 @contextmanager
@@ -114,7 +114,7 @@ def enter_run(
 def _joined(
     exclude: Collection[str], flush: str | None, guarded: Collection[str] | None
 ) -> Iterator[run.Run]:
-    joined = run.current()
+    joined = current.run()
     was_excluded, was_flushed_after, was_guarded = (
         joined.excluded,
         joined.flushed_after,
@@ -149,7 +149,7 @@ def _owned(
         changed(os.environ, Injection(exclude, children_flush, guarded)),
     ):
         own = OwnRun(sandbox, flush)
-        outer = run.replace_current(own)
+        outer = current.replace(own)
         try:
             # This process may be one that another run has had hooks put into.
             hooks.uninstall()
@@ -158,4 +158,4 @@ def _owned(
         finally:
             hooks.uninstall()
             own.disconnect()
-            run.replace_current(outer)
+            current.replace(outer)

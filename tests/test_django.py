@@ -18,7 +18,7 @@ from django.test import Client, override_settings
 from sandbox import OptionError, Sandbox
 from sandbox.control import Control
 from sandbox.django import sandboxed, sandboxed_caches
-from sandbox.inject import run
+from sandbox.inject import current
 
 from .conftest import MainMemcached, wait_until_gone
 
@@ -52,7 +52,7 @@ def run_of_exec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[San
     with Sandbox() as sandbox:
         control = Control(sandbox, str(tmp_path / "control"))
         monkeypatch.setenv("MEMCACHED_SANDBOX_CONTROL", control.path)
-        monkeypatch.setattr(run, "_current", None)
+        monkeypatch.setattr(current, "_run", None)
         yield sandbox
         control.stop()
 

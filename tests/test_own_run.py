@@ -19,7 +19,7 @@ from django.test import SimpleTestCase, override_settings
 from django.test.signals import setting_changed
 
 from sandbox import BinaryError, OptionError
-from sandbox.inject import run
+from sandbox.inject import current, run
 from sandbox.own_run import OwnRun, enter_run
 
 from .conftest import MainMemcached
@@ -32,7 +32,7 @@ def everything() -> dict[str, Any]:
         "environ": dict(os.environ),
         "meta_path": [*sys.meta_path],
         "path": [*sys.path],
-        "run": run.entered(),
+        "run": current.known(),
         "settings": settings.CACHES,
         "patched": [
             Settings.__init__,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..inject import repoint, run
+from ..inject import current, repoint, run
 
 if TYPE_CHECKING:
     from ..options import MemcachedOptions
@@ -34,8 +34,8 @@ def aliases_of(
 
 def at_servers_of_run(caches: Mapping[str, Any], exclude: Collection[str]) -> dict[str, Any]:
     """Return a copy at the stand-ins of the ``sandbox exec`` that we run under."""
-    run.current().excluded.update(exclude)
-    return at_stand_ins(caches, aliases_of(caches, exclude), run.current())
+    current.run().excluded.update(exclude)
+    return at_stand_ins(caches, aliases_of(caches, exclude), current.run())
 
 
 def at_stand_ins(

@@ -15,6 +15,7 @@ from importlib import import_module
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from _memcached_sandbox import current as current
     from _memcached_sandbox import guard as guard
     from _memcached_sandbox import hooks as hooks
     from _memcached_sandbox import inherited as inherited

@@ -83,9 +83,10 @@ def _check_path(path: str | bytes) -> None:
 def _refuse(address: str) -> None:
     alias = _guarded[address]
     file, line = _culprit()
-    from .run import Refusal, current
+    from . import current
+    from .run import Refusal
 
-    current().report_refusal(Refusal(address, alias, f"{file}:{line}"))
+    current.run().report_refusal(Refusal(address, alias, f"{file}:{line}"))
     known = f", CACHES[{alias!r}]," if alias else ""
     raise MainMemcachedRefused(
         111,

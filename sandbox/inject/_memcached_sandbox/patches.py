@@ -10,8 +10,8 @@ import os
 import sys
 import weakref
 
-from . import guard, repoint
-from .run import RunError, current
+from . import current, guard, repoint
+from .run import RunError
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
@@ -63,7 +63,7 @@ def _replace(owner: Any, name: str, new: object) -> None:
 
 def undo() -> None:
     """Change everything back, the last change first, and settings and backends with it."""
-    mains = {server: main for main, server in current().stand_ins.items()}
+    mains = {server: main for main, server in current.run().stand_ins.items()}
     for backend in list(_backends):
         backend._servers = repoint.repointed(backend._servers, mains)
         if "_cache" in vars(backend):
@@ -74,7 +74,7 @@ def undo() -> None:
 
 
 def _repoint(settings: Any) -> None:
-    run = current()
+    run = current.run()
     caches = settings.CACHES
     try:
         aliases = repoint.memcached_aliases(caches)
@@ -126,7 +126,7 @@ def _announce_caches(entered: bool) -> None:
 
 def _guard(addresses: Iterable[str], alias: str = "") -> None:
     for address in addresses:
-        if current().guards and current().is_main(address):
+        if current.run().guards and current.run().is_main(address):
             guard.guard(address, alias)
 
 
@@ -143,7 +143,7 @@ def memcached_backend(module: Any) -> None:
 
 
 def _moved(location: object) -> object:
-    run = current()
+    run = current.run()
     mains = [a for a in repoint.addresses(location) if run.is_main(a) or a in run.unclear]
     stand_ins = run.stand_in(mains)
     _guard(mains)
@@ -176,13 +176,13 @@ def _become_worker_in_child() -> None:
     process = sys.modules.get("multiprocessing.process")
     if process is None or process.parent_process() is None:
         return
-    if current().worker_pid != os.getpid():
+    if current.run().worker_pid != os.getpid():
         become_worker(f"{os.getppid()}/{process.current_process().name}")
 
 
 def become_worker(name: str) -> None:
     """Put this worker's addresses where those of its parent are, in settings and in backends."""
-    moved = current().become_worker(name)
+    moved = current.run().become_worker(name)
     for backend in list(_backends):
         backend._servers = repoint.repointed(backend._servers, moved)
         _inherited.append(backend.__dict__.pop("_cache", None))
@@ -216,7 +216,7 @@ def _flushing(call: Callable[..., Any]) -> Callable[..., Any]:
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         method = getattr(self, getattr(self, "_testMethodName", ""), None)
         keep = getattr(self, "keep_cache", False) or getattr(method, "keep_cache", False)
-        with test(keep or current().flushed_after != "test"):
+        with test(keep or current.run().flushed_after != "test"):
             return call(self, *args, **kwargs)
 
     return __call__
@@ -243,7 +243,7 @@ class test:  # noqa: N801
         global _depth  # noqa: PLW0603
         _depth -= 1
         if _depth == 0 and not self._keep_cache:
-            current().flush()
+            current.run().flush()
 
 
 def unittest_suite(module: Any) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import pytest
 
+from . import current
 from .patches import become_worker, test
-from .run import RunError, current
+from .run import RunError
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
@@ -22,7 +23,7 @@ KEEP_CACHE_ARGUMENTS = ((), ("class",), ("module",), ("session",))
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     try:
-        with test(keeps(item, nextitem, current().flushed_after)):
+        with test(keeps(item, nextitem, current.run().flushed_after)):
             yield
     except RunError as error:
         item.session.shouldstop = str(error)
@@ -67,6 +68,6 @@ def pytest_configure(config: pytest.Config) -> None:
         "keep_cache(scope): do not empty the caches after this test, or not before the end of its "
         "'class', 'module' or 'session'",
     )
-    if hasattr(config, "workerinput") and current().worker:
+    if hasattr(config, "workerinput") and current.run().worker:
         # Django's settings have asked under this name already; the environment has not.
-        become_worker(current().worker)
+        become_worker(current.run().worker)

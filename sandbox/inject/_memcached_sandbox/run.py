@@ -1,4 +1,4 @@
-"""This process's view of the run: which servers stand in for which, and as which worker it asks."""
+"""What a process knows of its run: which servers stand in for which, and which worker it is."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 ANSWER_TIMEOUT = 60.0  # seconds: a busy machine may start many servers at once
 
-_current: Run | None = None
-
 # An attempt to connect to a main memcached: its address, its alias or "", and from where, as
 # "file:line".
 Refusal = namedtuple("Refusal", ("address", "alias", "at"))
@@ -24,33 +22,6 @@ Refusal = namedtuple("Refusal", ("address", "alias", "at"))
 
 class RunError(RuntimeError):
     """The run's sandbox cannot be had; going on would mean to use the main memcached."""
-
-
-def current() -> Run:
-    """Return the one Run of this process."""
-    global _current  # noqa: PLW0603
-    if _current is None:
-        if "MEMCACHED_SANDBOX_CONTROL" in os.environ:
-            from .controlled import ControlledRun
-
-            _current = ControlledRun()
-        else:
-            from .inherited import InheritedRun
-
-            _current = InheritedRun()
-    return _current
-
-
-def entered() -> Run | None:
-    """Return the Run of this process if anyone has asked for it."""
-    return _current
-
-
-def replace_current(run: Run | None) -> Run | None:
-    """Have this process be in another run, or in what its environment says; return the old one."""
-    global _current
-    old, _current = _current, run
-    return old
 
 
 class Run:
