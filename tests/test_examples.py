@@ -13,6 +13,11 @@ BOOKSHOP = REPOSITORY / "examples" / "bookshop"
 
 WAYS_IN = {
     "exec": ["sandbox", "exec", "--", "./manage.py", "test"],
+    "runner": ["./manage.py", "test", "--testrunner", "sandbox.django.runner.SandboxRunner"],
+    "plugin": [
+        *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider"),
+        *("--memcached-sandbox", "--noconftest"),
+    ],
     "settings helper": ["./manage.py", "test", "--settings", "bookshop.test_settings"],
     "conftest": [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
 }

@@ -80,7 +80,7 @@ def stand_ins() -> None:
     ("action", "files"),
     [
         (start_and_stop, PACKAGE),
-        (in_a_with_statement, f"{PACKAGE}/server.py"),
+        (in_a_with_statement, f"{PACKAGE}/memcached.py"),
         (stand_ins, f"{PACKAGE}/sandbox.py"),
     ],
 )

@@ -74,12 +74,6 @@ class TestSwitch:
         assert "memcached-sandbox:" not in result.stdout
         assert f"at {main_memcached.address}\n" in result.stdout
 
-    def test_a_fixture_says_that_it_is_off(self, project: Project) -> None:
-        project.write("test_it.py", "def test(memcached): pass\n")
-        result = project.pytest()
-        assert "the sandbox is off: have 'memcached_sandbox = true' in the ini" in result.stdout
-        assert "1 error" in result.stdout
-
     def test_before_anything_of_django_is_loaded(
         self, make_project: MakeProject, main_memcached: MainMemcached
     ) -> None:
@@ -239,7 +233,7 @@ class TestOptions:
             "7 1048576 1",
         ]
 
-    def test_the_factory_needs_no_sandbox_and_leaves_nothing(self, plain: Project) -> None:
+    def test_the_factory_leaves_nothing(self, plain: Project) -> None:
         plain.write(
             "test_it.py",
             "import psutil, pytest\n"
@@ -249,7 +243,7 @@ class TestOptions:
             "    assert [child.name() for child in children] == []\n"
             "    memcached_factory()\n",
         )
-        assert passed(plain.pytest("-o", "memcached_sandbox=false")) == 2
+        assert passed(plain.pytest()) == 2
 
     def test_exclude(self, make_project: MakeProject) -> None:
         alias = {"BACKEND": PYMEMCACHE, "LOCATION": "main"}
@@ -388,6 +382,18 @@ def test_neither(): assert not connect(5)
         project.write("conftest.py", self.CONFTEST)
         project.write("test_it.py", self.TESTS)
         assert passed(project.pytest("-k", "not not_small")) == 7
+
+    def test_what_they_held_when_a_test_failed(self, make_project: MakeProject) -> None:
+        project = make_project("main")
+        project.write("conftest.py", self.CONFTEST)
+        project.write(
+            "test_it.py",
+            "from django.core.cache import cache\n"
+            "def test(small):\n"
+            "    cache.set('key', 'value')\n"
+            "    assert not 'it'\n",
+        )
+        assert ":1:key  71 bytes, expires in" in project.pytest().stdout
 
     def test_flushed_after_each_test_by_default(self, make_project: MakeProject) -> None:
         project = make_project("main")

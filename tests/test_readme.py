@@ -38,12 +38,13 @@ def commands() -> list[str]:
 
 
 def snippets() -> dict[str, str]:
-    """Return the Python blocks by the name of the file that they say they are."""
-    named = {}
+    """Return the blocks by the name of the file that they say they are; a second one has a "2"."""
+    named: dict[str, str] = {}
     for language, block in BLOCKS:
-        if language == "python":
-            match = re.match(r"# (\w+\.py)\n", block)
-            named[match[1] if match else "script.py"] = block
+        if language in ("python", "ini"):
+            match = re.match(r"# (\w+\.\w+)\n", block)
+            name = match[1] if match else "script.py"
+            named[f"{name} 2" if name in named else name] = block
     return named
 
 
@@ -106,7 +107,7 @@ def test_no_command_is_forgotten() -> None:
         *SESSION,
         "sandbox doctor",
     ]
-    assert {language for language, _ in BLOCKS} == {"sh", "python", "text"}
+    assert {language for language, _ in BLOCKS} == {"sh", "python", "text", "ini"}
     assert "sh tests/run" in (REPOSITORY / ".ci" / "run").read_text()
 
 
@@ -146,7 +147,7 @@ def test_install_command(run, tmp_path: Path) -> None:
 
 
 def test_conftest(run, project: Path) -> None:
-    (project / "conftest.py").write_text(snippets()["conftest.py"])
+    (project / "conftest.py").write_text(snippets()["conftest.py 2"])
     again = (project / "test_cache.py").read_text()
     (project / "test_cache_again.py").write_text(again)
     result = run(sys.executable, "-m", "pytest", cwd=project)
@@ -156,9 +157,46 @@ def test_conftest(run, project: Path) -> None:
 def test_tests_that_keep_the_cache(run, project: Path) -> None:
     (project / "test_cart.py").write_text(snippets()["test_cart.py"])
     (project / "test_cache.py").unlink()
-    for command in (["./manage.py", "test"], [sys.executable, "-m", "pytest"]):
+    in_order = [sys.executable, "-m", "pytest", "-p", "no:randomly"]
+    for command in (["./manage.py", "test"], in_order):
         result = run("sandbox", "exec", "--", *command, cwd=project)
         assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_pytest_plugin(run, project: Path) -> None:
+    ini = (project / "pytest.ini").read_text().partition("[pytest]\n")[2]
+    (project / "pytest.ini").write_text(snippets()["pytest.ini"] + ini)
+    for name in ("test_server.py", "test_catalogue.py", "conftest.py"):
+        (project / name).write_text(snippets()[name])
+    (project / "test_small.py").write_text(
+        "def test_small(small_cache):\n"
+        "    assert small_cache.servers[0].stats()['limit_maxbytes'] == str(2 << 20)\n"
+    )
+    result = run(sys.executable, "-m", "pytest", cwd=project)
+    assert "6 passed" in result.stdout, result.stdout
+    printed = re.search(r"^```text\n(memcached-sandbox: .*)\n(memcached.*)\n", README, re.MULTILINE)
+    for line in printed.groups():
+        pattern = re.sub(r"\d+", r"\\d+", re.escape(line))
+        assert re.search(rf"^{pattern}$", result.stdout, re.MULTILINE), pattern
+
+
+@pytest.mark.parametrize("runner", ["sandbox.django.runner.SandboxRunner", "runner.Runner"])
+def test_test_runner(run, project: Path, runner: str) -> None:
+    named = snippets()["settings.py"].replace("sandbox.django.runner.SandboxRunner", runner)
+    dead = 'CACHES["dead"] = {**CACHES["default"], "LOCATION": "127.0.0.1:9"}\n'
+    (project / "settings.py").write_text(SETTINGS + dead + named)
+    (project / "runner.py").write_text(snippets()["runner.py"])
+    result = run("./manage.py", "test", "--memcached-memory", "8", cwd=project)
+    assert result.returncode == 0, result.stderr
+    servers = " in the fullest of 2 servers" if runner.startswith("sandbox") else ""
+    assert re.search(rf"^memcached-sandbox: 1 gets .* of 8 MB{servers}$", result.stdout, re.M)
+
+
+def test_unittest(run, project: Path) -> None:
+    (project / "test_client.py").write_text(snippets()["test_client.py"])
+    result = run(sys.executable, "-m", "unittest", "test_client", cwd=project)
+    assert result.returncode == 0, result.stderr
+    assert "Ran 1 test " in result.stderr
 
 
 def test_test_settings(run, project: Path) -> None:
@@ -173,11 +211,34 @@ def test_script(python) -> None:
 
 
 def test_no_snippet_is_forgotten() -> None:
-    assert set(snippets()) == {"conftest.py", "test_cart.py", "test_settings.py", "script.py"}
+    assert set(snippets()) == {
+        "conftest.py",
+        "conftest.py 2",
+        "pytest.ini",
+        "runner.py",
+        "script.py",
+        "settings.py",
+        "test_cart.py",
+        "test_catalogue.py",
+        "test_client.py",
+        "test_server.py",
+        "test_settings.py",
+    }
 
 
 def test_options_are_those_of_the_command(run) -> None:
     table = set(re.findall(r"`(--[\w-]+)", README.partition("## Options")[2]))
     helped = set(re.findall(r"(?<!\S)(--[\w-]+)", run("sandbox", "exec", "--help").stdout))
-    assert table - {"--now"} == helped - {"--help"}
+    of_pytest = {flag for flag in table if flag.startswith("--memcached-sandbox")}
+    assert table - {"--now"} - of_pytest == helped - {"--help"}
+
+
+def test_options_are_those_of_pytest(run) -> None:
+    table = README.partition("## Options")[2]
+    helped = run(sys.executable, "-m", "pytest", "--help").stdout
+    assert set(re.findall(r"memcached_sandbox_\w+", table)) == set(
+        re.findall(r"^  (memcached_sandbox_\w+)", helped, re.MULTILINE)
+    )
+    for flag in re.findall(r"--memcached-sandbox[\w-]*", table):
+        assert f"  {flag}" in helped
     assert shutil.which("sandbox")

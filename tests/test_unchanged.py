@@ -174,7 +174,7 @@ class TestEmptyCaches:
         assert result.returncode == 1
         assert re.search(r"'Tests\d' is not None", result.stderr)
 
-    @pytest.mark.parametrize("runner", ["./manage.py test", "python -m pytest"])
+    @pytest.mark.parametrize("runner", ["./manage.py test", "python -m pytest -p no:randomly"])
     def test_not_after_what_asks_to_keep_the_cache(self, project: Project, runner: str) -> None:
         project.write(
             "test_keep.py",

@@ -1,29 +1,75 @@
-"""The pytest plugin: its options, its fixtures, and where it begins.
+"""The pytest plugin: its options, and where it begins.
 
-What it does when it is on is in `session`, which is not loaded otherwise.
+Whoever has installed the package loads this with each pytest. The rest, `fixtures` included, is not
+loaded before the plugin is on or somebody asks for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .options import add_options, is_on, memcached_options
-
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from collections.abc import Iterator
+    from typing import Literal
 
-    from ..memcached import Memcached
-    from ..options import MemcachedOptions
-    from ..sandbox import Sandbox
-    from ..server import Server
-    from .session import SandboxedSession
+    from .fixtures import sandboxed_caches_fixture
+
+__all__ = ["sandboxed_caches_fixture"]
+
+NAME = "memcached_sandbox"
+
+# What may be given on the command line and in the ini file: the type there, what to call the value,
+# and what it is about. `options` has what becomes of it.
+OPTIONS: dict[str, tuple[Literal["string", "bool", "args"], str, str]] = {
+    "memory": ("string", "MB", "the cap of each server's memory (64)"),
+    "max_item_size": ("string", "SIZE", "the largest value it takes, such as 2m (1m)"),
+    "threads": ("string", "N", "its worker threads (1)"),
+    "unix": ("bool", "", "listen on a Unix socket, out of reach of other users of this machine"),
+    "binary": ("string", "PATH", "the memcached to run"),
+    "exclude": ("args", "ALIAS", "an alias in CACHES to leave alone; repeatable"),
+    "flush": (
+        "string",
+        "SCOPE",
+        "empty the caches after each test, class, module or session, or never (test)",
+    ),
+    "guard": (
+        "args",
+        "HOST:PORT",
+        "a further address that must not be connected to, or 'off' for no guard; repeatable",
+    ),
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    add_options(parser)
+    group = parser.getgroup(NAME, "memcached-sandbox")
+    about = "give Django's CACHES a memcached of this run's own"
+    group.addoption(flag(NAME), action="store_true", help=about)
+    parser.addini(NAME, about, "bool", default=False)
+    for name, (kind, metavar, about) in OPTIONS.items():
+        full_name = f"{NAME}_{name}"
+        how: dict[str, Any] = {"action": "store_true"} if kind == "bool" else {"metavar": metavar}
+        if kind == "args":
+            how["action"] = "append"
+        group.addoption(flag(full_name), dest=full_name, default=None, help=about, **how)
+        parser.addini(full_name, about, kind, default=None)
+
+
+def flag(name: str) -> str:
+    """Return how an option is called on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+def on_command_line(config: pytest.Config, name: str) -> Any:
+    """Return what the command line says of an option, or None."""
+    # What was parsed before the conftests are loaded lacks the options of plugins that they name.
+    late = getattr(config.option, name, None)
+    return getattr(config.known_args_namespace, name, late)
+
+
+def is_on(config: pytest.Config) -> bool:
+    return bool(on_command_line(config, NAME) or config.getini(NAME))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -31,7 +77,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]
     """Begin before anyone else: pytest-django loads Django's settings here."""
     if not is_on(early_config):
         return (yield)
-    from .session import begin, errors_explained
+    from .beginning import begin, errors_explained
 
     with errors_explained():
         begin(early_config)
@@ -41,82 +87,15 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]
 def pytest_configure(config: pytest.Config) -> None:
     """Begin now if it is a conftest.py that has named this plugin."""
     if is_on(config):
-        from .session import begin, errors_explained
+        from .beginning import begin, errors_explained
 
         with errors_explained():
             begin(config)
 
 
-def _session(config: pytest.Config) -> SandboxedSession:
-    if not is_on(config):
-        pytest.fail(
-            "the sandbox is off: have 'memcached_sandbox = true' in the ini file, "
-            "or run pytest with --memcached-sandbox",
-            pytrace=False,
-        )
-    from .session import session_of
+def __getattr__(name: str) -> object:
+    if name != "sandboxed_caches_fixture":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .fixtures import sandboxed_caches_fixture
 
-    return session_of(config)
-
-
-@pytest.fixture(scope="session")
-def memcached(pytestconfig: pytest.Config) -> Server:
-    """The server behind the default alias of CACHES or, without Django, the run's own."""
-    return _session(pytestconfig).default_server()
-
-
-@pytest.fixture(scope="session")
-def memcached_sandbox(pytestconfig: pytest.Config) -> dict[str, list[Server]]:
-    """The servers behind each memcached alias of CACHES, in the order of its LOCATION."""
-    return _session(pytestconfig).servers_by_alias()
-
-
-@pytest.fixture
-def memcached_factory(pytestconfig: pytest.Config) -> Iterator[Callable[..., Memcached]]:
-    """Start further servers, which nobody else knows of and which end with the test.
-
-    Takes the options of `sandbox.Memcached`; what is not given is as configured for the run.
-    """
-    from contextlib import ExitStack
-
-    from ..memcached import Memcached
-
-    with ExitStack() as servers:
-
-        def start(**options: Unpack[MemcachedOptions]) -> Memcached:
-            return servers.enter_context(Memcached(**memcached_options(pytestconfig) | options))
-
-        yield start
-
-
-def sandboxed_caches_fixture(
-    *,
-    scope: Literal["function", "class", "module", "package", "session"] = "function",
-    autouse: bool = False,
-    flush: Literal["test", "class", "module", "session", "never"] = "test",
-    exclude: Collection[str] = (),
-    guard: Collection[str] | None = (),
-    **options: Unpack[MemcachedOptions],
-) -> Callable[..., Iterator[Sandbox]]:
-    """Return a fixture that gives Django other caches of its own: for a conftest.py.
-
-        small_cache = sandboxed_caches_fixture(memory_mb=2, scope="module")
-
-    It yields the `Sandbox`, as `sandbox.django.sandboxed_caches` does.
-
-    scope, autouse: those of `pytest.fixture`.
-    flush: when these caches are emptied.
-    exclude: memcached aliases to leave alone.
-    guard: further addresses not to connect to meanwhile; None for no guard meanwhile.
-    options: those of `sandbox.Memcached`; what is not given is as configured for the run.
-    """
-
-    @pytest.fixture(scope=scope, autouse=autouse)
-    def caches(pytestconfig: pytest.Config) -> Iterator[Sandbox]:
-        from .session import other_caches
-
-        configured = memcached_options(pytestconfig)
-        with other_caches(pytestconfig, flush, exclude, guard, configured | options) as box:
-            yield box
-
-    return caches
+    return sandboxed_caches_fixture

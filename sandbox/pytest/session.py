@@ -1,21 +1,22 @@
-"""A session of pytest in a run of its own, or in the one around it."""
+"""What a session of pytest in a run tells: at its beginning and end, and of tests that failed."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Collection, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from ..errors import SandboxError, ServerError
+from ..errors import ServerError
 from ..inject import guard, pytest_plugin, repoint, run
-from ..own_run import OwnRun, enter_run, is_in_a_run
+from ..own_run import OwnRun
 from ..report import Usage, contents, refused
 from ..server import Server
-from .options import NAME, memcached_options, run_options
+from . import NAME
+from .options import memcached_options
 
 if TYPE_CHECKING:
     from ..options import MemcachedOptions
@@ -30,32 +31,8 @@ SESSION = f"{NAME}_session"
 TITLE = "memcached-sandbox"
 
 
-def begin(config: pytest.Config) -> None:
-    """Have the session of this config be in a run from now on, until the config is done with."""
-    plugins = config.pluginmanager
-    if plugins.has_plugin(SESSION):
-        return
-    options = {**run_options(config), **memcached_options(config)}
-    joins = is_in_a_run()
-    stack = ExitStack()
-    config.add_cleanup(stack.close)
-    entered = stack.enter_context(enter_run(**options))
-    plugins.register(SandboxedSession(config, entered, joins), SESSION)
-    if not plugins.is_registered(pytest_plugin):  # under sandbox exec it is
-        plugins.register(pytest_plugin, pytest_plugin.__name__)
-
-
 def session_of(config: pytest.Config) -> SandboxedSession:
     return cast("SandboxedSession", config.pluginmanager.get_plugin(SESSION))
-
-
-@contextmanager
-def errors_explained() -> Iterator[None]:
-    """Have pytest print our errors as the one line that they are."""
-    try:
-        yield
-    except (SandboxError, run.RunError) as error:
-        raise pytest.UsageError(str(error)) from error
 
 
 class SandboxedSession:
@@ -141,8 +118,7 @@ class SandboxedSession:
             mains = {server: main for main, server in self._run.stand_ins.items()}
             for address in sorted(self._run.servers()):
                 place = f", in place of {mains[address]}" if address in mains else ""
-                text = contents(self._server(address))
-                report.sections.append((f"memcached at {address}{place}", text))
+                show_contents(report, self._server(address), place)
         return report
 
     def pytest_collection_finish(self) -> None:
@@ -187,12 +163,24 @@ class SandboxedSession:
                 self._problems.append(f"{error}.")
 
 
-class FlushedAfter:
-    """Empties caches that only some tests have, after these tests."""
+def show_contents(report: pytest.TestReport, server: Server, place: str = "") -> None:
+    report.sections.append((f"memcached at {server.address}{place}", contents(server)))
+
+
+class OtherCaches:
+    """Looks after caches that only some tests have: empties them, and shows what they held."""
 
     def __init__(self, box: Sandbox, flush: str) -> None:
         self._box = box
         self._flush = flush
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(self) -> Hook:
+        report: pytest.TestReport = yield
+        if report.failed:
+            for server in self._box.servers:
+                show_contents(report, server)
+        return report
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> Hook:
@@ -214,8 +202,8 @@ def other_caches(
 
     before = guard.guarded()
     with sandboxed_caches(exclude=exclude, **options) as box:
-        flushed = FlushedAfter(box, flush)
-        config.pluginmanager.register(flushed)
+        others = OtherCaches(box, flush)
+        config.pluginmanager.register(others)
         try:
             if guarded is None:
                 guard.restore({})
@@ -224,4 +212,4 @@ def other_caches(
             yield box
         finally:
             guard.restore(before)
-            config.pluginmanager.unregister(flushed)
+            config.pluginmanager.unregister(others)

@@ -7,6 +7,7 @@ difference beside the promised bound. The exit status is 1 when a bound is excee
 from __future__ import annotations
 
 import compileall
+import io
 import os
 import shutil
 import socket
@@ -16,8 +17,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
+
+import pytest
 
 import sandbox
 from sandbox import Memcached, Sandbox
@@ -75,7 +81,11 @@ class BareMemcached:
 
 def run(*command: str, **env: str) -> Action:
     return lambda: subprocess.run(
-        command, check=True, stderr=subprocess.DEVNULL, env={**os.environ, **env}
+        command,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **env},
     )
 
 
@@ -130,6 +140,31 @@ def settings_and_round_trip(injected: dict[str, str], folder: str) -> Iterator[B
         control.stop()
 
 
+def pytest_that_is_off(folder: str) -> Iterator[Benchmark]:
+    """A pytest of one test, with the plugin and with an empty one.
+
+    Within this process: the noise of a whole one is many times what there is to be seen.
+    """
+    test = Path(folder) / "test_nothing.py"
+    test.write_text("def test(): pass\n")
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+
+    def pytest_with(plugin: ModuleType) -> None:
+        with redirect_stdout(io.StringIO()):
+            pytest.main(["-q", "-p", "no:cacheprovider", str(test)], plugins=[plugin])
+
+    def ours() -> None:
+        sys.modules.pop("sandbox.pytest", None)
+        pytest_with(import_module("sandbox.pytest"))
+
+    yield Benchmark(
+        "pytest with the plugin off, with an empty one",
+        ours,
+        lambda: pytest_with(ModuleType("empty")),
+        more_ms=1,
+    )
+
+
 def benchmarks() -> Iterator[Benchmark]:
     compileall.compile_dir(str(Path(sandbox.__file__).parent), quiet=1)  # as pip does
     yield Benchmark("start and stop, bare memcached", start_and_stop, BareMemcached(), times=1.3)
@@ -148,6 +183,7 @@ def benchmarks() -> Iterator[Benchmark]:
     )
     with tempfile.TemporaryDirectory() as folder:
         yield from settings_and_round_trip(injected, folder)
+        yield from pytest_that_is_off(folder)
     with Memcached() as server, wire.Connection(server.address, 5) as connection:
         os.environ["MEMCACHED_SANDBOX_ADDRESS"] = server.address
 
@@ -157,8 +193,7 @@ def benchmarks() -> Iterator[Benchmark]:
                 connection.await_flush()
 
         yield Benchmark("100 tests, 100 bare flush_all", hundred_tests, hundred_flushes, times=1.5)
-    os.environ["MEMCACHED_SANDBOX_GUARDED"] = "127.0.0.1:11211"
-    guard.install()
+    guard.guard("127.0.0.1:11211")
     yield Benchmark(
         "1,000 connects with the guard, none", connects(True), connects(False), more_ms=2
     )

@@ -1,0 +1,77 @@
+"""The fixtures of the pytest plugin, which are there when it is on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+
+from ..memcached import Memcached
+from .options import memcached_options
+from .session import other_caches, session_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..options import MemcachedOptions
+    from ..sandbox import Sandbox
+    from ..server import Server
+
+
+@pytest.fixture(scope="session")
+def memcached(pytestconfig: pytest.Config) -> Server:
+    """The server behind the default alias of CACHES or, without Django, the run's own."""
+    return session_of(pytestconfig).default_server()
+
+
+@pytest.fixture(scope="session")
+def memcached_sandbox(pytestconfig: pytest.Config) -> dict[str, list[Server]]:
+    """The servers behind each memcached alias of CACHES, in the order of its LOCATION."""
+    return session_of(pytestconfig).servers_by_alias()
+
+
+@pytest.fixture
+def memcached_factory(pytestconfig: pytest.Config) -> Iterator[Callable[..., Memcached]]:
+    """Start further servers, which nobody else knows of and which end with the test.
+
+    Takes the options of `sandbox.Memcached`; what is not given is as configured for the run.
+    """
+    with ExitStack() as servers:
+
+        def start(**options: Unpack[MemcachedOptions]) -> Memcached:
+            return servers.enter_context(Memcached(**memcached_options(pytestconfig) | options))
+
+        yield start
+
+
+def sandboxed_caches_fixture(
+    *,
+    scope: Literal["function", "class", "module", "package", "session"] = "function",
+    autouse: bool = False,
+    flush: Literal["test", "class", "module", "session", "never"] = "test",
+    exclude: Collection[str] = (),
+    guard: Collection[str] | None = (),
+    **options: Unpack[MemcachedOptions],
+) -> Callable[..., Iterator[Sandbox]]:
+    """Return a fixture that gives Django other caches of its own: for a conftest.py.
+
+        small_cache = sandboxed_caches_fixture(memory_mb=2, scope="module")
+
+    It yields the `Sandbox`, as `sandbox.django.sandboxed_caches` does.
+
+    scope, autouse: those of `pytest.fixture`.
+    flush: when these caches are emptied.
+    exclude: memcached aliases to leave alone.
+    guard: further addresses not to connect to meanwhile; None for no guard meanwhile.
+    options: those of `sandbox.Memcached`; what is not given is as configured for the run.
+    """
+
+    @pytest.fixture(scope=scope, autouse=autouse)
+    def caches(pytestconfig: pytest.Config) -> Iterator[Sandbox]:
+        configured = memcached_options(pytestconfig)
+        with other_caches(pytestconfig, flush, exclude, guard, configured | options) as box:
+            yield box
+
+    return caches
