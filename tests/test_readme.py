@@ -189,7 +189,8 @@ def test_test_runner(run, project: Path, runner: str) -> None:
     result = run("./manage.py", "test", "--memcached-memory", "8", cwd=project)
     assert result.returncode == 0, result.stderr
     servers = " in the fullest of 2 servers" if runner.startswith("sandbox") else ""
-    assert re.search(rf"^memcached-sandbox: 1 gets .* of 8 MB{servers}$", result.stdout, re.M)
+    pattern = rf"^memcached-sandbox: 1 gets .* of 8 MB{servers}$"
+    assert re.search(pattern, result.stdout, re.MULTILINE)
 
 
 def test_unittest(run, project: Path) -> None:
