@@ -13,6 +13,9 @@ from .inject import FOLDER
 if TYPE_CHECKING:
     from .memcached import Memcached
 
+# What is guarded whatever CACHES says: memcached's own port on this machine.
+MAIN_MEMCACHED = "127.0.0.1:11211"
+
 # The names of what `sandbox start` has set, for `sandbox stop` to unset.
 NAMES_VARIABLE = "MEMCACHED_SANDBOX_VARIABLES"
 
@@ -93,20 +96,20 @@ def for_children(first: Memcached) -> dict[str, str]:
 
 
 @contextmanager
-def changed(environ: MutableMapping[str, str], injection: Injection) -> Iterator[None]:
+def injected(environ: MutableMapping[str, str], injection: Injection) -> Iterator[None]:
     """Have the processes that this one starts be injected, while the context lasts.
 
     `for_children` may be put into ``environ`` meanwhile. Everything is as it was afterwards.
     """
     before = dict(environ)
-    injected = for_injection(environ, injection)
-    environ.update(injected)
+    variables = for_injection(environ, injection)
+    environ.update(variables)
     for name in OF_OWN_RUN:
         environ.pop(name, None)
     try:
         yield
     finally:
-        for name in (*injected, *OF_OWN_RUN):
+        for name in (*variables, *OF_OWN_RUN):
             if name in before:
                 environ[name] = before[name]
             else:

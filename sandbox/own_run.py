@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .binary import find_memcached
-from .environment import STAND_INS, Injection, changed, for_children
+from .environment import MAIN_MEMCACHED, STAND_INS, Injection, for_children, injected
 from .inject import current, guard, hooks, inherited, patches, refusals, run
 from .sandbox import Sandbox
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
     from .memcached import Memcached
     from .options import MemcachedOptions
-
-# What is guarded whatever CACHES says: memcached's own port on this machine.
-MAIN_MEMCACHED = "127.0.0.1:11211"
 
 
 class OwnRun(run.Run):
@@ -66,6 +63,8 @@ class OwnRun(run.Run):
 
     def _publish(self) -> None:
         """Tell the processes that this one starts."""
+        if not self.sandbox.servers:
+            return  # A worker of a project without memcached has asked for nothing.
         for name, value in for_children(self.sandbox.servers[0]).items():
             os.environ.setdefault(name, value)  # a worker has said its own already
         os.environ[STAND_INS] = json.dumps(self.sandbox.stand_ins)
@@ -115,20 +114,17 @@ def _joined(
     exclude: Collection[str], flush: str | None, guarded: Collection[str] | None
 ) -> Iterator[run.Run]:
     joined = current.run()
-    was_excluded, was_flushed_after, was_guarded = (
-        joined.excluded,
-        joined.flushed_after,
-        guard.guarded(),
-    )
-    joined.excluded = {*joined.excluded, *exclude}
-    joined.flushed_after = flush or joined.flushed_after
-    for address in guarded or ():
-        guard.guard(address)
-    changing = hooks.install()
+    was_excluded, was_flushed_after = joined.excluded, joined.flushed_after
+    was_guarded, were_installed = guard.guarded(), hooks.installed()
     try:
+        joined.excluded = {*joined.excluded, *exclude}
+        joined.flushed_after = flush or joined.flushed_after
+        for address in guarded or ():
+            guard.guard(address)
+        hooks.install()
         yield joined
     finally:
-        if changing:
+        if not were_installed:
             hooks.uninstall()
         joined.excluded, joined.flushed_after = was_excluded, was_flushed_after
         guard.restore(was_guarded)
@@ -146,7 +142,7 @@ def _owned(
     children_flush = "test" if flush == "test" else "never"  # they know no more
     with (
         Sandbox(**options) as sandbox,
-        changed(os.environ, Injection(exclude, children_flush, guarded)),
+        injected(os.environ, Injection(exclude, children_flush, guarded)),
     ):
         own = OwnRun(sandbox, flush)
         outer = current.replace(own)

@@ -99,6 +99,18 @@ def test_a_worker_and_the_processes_that_its_tests_start_share_one(project: Proj
     passes(project.manage("test", "--parallel", "3", START_METHOD="spawn"))
 
 
+def test_without_any_memcached_there_is_nothing_to_start(tmp_path: Path, run: Run) -> None:
+    local = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+    project = with_runner(Project(tmp_path, run, {"default": local}))
+    project.write(
+        "tests.py", CLEAN_CACHE.replace('assertIsNone(cache.get("key"))', "assertTrue(1)")
+    )
+    for method in ("fork", "spawn"):
+        result = project.manage("test", "--parallel", "2", START_METHOD=method)
+        assert "Ran 16 tests" in result.stderr
+        assert "memcached-sandbox" not in result.stdout + result.stderr
+
+
 def test_options(project: Project) -> None:
     project.write("tests.py", CLEAN_CACHE)
     line = passes(project.manage("test", "--memcached-memory", "8"))
@@ -356,3 +368,26 @@ class Kept(TestCase):
             assert "ERROR: test_3 (tests.Tests" in result.stderr
         assert "1 failed, 4 passed" in by_plugin.stdout
         assert "FAILED tests.py::Tests::test_3" in by_plugin.stdout
+
+
+def test_django_is_left_as_it_was(project: Project, main_memcached: MainMemcached) -> None:
+    project.write("tests.py", CLEAN_CACHE)
+    project.write(
+        "twice.py",
+        "import os, sys, unittest\n"
+        "os.environ['DJANGO_SETTINGS_MODULE'] = 'settings'\n"
+        "import django\n"
+        "from django.conf import settings\n"
+        "from django.test.utils import get_runner\n"
+        "def state():\n"
+        "    locations = settings.CACHES['default']['LOCATION']\n"
+        "    return locations, dict(os.environ), [*sys.meta_path], unittest.TestCase.__call__\n"
+        "django.setup()\n"
+        "before = state()\n"
+        "for parallel in (0, 2):\n"
+        "    assert get_runner(settings)(parallel=parallel).run_tests([]) == 0\n"
+        "    assert state() == before\n"
+        "print('main:', before[0])\n",
+    )
+    result = project._run(sys.executable, "twice.py", cwd=project.folder)
+    assert result.stdout.splitlines()[-1] == f"main: {main_memcached.address}", result.stderr

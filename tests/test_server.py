@@ -24,6 +24,7 @@ from sandbox import (
     OptionError,
     Sandbox,
     SandboxError,
+    Server,
     ServerError,
     StartError,
 )
@@ -529,6 +530,43 @@ def _not_permitted(*_: object) -> None:
 def test_options_out_of_range(options, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         Memcached(**options)
+
+
+def test_items() -> None:
+    with Memcached() as server, closing(server.client()) as client:
+        assert server.items() == []
+        before = time.time()
+        client.set("forever", b"x" * 1000)
+        client.set("per%cent", "", expire=100)
+        client.set("gone", "", expire=-1, noreply=False)
+        forever, passing = sorted(server.items())
+        assert (forever.key, forever.expires) == ("forever", None)
+        assert 1000 < forever.size < 1100
+        assert passing.key == "per%cent"
+        assert before + 98 < passing.expires < time.time() + 102
+        server.flush()
+        assert server.items() == []
+
+
+def test_many_items() -> None:
+    with Memcached() as server, closing(server.client()) as client:
+        client.set_many({f"key{number}": "value" for number in range(5000)}, noreply=False)
+        assert len({item.key for item in server.items()}) == 5000
+
+
+def test_a_server_that_somebody_else_runs() -> None:
+    with Memcached() as server:
+        other = Server(server.address)
+        with closing(other.client()) as client:
+            client.set("key", "value", noreply=False)
+        assert [item.key for item in other.items()] == ["key"]
+        other.flush()
+        assert server.items() == []
+        assert other.stats() != {}
+        assert repr(other) == f"<Server {server.address}>"
+    for ask in (other.stats, other.items, other.flush, other.client):
+        with pytest.raises(ServerError, match=f"{other.address} does not answer: .*refused"):
+            ask()
 
 
 def test_a_name_that_the_package_does_not_have() -> None:

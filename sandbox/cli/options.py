@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 import click
 
 from ..environment import (
+    MAIN_MEMCACHED,
     Injection,
     for_command,
     for_injection,
@@ -185,7 +186,7 @@ def variables_of(
     if options["no_inject"]:
         injected = without_injection(environ)
     else:
-        guarded = [] if options["no_guard"] else ["127.0.0.1:11211", *options["guard"]]
+        guarded = [] if options["no_guard"] else [MAIN_MEMCACHED, *options["guard"]]
         injection = Injection(options["exclude"], options["flush"], guarded)
         injected = for_injection(environ, injection)
     return {**injected, **for_command(environ, servers, control, options["env"])}

@@ -67,13 +67,15 @@ class Loader:
 _waiting = Waiting()
 
 
-def install() -> bool:
-    """Wait for the modules from now on; those that are loaded already are changed at once.
+def installed() -> bool:
+    """Whether this process waits for the modules."""
+    return _waiting in sys.meta_path
 
-    Return whether that was still to be done.
-    """
-    if _waiting in sys.meta_path:
-        return False
+
+def install() -> None:
+    """Wait for the modules from now on; those that are loaded already are changed at once."""
+    if installed():
+        return
     addresses = os.environ.get("MEMCACHED_SANDBOX_GUARDED", "").split()
     if addresses:
         from . import guard
@@ -86,14 +88,13 @@ def install() -> bool:
             from . import patches
 
             getattr(patches, patch)(sys.modules[name])
-    return True
 
 
 def uninstall() -> None:
     """Change everything back, and wait for nothing and guard nothing any more."""
     from . import guard, patches
 
-    if _waiting in sys.meta_path:
+    if installed():
         sys.meta_path.remove(_waiting)
     patches.undo()
     guard.restore({})
