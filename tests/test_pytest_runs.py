@@ -16,7 +16,7 @@ import pytest
 
 from .conftest import MainMemcached, Run, wait_until_gone
 from .projects import MakeProject, Project, header, passed, summary
-from .test_unchanged import CLEAN_CACHE
+from .suites import CLEAN_CACHE
 
 
 @pytest.fixture

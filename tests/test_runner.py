@@ -15,7 +15,7 @@ import pytest
 
 from .conftest import MainMemcached, Run, wait_until_gone
 from .projects import PYMEMCACHE, Project
-from .test_unchanged import CLEAN_CACHE, START_METHODS
+from .suites import CLEAN_CACHE, START_METHODS, WORKERS_AND_CHILDREN
 
 RUNNER = 'TEST_RUNNER = "sandbox.django.runner.SandboxRunner"\n'
 
@@ -79,21 +79,7 @@ def test_in_parallel(project: Project, start_method: str) -> None:
 
 
 def test_a_worker_and_the_processes_that_its_tests_start_share_one(project: Project) -> None:
-    project.write(
-        "tests.py",
-        "import subprocess, sys\n"
-        "from django.core.cache import cache\n"
-        "from django.test import SimpleTestCase\n"
-        "READ = 'from django.core.cache import cache; print(cache.get(\"key\"))'\n"
-        "class A(SimpleTestCase):\n"
-        "    def test(self):\n"
-        "        cache.set('key', type(self).__name__)\n"
-        "        command = [sys.executable, 'manage.py', 'shell', '-c', READ]\n"
-        "        output = subprocess.check_output(command, text=True)\n"
-        "        self.assertEqual(output.splitlines()[-1], type(self).__name__)\n"
-        "class B(A): pass\n"
-        "class C(A): pass\n",
-    )
+    project.write("tests.py", WORKERS_AND_CHILDREN)
     passes(project.manage("test"))
     passes(project.manage("test", "--parallel", "3"))
     passes(project.manage("test", "--parallel", "3", START_METHOD="spawn"))

@@ -19,6 +19,7 @@ from sandbox.inject import FOLDER
 
 from .conftest import MainMemcached, Run
 from .projects import PYMEMCACHE, MakeProject, Project, stripped_bookshop
+from .suites import CLEAN_CACHE, START_METHODS, WORKERS_AND_CHILDREN
 
 
 @pytest.fixture
@@ -32,28 +33,6 @@ def servers_of(result) -> int:
     """How many servers the run had, as its summary says."""
     match = re.search(r"in the fullest of (\d+) servers$", result.stderr.rstrip())
     return int(match[1]) if match else 1
-
-
-# Each test fails if it sees what another has left, in its own process or in another. Two for each
-# class, as a class is what a worker is given.
-CLEAN_CACHE = """
-from django.core.cache import cache
-from django.test import SimpleTestCase, TestCase
-
-def make(name, base):
-    def test(self):
-        self.assertIsNone(cache.get("key"))
-        for number in range(20):
-            self.assertEqual(cache.get("counter", number), number)
-            cache.set("counter", number + 1)
-        self.assertTrue(cache.add("key", name))
-    return type(name, (base,), {"test_one": test, "test_two": test})
-
-for number in range(8):
-    globals()[f"Tests{number}"] = make(f"Tests{number}", [SimpleTestCase, TestCase][number % 2])
-"""
-
-START_METHODS = ["fork", "spawn"] + (["forkserver"] if django.VERSION >= (6, 0) else [])
 
 
 class TestBookshop:
@@ -251,21 +230,7 @@ class TestRepointing:
     def test_a_worker_and_the_processes_that_its_tests_start_share_one(
         self, project: Project
     ) -> None:
-        project.write(
-            "tests.py",
-            "import multiprocessing, subprocess, sys\n"
-            "from django.core.cache import cache\n"
-            "from django.test import SimpleTestCase\n"
-            "READ = 'from django.core.cache import cache; print(cache.get(\"key\"))'\n"
-            "class A(SimpleTestCase):\n"
-            "    def test(self):\n"
-            "        cache.set('key', type(self).__name__)\n"
-            "        command = [sys.executable, 'manage.py', 'shell', '-c', READ]\n"
-            "        output = subprocess.check_output(command, text=True)\n"
-            "        self.assertEqual(output.splitlines()[-1], type(self).__name__)\n"
-            "class B(A): pass\n"
-            "class C(A): pass\n",
-        )
+        project.write("tests.py", WORKERS_AND_CHILDREN)
         project.test()
         project.test("--parallel", "3")
 
