@@ -393,7 +393,8 @@ def test_neither(): assert not connect(5)
             "    cache.set('key', 'value')\n"
             "    assert not 'it'\n",
         )
-        assert ":1:key  71 bytes, expires in" in project.pytest().stdout
+        held = r"^-+ memcached at \S+ -+\n:1:key  \d+ bytes, expires in"
+        assert re.search(held, project.pytest().stdout, re.MULTILINE)
 
     def test_flushed_after_each_test_by_default(self, make_project: MakeProject) -> None:
         project = make_project("main")
