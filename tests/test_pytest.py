@@ -103,6 +103,15 @@ class TestSwitch:
         assert passed(project.pytest(ON)) == 1
         main_memcached.assert_untouched()
 
+    def test_a_project_that_cannot_be_set_up_leaves_nothing(self, project: Project) -> None:
+        """By then its settings have been loaded, and its servers are there."""
+        settings = (project.folder / "settings.py").read_text()
+        project.write("settings.py", settings + "INSTALLED_APPS = ['missing']\n")
+        project.write("test_it.py", TEST_LOCATION)
+        result = project.pytest(ON)
+        assert result.returncode == 1
+        assert "No module named 'missing'" in result.stderr
+
     def test_named_by_a_conftest_only(self, project: Project) -> None:
         project.write("conftest.py", "pytest_plugins = ['sandbox.pytest']\n")
         ini = (project.folder / "pytest.ini").read_text()

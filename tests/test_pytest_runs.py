@@ -217,6 +217,7 @@ class TestWorkers:
             r"64 MB, \S+ in place of \S+, and others on each worker", header(result)
         )
 
+    @pytest.mark.long
     def test_ten_at_once(self, project: Project) -> None:
         for number in range(4):
             project.write(f"test_{number}.py", CLEAN_CACHE)
@@ -296,6 +297,7 @@ class TestIsolation:
         result = poisoned.pytest("--memcached-sandbox-flush=never")
         assert "4 failed, 1 passed" in result.stdout
 
+    @pytest.mark.long
     def test_passes_20_times_in_a_row_in_any_order(self, poisoned: Project) -> None:
         for seed in range(20):
             workers = ["-n4"] if seed % 10 == 0 else []

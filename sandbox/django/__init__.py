@@ -1,5 +1,7 @@
 """Ways into the sandbox for a Django project: `sandboxed` in settings, `sandboxed_caches` in tests.
 
+The test runner is in `runner`.
+
 Importing this module imports neither Django nor the rest of the package, so that `sandboxed` may
 stay in the settings of production.
 """
