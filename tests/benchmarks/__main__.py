@@ -23,8 +23,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-import pytest
-
 import sandbox
 from sandbox import Memcached, Sandbox
 from sandbox.control import Control
@@ -145,6 +143,8 @@ def pytest_that_is_off(folder: str) -> Iterator[Benchmark]:
 
     Within this process: the noise of a whole one is many times what there is to be seen.
     """
+    import pytest  # not before the other figures are taken
+
     test = Path(folder) / "test_nothing.py"
     test.write_text("def test(): pass\n")
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
