@@ -199,6 +199,7 @@ class TestWorkers:
             (["-n2", "--dist=loadscope"], 2),
             (["-n2", "--dist=loadfile"], 2),
             (["-n2", "--dist=worksteal"], 2),
+            (["-n2", "--dist=loadgroup"], 2),
             (["--dist=load", "--tx=2*popen"], 2),
             (["--dist=load", "--tx=popen", f"--tx=popen//python={sys.executable}"], 2),
         ],
@@ -216,6 +217,12 @@ class TestWorkers:
         assert re.fullmatch(
             r"64 MB, \S+ in place of \S+, and others on each worker", header(result)
         )
+
+    def test_each_runs_all(self, project: Project) -> None:
+        project.write("test_it.py", CLEAN_CACHE)
+        result = project.pytest("--dist=each", "--tx=2*popen")
+        assert passed(result) == 32
+        assert summary(result).startswith("672 gets (90.5 % hits), 672 sets,")
 
     @pytest.mark.long
     def test_ten_at_once(self, project: Project) -> None:
