@@ -14,7 +14,7 @@ import pexpect
 import psutil
 import pytest
 
-from .conftest import MainMemcached, Run, wait_until_gone
+from .conftest import MainMemcached, Run, eventually, wait_until_gone
 from .projects import MakeProject, Project, header, passed, summary
 from .suites import CLEAN_CACHE
 
@@ -224,7 +224,6 @@ class TestWorkers:
         assert passed(result) == 32
         assert summary(result).startswith("672 gets (90.5 % hits), 672 sets,")
 
-    @pytest.mark.long
     def test_ten_at_once(self, project: Project) -> None:
         for number in range(4):
             project.write(f"test_{number}.py", CLEAN_CACHE)
@@ -304,7 +303,6 @@ class TestIsolation:
         result = poisoned.pytest("--memcached-sandbox-flush=never")
         assert "4 failed, 1 passed" in result.stdout
 
-    @pytest.mark.long
     def test_passes_20_times_in_a_row_in_any_order(self, poisoned: Project) -> None:
         for seed in range(20):
             workers = ["-n4"] if seed % 10 == 0 else []
@@ -649,8 +647,7 @@ class TestEnd:
                 terminal.expect_exact("ready")
             else:
                 terminal.expect_exact("2 workers [1 item]")
-                while not (project.folder / "pids").exists():
-                    pass
+                eventually((project.folder / "pids").exists, timeout=30)
             children = psutil.Process(terminal.pid).children(recursive=True)
             terminal.sendcontrol("c")
             terminal.expect_exact("KeyboardInterrupt")

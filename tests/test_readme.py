@@ -125,14 +125,12 @@ def test_doctor(run) -> None:
     assert result.returncode == 0, result.stdout
 
 
-@pytest.mark.long
 def test_example_command(run, tmp_path: Path) -> None:
     result = run("sh", "examples/run", cwd=REPOSITORY)
     assert result.returncode == 0, result.stdout + result.stderr
     assert re.search(r"^sandbox: 31 gets \(48\.4 % hits\), 21 sets", result.stderr, re.MULTILINE)
 
 
-@pytest.mark.long
 def test_install_command(run, tmp_path: Path) -> None:
     """The wheel that is built here takes the place of the one that the index has."""
     wheels = tmp_path / "wheels"

@@ -362,7 +362,9 @@ class Kept(TestCase):
         assert "FAILED tests.py::Tests::test_3" in by_plugin.stdout
 
 
-def test_django_is_left_as_it_was(project: Project, main_memcached: MainMemcached) -> None:
+def test_django_is_left_as_it_was(
+    project: Project, main_memcached: MainMemcached, run: Run
+) -> None:
     project.write("tests.py", CLEAN_CACHE)
     project.write(
         "twice.py",
@@ -381,5 +383,5 @@ def test_django_is_left_as_it_was(project: Project, main_memcached: MainMemcache
         "    assert state() == before\n"
         "print('main:', before[0])\n",
     )
-    result = project._run(sys.executable, "twice.py", cwd=project.folder)
+    result = run(sys.executable, "twice.py", cwd=project.folder)
     assert result.stdout.splitlines()[-1] == f"main: {main_memcached.address}", result.stderr

@@ -61,7 +61,6 @@ class TestBookshop:
 
 
 class TestEmptyCaches:
-    @pytest.mark.long
     def test_20_times_in_a_row(self, project: Project) -> None:
         project.write("tests.py", CLEAN_CACHE)
         for number in range(20):
@@ -543,7 +542,6 @@ class TestNotDisturbed:
         result = project.sandboxed("-q", "--", sys.executable, "-c", script)
         assert result.stdout == "SourceFileLoader SourceFileLoader\n" * 2, result.stderr
 
-    @pytest.mark.long
     def test_an_environment_that_does_not_have_us(self, project: Project, run: Run) -> None:
         """exec comes from here, as it may from pipx; the project's environment has Django only."""
         environment = project.folder / "venv"
