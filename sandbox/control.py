@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from .errors import SandboxError
-from .inject import run
+from .inject import refusals
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -34,7 +34,7 @@ class Control:
 
     def __init__(self, sandbox: Sandbox, path: str) -> None:
         self.path = path
-        self.refusals: list[run.Refusal] = []
+        self.refusals: list[refusals.Refusal] = []
         self._sandbox = sandbox
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -86,8 +86,10 @@ class Control:
                 except SandboxError as error:
                     return {"error": str(error)}
             refused = request.get("refused")
-            if isinstance(refused, dict) and set(refused) == set(run.Refusal._fields):
-                self.refusals.append(run.Refusal(**{k: str(value) for k, value in refused.items()}))
+            if isinstance(refused, dict) and set(refused) == set(refusals.Refusal._fields):
+                self.refusals.append(
+                    refusals.Refusal(**{k: str(value) for k, value in refused.items()})
+                )
                 return {}
         return {"error": f"the request asks for nothing that is known: {str(request)[:80]}"}
 

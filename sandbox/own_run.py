@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .binary import find_memcached
 from .environment import MAIN_MEMCACHED, STAND_INS, Injection, for_children, injected
-from .inject import current, guard, hooks, inherited, patches, refusals, run
+from .inject import current, guard, hooks, inherited, patches, run
 from .sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class OwnRun(run.Run):
         super().__init__()
         self.sandbox = sandbox
         self.flushed_after = flush
-        self._owner = os.getpid()
+        self.tests_in = os.getpid()
         self._worker_sets = 0
 
     def first_server(self) -> Memcached:
@@ -43,17 +43,6 @@ class OwnRun(run.Run):
         self.sandbox.prepare(self.stand_ins, map(str, range(count)))
         self._worker_sets = count
         self._publish()
-
-    def report_refusal(self, refusal: run.Refusal) -> None:
-        path = os.environ.get("MEMCACHED_SANDBOX_REFUSALS")
-        if path is None or os.getpid() == self._owner:
-            self.refusals.append(refusal)
-        else:
-            refusals.append(path, refusal)
-
-    def take_refusals(self) -> list[run.Refusal]:
-        path = os.environ.get("MEMCACHED_SANDBOX_REFUSALS")
-        return super().take_refusals() + (refusals.take(path) if path else [])
 
     def _ask(self, addresses: Iterable[str]) -> dict[str, str]:
         worker = inherited.set_of(self.worker, self._worker_sets)
@@ -116,7 +105,13 @@ def _joined(
     joined = current.run()
     was_excluded, was_flushed_after = joined.excluded, joined.flushed_after
     was_guarded, were_installed = guard.guarded(), hooks.installed()
+    tests_were_in, refusals = joined.tests_in, os.environ.get(run.REFUSALS)
     try:
+        if joined.tests_in != os.getpid():
+            # Processes that tests start tell the owner of the run what they were refused, and us.
+            joined.tests_in = os.getpid()
+            folder = os.path.dirname(os.environ["MEMCACHED_SANDBOX_CONTROL"])
+            os.environ[run.REFUSALS] = os.path.join(folder, f"refusals-{joined.tests_in}")
         joined.excluded = {*joined.excluded, *exclude}
         joined.flushed_after = flush or joined.flushed_after
         for address in guarded or ():
@@ -128,6 +123,11 @@ def _joined(
             hooks.uninstall()
         joined.excluded, joined.flushed_after = was_excluded, was_flushed_after
         guard.restore(was_guarded)
+        joined.tests_in = tests_were_in
+        if refusals is not None:
+            os.environ[run.REFUSALS] = refusals
+        else:
+            os.environ.pop(run.REFUSALS, None)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from .errors import ServerError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .inject import run
+    from .inject import refusals
     from .server import Item, Server
 
 MB = 1024 * 1024
@@ -71,11 +71,11 @@ class Usage(NamedTuple):
         return line
 
 
-def refused(refusals: Sequence[run.Refusal]) -> str:
+def refused(taken: Sequence[refusals.Refusal]) -> str:
     """Return in one line what was refused, and where to look first."""
-    first = refusals[0]
-    times = "once" if len(refusals) == 1 else f"{len(refusals)} times"
-    addresses = ", ".join(sorted({refusal.address for refusal in refusals}))
+    first = taken[0]
+    times = "once" if len(taken) == 1 else f"{len(taken)} times"
+    addresses = ", ".join(sorted({refusal.address for refusal in taken}))
     alias = f", CACHES[{first.alias!r}]," if first.alias else ""
     return (
         f"connecting to the main memcached was refused {times} ({addresses}); "

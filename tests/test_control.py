@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sandbox import Sandbox, SandboxError
 from sandbox.control import Control
-from sandbox.inject import run as inner
+from sandbox.inject import refusals
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_server_that_cannot_be_started_is_an_error(
 def test_refusals_are_kept(control: Control) -> None:
     refused = {"address": "a:1", "alias": "default", "at": "file.py:5"}
     assert send(control, json.dumps({"refused": refused}).encode() + b"\n") == {}
-    assert control.refusals == [inner.Refusal("a:1", "default", "file.py:5")]
+    assert control.refusals == [refusals.Refusal("a:1", "default", "file.py:5")]
 
 
 def test_a_path_that_is_too_long(tmp_path: Path) -> None:

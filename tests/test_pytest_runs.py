@@ -511,8 +511,9 @@ class TestReports:
         if count > 1:
             assert re.fullmatch(r":1:k01 +\d+ bytes, expires never", section[1])
 
+    @pytest.mark.parametrize("under", [[], ["sandbox", "exec", "--"]])
     def test_a_test_that_reached_for_the_main_memcached_fails(
-        self, project: Project, main_memcached: MainMemcached
+        self, project: Project, run: Run, main_memcached: MainMemcached, under: list[str]
     ) -> None:
         project.write(
             "test_it.py",
@@ -541,7 +542,8 @@ class TestReports:
             "def test_failed(): reach(); assert 0\n"
             "def test_passes(): pass\n",
         )
-        result = project.pytest("-rA")
+        command = [*under, sys.executable, "-m", "pytest", "-p", "no:randomly", "-rA"]
+        result = run(*command, cwd=project.folder)
         assert "5 failed, 1 passed, 1 error" in result.stdout, result.stdout
         assert re.search(
             r"^connecting to the main memcached was refused once \(127\.0\.0\.1:\d+\); first to "

@@ -10,7 +10,8 @@ import pytest
 
 from ..memcached import Memcached
 from .options import memcached_options
-from .session import other_caches, session_of
+from .other_caches import other_caches
+from .session import session_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Generator, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Generator
+from typing import Any, cast
 
 import pytest
 
 from ..errors import ServerError
-from ..inject import guard, pytest_plugin, repoint, run
+from ..inject import refusals, repoint, run
 from ..own_run import OwnRun
 from ..report import Usage, contents, refused
 from ..server import Server
 from . import NAME
 from .options import memcached_options
-
-if TYPE_CHECKING:
-    from ..options import MemcachedOptions
-    from ..sandbox import Sandbox
 
 # What hooks that wrap others return.
 Hook = Generator[None, Any, Any]
@@ -43,7 +38,7 @@ class SandboxedSession:
         self._run = entered
         self._joins = joins
         self._usages: list[Usage] = []  # those of xdist's workers
-        self._refusals: list[run.Refusal] = []  # those that no test is to blame for
+        self._refusals: list[refusals.Refusal] = []  # those that no test is to blame for
         self._problems: list[str] = []
 
     def default_server(self) -> Server:
@@ -108,12 +103,12 @@ class SandboxedSession:
     def pytest_runtest_makereport(self) -> Hook:
         """Fail a test that reached for the main memcached, and show what the caches held."""
         report: pytest.TestReport = yield
-        if refusals := self._run.take_refusals():
+        if taken := self._run.take_refusals():
             if report.failed:
-                report.sections.append((TITLE, refused(refusals)))
+                report.sections.append((TITLE, refused(taken)))
             else:
                 report.outcome = "failed"
-                report.longrepr = refused(refusals)
+                report.longrepr = refused(taken)
         if report.failed:
             mains = {server: main for main, server in self._run.stand_ins.items()}
             for address in sorted(self._run.servers()):
@@ -138,9 +133,9 @@ class SandboxedSession:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         """Take what a worker of xdist has sent, if it lived to send it."""
-        usages, refusals, problems = getattr(node, "workeroutput", {}).get(NAME, ([], [], []))
+        usages, sent, problems = getattr(node, "workeroutput", {}).get(NAME, ([], [], []))
         self._usages += [Usage(*usage) for usage in usages]
-        self._refusals += [run.Refusal(*refusal) for refusal in refusals]
+        self._refusals += [refusals.Refusal(*refusal) for refusal in sent]
         self._problems += problems
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -165,51 +160,3 @@ class SandboxedSession:
 
 def show_contents(report: pytest.TestReport, server: Server, place: str = "") -> None:
     report.sections.append((f"memcached at {server.address}{place}", contents(server)))
-
-
-class OtherCaches:
-    """Looks after caches that only some tests have: empties them, and shows what they held."""
-
-    def __init__(self, box: Sandbox, flush: str) -> None:
-        self._box = box
-        self._flush = flush
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_makereport(self) -> Hook:
-        report: pytest.TestReport = yield
-        if report.failed:
-            for server in self._box.servers:
-                show_contents(report, server)
-        return report
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> Hook:
-        yield
-        if not pytest_plugin.keeps(item, nextitem, self._flush):
-            self._box.flush()
-
-
-@contextmanager
-def other_caches(
-    config: pytest.Config,
-    flush: str,
-    exclude: Collection[str],
-    guarded: Collection[str] | None,
-    options: MemcachedOptions,
-) -> Iterator[Sandbox]:
-    """Give Django other caches of its own while the context lasts, as `sandboxed_caches` does."""
-    from ..django import sandboxed_caches
-
-    before = guard.guarded()
-    with sandboxed_caches(exclude=exclude, **options) as box:
-        others = OtherCaches(box, flush)
-        config.pluginmanager.register(others)
-        try:
-            if guarded is None:
-                guard.restore({})
-            for address in guarded or ():
-                guard.guard(repoint.address(address))
-            yield box
-        finally:
-            guard.restore(before)
-            config.pluginmanager.unregister(others)

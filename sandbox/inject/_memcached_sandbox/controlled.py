@@ -6,13 +6,15 @@ import json
 import os
 import socket
 
-from .run import ANSWER_TIMEOUT, Refusal, Run
+from .run import ANSWER_TIMEOUT, Run
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
+
+    from .refusals import Refusal
 
 
 class ControlledRun(Run):
@@ -28,7 +30,7 @@ class ControlledRun(Run):
             self.worker = f"{run}/{xdist}"
 
     def report_refusal(self, refusal: Refusal) -> None:
-        self.refusals.append(refusal)
+        super().report_refusal(refusal)
         self._request({"refused": refusal._asdict()})
 
     def _ask(self, addresses: Iterable[str]) -> dict[str, str]:

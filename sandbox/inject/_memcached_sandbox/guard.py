@@ -84,7 +84,7 @@ def _refuse(address: str) -> None:
     alias = _guarded[address]
     file, line = _culprit()
     from . import current
-    from .run import Refusal
+    from .refusals import Refusal
 
     current.run().report_refusal(Refusal(address, alias, f"{file}:{line}"))
     known = f", CACHES[{alias!r}]," if alias else ""

@@ -10,8 +10,7 @@ import json
 import os
 import re
 
-from .refusals import append
-from .run import Refusal, Run
+from .run import Run
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
@@ -30,11 +29,6 @@ def set_of(worker: str, sets: int) -> str:
 
 class InheritedRun(Run):
     """What the environment tells of the servers."""
-
-    def report_refusal(self, refusal: Refusal) -> None:
-        self.refusals.append(refusal)
-        if "MEMCACHED_SANDBOX_REFUSALS" in os.environ:
-            append(os.environ["MEMCACHED_SANDBOX_REFUSALS"], refusal)
 
     def _ask(self, addresses: Iterable[str]) -> dict[str, str]:
         table = json.loads(os.environ.get("MEMCACHED_SANDBOX_STAND_INS", "{}"))

@@ -1,15 +1,19 @@
-"""A file to which the processes of a run append what they were refused, for its owner to take."""
+"""What the guard has refused, and a file for processes to tell the one of the tests of it."""
 
 from __future__ import annotations
 
-import json
 import os
+from collections import namedtuple
 
-from .run import Refusal
+# An attempt to connect to a main memcached: its address, its alias or "", and from where, as
+# "file:line".
+Refusal = namedtuple("Refusal", ("address", "alias", "at"))
 
 
 def append(path: str, refusal: Refusal) -> None:
     """Append one; several processes may do so at once."""
+    import json
+
     line = json.dumps(refusal).encode() + b"\n"
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -23,6 +27,8 @@ def append(path: str, refusal: Refusal) -> None:
 
 def take(path: str) -> list[Refusal]:
     """Return what was appended since the last time."""
+    import json
+
     taken = f"{path}.taken"
     try:
         os.rename(path, taken)

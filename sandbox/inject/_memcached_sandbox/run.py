@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import namedtuple
+
+from . import refusals
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+    from .refusals import Refusal
     from .wire import Connection
 
-ANSWER_TIMEOUT = 60.0  # seconds: a busy machine may start many servers at once
+# The file in which the process of the tests finds what others were refused, if it asks for that.
+REFUSALS = "MEMCACHED_SANDBOX_REFUSALS"
 
-# An attempt to connect to a main memcached: its address, its alias or "", and from where, as
-# "file:line".
-Refusal = namedtuple("Refusal", ("address", "alias", "at"))
+ANSWER_TIMEOUT = 60.0  # seconds: a busy machine may start many servers at once
 
 
 class RunError(RuntimeError):
@@ -37,7 +38,8 @@ class Run:
         self.worker = os.environ.get("MEMCACHED_SANDBOX_WORKER", "")
         self.worker_pid = 0
         self.stand_ins: dict[str, str] = {}  # by the addresses that were asked for
-        self.refusals: list[Refusal] = []  # those of this process
+        self.tests_in = 0  # the process that takes refusals, to blame tests for them
+        self._refusals: list[Refusal] = []  # those of this process
         self._connections: dict[str, Connection] = {}
         self._connected_in = 0
 
@@ -48,12 +50,10 @@ class Run:
         """
         self.worker_pid = os.getpid()
         self.worker = os.environ["MEMCACHED_SANDBOX_WORKER"] = name
-        known = [*self.stand_ins.values()]
-        if "MEMCACHED_SANDBOX_ADDRESS" in os.environ:
-            known.append(os.environ["MEMCACHED_SANDBOX_ADDRESS"])
-        moved = self._ask(known)
-        if known:
-            os.environ["MEMCACHED_SANDBOX_ADDRESS"] = moved[known[-1]]
+        address = os.environ.get("MEMCACHED_SANDBOX_ADDRESS")
+        moved = self._ask([*self.stand_ins.values(), *([address] if address else [])])
+        if address:
+            os.environ["MEMCACHED_SANDBOX_ADDRESS"] = moved[address]
         self.stand_ins = {main: moved[address] for main, address in self.stand_ins.items()}
         return moved
 
@@ -112,13 +112,18 @@ class Run:
             connection.close()
 
     def take_refusals(self) -> list[Refusal]:
-        """Return what was refused since the last time."""
-        taken, self.refusals = self.refusals, []
-        return taken
+        """Return what this process, and those it has started, were refused since the last time."""
+        taken, self._refusals = self._refusals, []
+        path = os.environ.get(REFUSALS)
+        return taken + (refusals.take(path) if path else [])
 
     def report_refusal(self, refusal: Refusal) -> None:
         """Tell the run that a connection to a main memcached was refused."""
-        raise NotImplementedError
+        path = os.environ.get(REFUSALS)
+        if path and self.tests_in != os.getpid():
+            refusals.append(path, refusal)
+        else:
+            self._refusals.append(refusal)
 
     def failed(self, reason: str) -> RunError:
         """Return the error to raise, having told of it."""

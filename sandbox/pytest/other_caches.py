@@ -1,0 +1,64 @@
+"""Caches that only some of the tests have."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ..inject import guard, pytest_plugin, repoint
+from .session import Hook, show_contents
+
+if TYPE_CHECKING:
+    from ..options import MemcachedOptions
+    from ..sandbox import Sandbox
+
+
+class OtherCaches:
+    """The plugin that empties them, and shows what they held, as long as they are there."""
+
+    def __init__(self, box: Sandbox, flush: str) -> None:
+        self._box = box
+        self._flush = flush
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(self) -> Hook:
+        report: pytest.TestReport = yield
+        if report.failed:
+            for server in self._box.servers:
+                show_contents(report, server)
+        return report
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> Hook:
+        yield
+        if not pytest_plugin.keeps(item, nextitem, self._flush):
+            self._box.flush()
+
+
+@contextmanager
+def other_caches(
+    config: pytest.Config,
+    flush: str,
+    exclude: Collection[str],
+    guarded: Collection[str] | None,
+    options: MemcachedOptions,
+) -> Iterator[Sandbox]:
+    """Give Django other caches of its own while the context lasts, as `sandboxed_caches` does."""
+    from ..django import sandboxed_caches
+
+    before = guard.guarded()
+    with sandboxed_caches(exclude=exclude, **options) as box:
+        others = OtherCaches(box, flush)
+        config.pluginmanager.register(others)
+        try:
+            if guarded is None:
+                guard.restore({})
+            for address in guarded or ():
+                guard.guard(repoint.address(address))
+            yield box
+        finally:
+            guard.restore(before)
+            config.pluginmanager.unregister(others)
