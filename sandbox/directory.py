@@ -11,7 +11,7 @@ from .errors import SandboxError
 from .lifeline import FOLDER
 from .limits import limit
 from .runtime import problem_of, run_directory
-from .uninterrupted import store
+from .uninterrupted import close_all, store
 
 if TYPE_CHECKING:
     from .user import User
@@ -121,8 +121,7 @@ class ServerDirectory:
 
     def unlock(self) -> None:
         """Let go of what is made: from now on somebody must have the FIFO open for reading."""
-        while self._lock:
-            os.close(self._lock.pop())
+        close_all(self._lock)
 
     def remove(self) -> None:
         """Remove the directory, if it is there, with all that has come into it."""

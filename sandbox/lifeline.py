@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .uninterrupted import store, store_all
+from .uninterrupted import close, close_all, store, store_all
 
 # Standard input is the pipe, descriptor 3 the FIFO, $1 the directory. The pipe says the pid, and
 # "end" when we see to the rest ourselves. In the FIFO only the pid is a line of one word, and at
@@ -102,7 +102,7 @@ class Lifeline:
             (os.POSIX_SPAWN_DUP2, 1, 2),
             (os.POSIX_SPAWN_DUP2, self._news[0], FIFO),
         )
-        os.close(self._pipe.pop(0))
+        close(self._pipe, 1)
         self._spawn(
             program,
             env,
@@ -200,7 +200,7 @@ class Lifeline:
         self.wait()
         if not self.pid:
             # There is no program. The lifeline, if there is one, sees for itself.
-            _close(self._pipe)
+            close_all(self._pipe)
         # The pipe has lost its reader when the helper has ended.
         elif not _ready(self._pipe[0], 0, PATIENCE_MS):
             os.kill(self._children[0], signal.SIGKILL)
@@ -213,7 +213,7 @@ class Lifeline:
         """Close our ends: after the end, and in a fork, which must not keep the program alive."""
         _alive.discard(self)
         for ends in (self._pipe, self._news, self._moved):
-            _close(ends)
+            close_all(ends)
 
     def _move_out_of_the_way(self, ends: list[int]) -> None:
         """See that none of ours is one that the program shall have, as a daemon's may well be."""
@@ -223,7 +223,7 @@ class Lifeline:
 
                 store(self._moved, fcntl.fcntl, end, fcntl.F_DUPFD_CLOEXEC, FOLDER + 1)
                 ends[index], self._moved[0] = self._moved[0], end
-                _close(self._moved)
+                close_all(self._moved)
 
 
 def kill_group(leader: int) -> None:
@@ -240,11 +240,6 @@ def _let_all_go() -> None:
 
 
 os.register_at_fork(after_in_child=_let_all_go)
-
-
-def _close(ends: list[int]) -> None:
-    while ends:
-        os.close(ends.pop())
 
 
 def _ready(descriptor: int, events: int, timeout_ms: float) -> bool:

@@ -12,6 +12,7 @@ from .directory import fifo_in, remove
 from .errors import SandboxError
 from .records import Record, RecordError
 from .runtime import server_directories
+from .uninterrupted import close_all, store
 
 # A killed server is gone in less than a millisecond, in seconds.
 PATIENCE = 1.0
@@ -41,11 +42,14 @@ def is_tended(path: str) -> bool:
 
     They have its FIFO open for reading. While it is being made nobody has.
     """
+    end: list[int] = []
     try:
-        os.close(os.open(fifo_in(path), os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW))
+        store(end, os.open, fifo_in(path), os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError as error:
         # ENXIO: nobody reads, open(2). The others: there is no FIFO, or not even a directory.
         return error.errno not in (errno.ENXIO, errno.ENOENT, errno.ENOTDIR)
+    finally:
+        close_all(end)
     return True
 
 
@@ -54,25 +58,34 @@ def _clear(path: str) -> bool:
 
     Not when somebody is just making it, or clearing it. Raises SweepError.
     """
+    lock: list[int] = []
     try:
-        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise SweepError(f"{path} is none of ours ({error.strerror}): remove it") from None
-    try:
-        if (owner := os.fstat(lock).st_uid) != os.geteuid():
-            raise SweepError(f"{path} belongs to another user ({owner}): have it removed")
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(path, lock)
         if is_tended(path):
             return False
         _end_server(path)
         remove(path)
         return True
-    except BlockingIOError:
+    except (FileNotFoundError, BlockingIOError):
         return False
     finally:
-        os.close(lock)
+        close_all(lock)
+
+
+def _lock(path: str, lock: list[int]) -> None:
+    """Lock a server's directory by a descriptor that is stored.
+
+    Raises FileNotFoundError, BlockingIOError when somebody else has locked it, and SweepError.
+    """
+    try:
+        store(lock, os.open, path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise SweepError(f"{path} is none of ours ({error.strerror}): remove it") from None
+    if (owner := os.fstat(lock[0]).st_uid) != os.geteuid():
+        raise SweepError(f"{path} belongs to another user ({owner}): have it removed")
+    fcntl.flock(lock[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _end_server(path: str) -> None:
@@ -94,21 +107,21 @@ def has_ended(path: str, patience: float) -> bool:
 
     As long as it lives it has the FIFO open for writing.
     """
+    end: list[int] = []
     try:
-        end = os.open(fifo_in(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return True
-    try:
+        store(end, os.open, fifo_in(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         deadline = time.monotonic() + patience
         poll = select.poll()
-        poll.register(end, select.POLLIN)
+        poll.register(end[0], select.POLLIN)
         while True:
             try:
-                if not os.read(end, 65536):
+                if not os.read(end[0], 65536):
                     return True
             except BlockingIOError:
                 left = deadline - time.monotonic()
                 if left <= 0 or not poll.poll(left * 1000):
                     return False
+    except FileNotFoundError:
+        return True
     finally:
-        os.close(end)
+        close_all(end)

@@ -9,28 +9,32 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Literal
 
 import psutil
 import pytest
 
 import sandbox
 from sandbox import Memcached, Sandbox
+from sandbox.uninterrupted import close, close_all, store, store_all
 
 PACKAGE = str(Path(sandbox.__file__).parent)
 
 
 class Tracer:
-    """Raises KeyboardInterrupt before the n-th line that is executed in some files."""
+    """Raises KeyboardInterrupt before the n-th line, or opcode, that is executed in some files."""
 
-    def __init__(self, files: str, number: int) -> None:
+    def __init__(self, files: str, number: int, unit: Literal["line", "opcode"]) -> None:
         self.files = files
         self.left = number
+        self.unit = unit
         self.line = ""
 
     def __call__(self, frame: FrameType, event: str, argument: object) -> Tracer | None:
         if not frame.f_code.co_filename.startswith(self.files):
             return None
-        if event == "line":
+        frame.f_trace_opcodes = self.unit == "opcode"
+        if event == self.unit:
             self.left -= 1
             if self.left == 0:
                 self.line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
@@ -39,8 +43,12 @@ class Tracer:
 
 
 @contextmanager
-def interrupted_at(files: str, number: int) -> Iterator[Tracer]:
-    tracer, outer = Tracer(files, number), sys.gettrace()
+def interrupted_at(
+    files: str, number: int, unit: Literal["line", "opcode"] = "line"
+) -> Iterator[Tracer]:
+    tracer, outer = Tracer(files, number, unit), sys.gettrace()
+    # Python 3.12 looks for the first one when it is told to trace.
+    sys._getframe().f_trace_opcodes = unit == "opcode"
     sys.settrace(tracer)
     try:
         yield tracer
@@ -101,3 +109,26 @@ def test_interrupt_at_any_line(action: Callable[[], None], files: str, run_folde
         lines += tracer.left == 0
     gc.unfreeze()
     assert lines > 20
+
+
+def test_interrupt_at_any_opcode() -> None:
+    """What is open is in the list, and what is in the list is open."""
+    descriptors: list[int] = []
+
+    def use() -> None:
+        store_all(descriptors, os.pipe)
+        store(descriptors, os.dup, descriptors[0])
+        close(descriptors, 1)
+        close_all(descriptors)
+
+    before = psutil.Process().num_fds()
+    number = opcodes = 0
+    while opcodes == number:
+        number += 1
+        with interrupted_at(f"{PACKAGE}/uninterrupted.py", number, "opcode") as tracer:
+            use()
+        assert psutil.Process().num_fds() == before + len(descriptors), tracer.line
+        while descriptors:
+            os.close(descriptors.pop())
+        opcodes += tracer.left == 0
+    assert opcodes > 40
