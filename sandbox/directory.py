@@ -137,6 +137,15 @@ def fifo_in(path: str) -> str:
 
 def remove(path: str) -> None:
     """Remove a server's directory, and the run directory if it was the last one."""
+    if os.path.lexists(path):
+        _remove(path)
+    try:
+        os.rmdir(os.path.dirname(path))
+    except OSError:
+        pass  # Other servers have theirs in it.
+
+
+def _remove(path: str) -> None:
     # By their names: to list a directory takes a descriptor, and there may be none left.
     for name in FILES:
         try:
@@ -154,7 +163,3 @@ def remove(path: str) -> None:
         import shutil
 
         shutil.rmtree(path, ignore_errors=True)
-    try:
-        os.rmdir(os.path.dirname(path))
-    except OSError:
-        pass  # Other servers have theirs in it.

@@ -15,11 +15,20 @@ UNIX_PATH_LIMIT = 107 if sys.platform == "linux" else 103
 LONGEST_TAIL = 23
 
 
+# In memory: a start and stop in a folder on a disk may wait for that disk, for a millisecond or so.
+SHARED_MEMORY = "/dev/shm"
+
+# Where systemd runs, which this tells (sd_booted(3)), what a user has there goes away when they log
+# out: RemoveIPC in logind.conf(5).
+SYSTEMD = "/run/systemd/system"
+
+
 def run_directory() -> str:
     """Return the path of the run directory: $XDG_RUNTIME_DIR/memcached-sandbox-UID, or in $TMPDIR.
 
-    Where neither is a folder that serves, it lies in /tmp. It need not be there yet, and is no
-    longer when the last server has ended. Raises SandboxError.
+    Where neither is a folder that serves, it lies in /dev/shm, if there is one that lasts, or in
+    /tmp. It need not be there yet, and is no longer when the last server has ended. Raises
+    SandboxError.
     """
     for folder in folders():
         if _problem_of_folder(folder) is None:
@@ -33,8 +42,10 @@ def run_directory() -> str:
 
 def folders() -> list[str]:
     """Return the folders that are considered, the preferred first."""
-    named = os.environ.get("XDG_RUNTIME_DIR"), os.environ.get("TMPDIR"), "/tmp"
-    return [os.path.abspath(folder) for folder in named if folder]
+    named = os.environ.get("XDG_RUNTIME_DIR"), os.environ.get("TMPDIR")
+    lasting = os.path.isdir(SHARED_MEMORY) and not os.path.exists(SYSTEMD)
+    common = [SHARED_MEMORY, "/tmp"] if lasting else ["/tmp"]
+    return [*(os.path.abspath(folder) for folder in named if folder), *common]
 
 
 def problems_of_folders() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -107,12 +108,12 @@ def test_a_path_that_is_too_long(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_too_long(run, tmp_path: Path) -> None:
-    """A run whose TMPDIR has no room for a socket's path has its files in /tmp."""
+    """A run whose TMPDIR has no room for a socket's path has its files elsewhere."""
     folder = tmp_path / ("x" * 100)
     folder.mkdir()
     result = run("sandbox", "exec", "--unix", "-v", "true", TMPDIR=str(folder))
     assert result.returncode == 0
-    assert " memcached at unix:/tmp/memcached-sandbox-" in result.stderr
+    assert re.search(" memcached at unix:(/tmp|/dev/shm)/memcached-sandbox-", result.stderr)
 
 
 def test_it_lies_where_nobody_else_comes(run) -> None:

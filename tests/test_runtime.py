@@ -48,6 +48,11 @@ def assert_refused(problem: str) -> None:
         Memcached().start()
 
 
+def assert_in(folder: str) -> None:
+    with Memcached(unix_socket=True) as server:
+        assert server.address.startswith(f"unix:{folder}/memcached-sandbox-")
+
+
 class TestRefused:
     def test_a_symbolic_link(self, directory: Path, tmp_path: Path) -> None:
         target = tmp_path / "target"
@@ -77,38 +82,53 @@ class TestRefused:
 
 
 class TestFolders:
-    def assert_passed_over(self) -> None:
-        with Memcached(unix_socket=True) as server:
-            assert server.address.startswith("unix:/tmp/memcached-sandbox-")
+    @pytest.fixture(autouse=True, params=["systemd", "no systemd", "no shared memory"])
+    def common_folder(
+        self, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> str:
+        """Where the run directory lies when no variable names a folder that serves."""
+        systemd = tmp_path if request.param == "systemd" else tmp_path / "nothing"
+        monkeypatch.setattr("sandbox.runtime.SYSTEMD", str(systemd))
+        if request.param == "no shared memory":
+            monkeypatch.setattr("sandbox.runtime.SHARED_MEMORY", str(tmp_path / "nothing"))
+        return "/dev/shm" if request.param == "no systemd" and Path("/dev/shm").exists() else "/tmp"
 
-    def test_one_that_is_not_there(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_that_is_not_there(
+        self, folder: Path, common_folder: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder / "nothing"))
         with Memcached(unix_socket=True) as server:
             assert server.address.startswith(f"unix:{folder}/memcached-sandbox-")
         monkeypatch.setenv("TMPDIR", str(folder / "nothing"))
-        self.assert_passed_over()
+        assert_in(common_folder)
 
-    def test_a_file(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_file(
+        self, folder: Path, common_folder: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         (folder / "file").touch()
         monkeypatch.setenv("TMPDIR", str(folder / "file"))
-        self.assert_passed_over()
+        assert_in(common_folder)
 
-    def test_one_whose_entries_others_can_replace(self, folder: Path) -> None:
+    def test_one_whose_entries_others_can_replace(self, folder: Path, common_folder: str) -> None:
         folder.chmod(0o777)
-        self.assert_passed_over()
+        assert_in(common_folder)
 
     @as_root
-    def test_of_another_user(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_of_another_user(
+        self, folder: Path, common_folder: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """As $XDG_RUNTIME_DIR is when somebody has become root by sudo -E."""
         os.chown(folder, ANOTHER, ANOTHER)
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
-        self.assert_passed_over()
+        assert_in(common_folder)
 
-    def test_too_long_for_a_socket(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_too_long_for_a_socket(
+        self, folder: Path, common_folder: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         long = folder / ("x" * 100)
         long.mkdir()
         monkeypatch.setenv("TMPDIR", str(long))
-        self.assert_passed_over()
+        assert_in(common_folder)
 
     def test_runtime_directory_is_preferred(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
