@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, MutableMapping, Seque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from .inject import FOLDER
+from .inject import FOLDER, refusals
 
 if TYPE_CHECKING:
     from .memcached import Memcached
@@ -27,7 +27,7 @@ OF_OWN_RUN = (
     "MEMCACHED_SANDBOX_ADDRESS",
     "MEMCACHED_SANDBOX_PID",
     STAND_INS,
-    "MEMCACHED_SANDBOX_REFUSALS",
+    refusals.VARIABLE,
     "MEMCACHED_SANDBOX_WORKER",
 )
 
@@ -91,7 +91,7 @@ def for_children(first: Memcached) -> dict[str, str]:
     return {
         "MEMCACHED_SANDBOX_ADDRESS": first.address,
         "MEMCACHED_SANDBOX_PID": str(first.pid),
-        "MEMCACHED_SANDBOX_REFUSALS": os.path.join(first.directory, "refusals"),
+        refusals.VARIABLE: os.path.join(first.directory, "refusals"),
     }
 
 
@@ -101,19 +101,26 @@ def injected(environ: MutableMapping[str, str], injection: Injection) -> Iterato
 
     `for_children` may be put into ``environ`` meanwhile. Everything is as it was afterwards.
     """
-    before = dict(environ)
     variables = for_injection(environ, injection)
-    environ.update(variables)
-    for name in OF_OWN_RUN:
-        environ.pop(name, None)
+    with restored(environ, [*variables, *OF_OWN_RUN]):
+        environ.update(variables)
+        for name in OF_OWN_RUN:
+            environ.pop(name, None)
+        yield
+
+
+@contextmanager
+def restored(environ: MutableMapping[str, str], names: Collection[str]) -> Iterator[None]:
+    """Have variables as they were when the context is left, whatever became of them meanwhile."""
+    before = {name: environ.get(name) for name in names}
     try:
         yield
     finally:
-        for name in (*variables, *OF_OWN_RUN):
-            if name in before:
-                environ[name] = before[name]
-            else:
+        for name, value in before.items():
+            if value is None:
                 environ.pop(name, None)
+            else:
+                environ[name] = value
 
 
 def for_injection(environ: Mapping[str, str], injection: Injection) -> dict[str, str]:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .binary import find_memcached
-from .environment import MAIN_MEMCACHED, STAND_INS, Injection, for_children, injected
-from .inject import current, guard, hooks, inherited, patches, run
+from .environment import MAIN_MEMCACHED, STAND_INS, Injection, for_children, injected, restored
+from .inject import current, guard, hooks, inherited, patches, refusals, run
 from .sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -105,29 +105,34 @@ def _joined(
     joined = current.run()
     was_excluded, was_flushed_after = joined.excluded, joined.flushed_after
     was_guarded, were_installed = guard.guarded(), hooks.installed()
-    tests_were_in, refusals = joined.tests_in, os.environ.get(run.REFUSALS)
     try:
-        if joined.tests_in != os.getpid():
-            # Processes that tests start tell the owner of the run what they were refused, and us.
-            joined.tests_in = os.getpid()
-            folder = os.path.dirname(os.environ["MEMCACHED_SANDBOX_CONTROL"])
-            os.environ[run.REFUSALS] = os.path.join(folder, f"refusals-{joined.tests_in}")
         joined.excluded = {*joined.excluded, *exclude}
         joined.flushed_after = flush or joined.flushed_after
         for address in guarded or ():
             guard.guard(address)
         hooks.install()
-        yield joined
+        with _told_of_refusals(joined):
+            yield joined
     finally:
         if not were_installed:
             hooks.uninstall()
         joined.excluded, joined.flushed_after = was_excluded, was_flushed_after
         guard.restore(was_guarded)
-        joined.tests_in = tests_were_in
-        if refusals is not None:
-            os.environ[run.REFUSALS] = refusals
-        else:
-            os.environ.pop(run.REFUSALS, None)
+
+
+@contextmanager
+def _told_of_refusals(joined: run.Run) -> Iterator[None]:
+    """Have the processes that tests start tell this one, too, what they were refused."""
+    tests_were_in = joined.tests_in
+    with restored(os.environ, [refusals.VARIABLE]):
+        if joined.tests_in != os.getpid():
+            joined.tests_in = os.getpid()
+            folder = os.path.dirname(os.environ["MEMCACHED_SANDBOX_CONTROL"])
+            os.environ[refusals.VARIABLE] = os.path.join(folder, f"refusals-{joined.tests_in}")
+        try:
+            yield
+        finally:
+            joined.tests_in = tests_were_in
 
 
 @contextmanager

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from collections import namedtuple
 
+# The variable that names the file, if the process of the tests asks for that.
+VARIABLE = "MEMCACHED_SANDBOX_REFUSALS"
+
 # An attempt to connect to a main memcached: its address, its alias or "", and from where, as
 # "file:line".
 Refusal = namedtuple("Refusal", ("address", "alias", "at"))
@@ -14,15 +17,11 @@ def append(path: str, refusal: Refusal) -> None:
     """Append one; several processes may do so at once."""
     import json
 
-    line = json.dumps(refusal).encode() + b"\n"
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with open(path, "ab", buffering=0) as lines:
+            lines.write(json.dumps(refusal).encode() + b"\n")
     except FileNotFoundError:
-        return  # The run has ended, and nobody is there to be told.
-    try:
-        os.write(descriptor, line)
-    finally:
-        os.close(descriptor)
+        pass  # The run has ended, and nobody is there to be told.
 
 
 def take(path: str) -> list[Refusal]:

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from .refusals import Refusal
     from .wire import Connection
 
-# The file in which the process of the tests finds what others were refused, if it asks for that.
-REFUSALS = "MEMCACHED_SANDBOX_REFUSALS"
-
 ANSWER_TIMEOUT = 60.0  # seconds: a busy machine may start many servers at once
 
 
@@ -114,12 +111,12 @@ class Run:
     def take_refusals(self) -> list[Refusal]:
         """Return what this process, and those it has started, were refused since the last time."""
         taken, self._refusals = self._refusals, []
-        path = os.environ.get(REFUSALS)
+        path = os.environ.get(refusals.VARIABLE)
         return taken + (refusals.take(path) if path else [])
 
     def report_refusal(self, refusal: Refusal) -> None:
         """Tell the run that a connection to a main memcached was refused."""
-        path = os.environ.get(REFUSALS)
+        path = os.environ.get(refusals.VARIABLE)
         if path and self.tests_in != os.getpid():
             refusals.append(path, refusal)
         else:
