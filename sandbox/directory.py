@@ -138,14 +138,14 @@ def fifo_in(path: str) -> str:
 def remove(path: str) -> None:
     """Remove a server's directory, and the run directory if it was the last one."""
     if os.path.lexists(path):
-        _remove(path)
+        _remove_with_files(path)
     try:
         os.rmdir(os.path.dirname(path))
     except OSError:
         pass  # Other servers have theirs in it.
 
 
-def _remove(path: str) -> None:
+def _remove_with_files(path: str) -> None:
     # By their names: to list a directory takes a descriptor, and there may be none left.
     for name in FILES:
         try:

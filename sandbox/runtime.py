@@ -14,7 +14,6 @@ UNIX_PATH_LIMIT = 107 if sys.platform == "linux" else 103
 # The longest path in a server's directory is a Unix socket's: "/0a1b2c3d/server/socket".
 LONGEST_TAIL = 23
 
-
 # In memory: a start and stop in a folder on a disk may wait for that disk, for a millisecond or so.
 SHARED_MEMORY = "/dev/shm"
 

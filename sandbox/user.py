@@ -39,7 +39,8 @@ def unprivileged_user() -> User | None:
 
 def _limit_of_reading(path: str) -> str | None:
     try:
-        os.close(os.open(path, os.O_RDONLY))
+        with open(path, "rb"):
+            pass
     except OSError as error:
         return limit(error)
     return None

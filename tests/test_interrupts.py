@@ -47,7 +47,7 @@ def interrupted_at(
     files: str, number: int, unit: Literal["line", "opcode"] = "line"
 ) -> Iterator[Tracer]:
     tracer, outer = Tracer(files, number, unit), sys.gettrace()
-    # Python 3.12 looks for the first one when it is told to trace.
+    # Python 3.12 traces opcodes only if some frame wants that when settrace() is called.
     sys._getframe().f_trace_opcodes = unit == "opcode"
     sys.settrace(tracer)
     try:

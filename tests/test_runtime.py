@@ -82,7 +82,7 @@ class TestRefused:
 
 
 class TestFolders:
-    @pytest.fixture(autouse=True, params=["systemd", "no systemd", "no shared memory"])
+    @pytest.fixture(params=["systemd", "no systemd", "no shared memory"])
     def common_folder(
         self, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> str:
