@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getopt
 import os
+import socket
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -111,14 +112,21 @@ def _paths() -> Iterator[str]:
 def _addresses(process: psutil.Process) -> list[str]:
     """Return where a memcached listens: as the kernel says, or else as its command line does."""
     try:
-        listening = [
-            _address(*connection.laddr)
-            for connection in process.net_connections(kind="tcp")
-            if connection.status == psutil.CONN_LISTEN
-        ]
+        connections = process.net_connections(kind="all")
     except psutil.Error:
-        listening = []  # Another user's: only root may look at its sockets.
-    return listening or _addresses_asked_for(process.info["cmdline"] or [])
+        connections = []  # Another user's: only root may look at its sockets.
+    listening = [
+        _address(*connection.laddr)
+        for connection in connections
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    # The path of a Unix socket is that of each connection to it, too.
+    paths = dict.fromkeys(
+        f"unix:{connection.laddr}"
+        for connection in connections
+        if connection.family == socket.AF_UNIX and connection.laddr
+    )
+    return [*listening, *paths] or _addresses_asked_for(process.info["cmdline"] or [])
 
 
 def _addresses_asked_for(command: list[str]) -> list[str]:

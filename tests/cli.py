@@ -1,0 +1,41 @@
+"""The command `sandbox` within this process: for all that is said, where no process is started."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from sandbox.cli import main
+
+
+class Cli:
+    """Runs `sandbox` in this process, and lets it look only where this test has its files.
+
+    What else runs on this machine is none of the test's business.
+    """
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        run_folder: Path,
+    ) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+        self.run_directory = run_folder / f"memcached-sandbox-{os.geteuid()}"
+        monkeypatch.setattr("sandbox.survey.run_directories", self._run_directories)
+
+    def _run_directories(self) -> list[str]:
+        return [str(self.run_directory)] if self.run_directory.exists() else []
+
+    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        self._monkeypatch.setattr("sys.argv", ["sandbox", *arguments])
+        self._capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return subprocess.CompletedProcess(
+            arguments, int(exit_.value.code or 0), *self._capsys.readouterr()
+        )

@@ -1,0 +1,76 @@
+"""Looks at processes, and waits for what they do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pexpect
+import psutil
+
+
+def run_command(
+    *command: str | Path, cwd: Path | None = None, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, and return what became of it."""
+    return subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env={**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process runs: a zombie has ended."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def eventually(condition: Callable[[], object], timeout: float = 60) -> None:
+    """Wait for what another process does, where no event tells."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def wait_until_gone(*pids: int) -> None:
+    """Wait for the end of processes, children of this one or not."""
+    eventually(lambda: not any(map(is_running, pids)))
+
+
+def spawn(
+    command: str,
+    *arguments: str,
+    cwd: Path | None = None,
+    dimensions: tuple[int, int] = (24, 80),
+    **env: str,
+) -> pexpect.spawn:
+    """Start a command at a terminal of its own, where Ctrl-C can be typed."""
+    return pexpect.spawn(
+        command,
+        [*arguments],
+        cwd=cwd,
+        dimensions=dimensions,
+        encoding="utf-8",
+        timeout=60,
+        env={**without_coverage(), **env},
+    )
+
+
+def without_coverage(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the environment for a process that is sent Ctrl-C.
+
+    Ctrl-C may interrupt coverage.py while it holds its own lock, `Collector.lock_data`, for which
+    it then waits for ever.
+    """
+    return {name: value for name, value in environ.items() if not name.startswith("COVERAGE_")}

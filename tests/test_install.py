@@ -1,0 +1,126 @@
+"""What is built of this package, installed into an environment of its own, and one without it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import django
+import pytest
+
+from .conftest import REPOSITORY, Run
+from .projects import MakeProject
+from .suites import CLEAN_CACHE
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),  # the package index may be slow
+    pytest.mark.xdist_group("install"),  # one environment serves all
+]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the source distribution, and the wheel that was made of that."""
+    folder = tmp_path_factory.mktemp("built")
+    command = [sys.executable, "-m", "build", "--installer", "uv", "--outdir", folder, REPOSITORY]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+class Environment:
+    """A virtual environment with what a project needs, and no pip of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+        self.bin = folder / "bin"
+        self.python = self.bin / "python"
+        needed = [f"django=={django.get_version()}", "pytest-django", "pymemcache"]
+        # What the package depends on is there already, so that it can be installed offline.
+        self.install(*needed, "click", "psutil")
+
+    def install(self, *what: str | Path) -> None:
+        self._uv("install", *what)
+
+    def remove_package(self) -> None:
+        self._uv("uninstall", "memcached-sandbox")
+
+    def _uv(self, *words: str | Path) -> None:
+        subprocess.run(["uv", "pip", *words, "--quiet", "--python", self.python], check=True)
+
+    @property
+    def path(self) -> str:
+        return f"{self.bin}{os.pathsep}{os.environ['PATH']}"
+
+
+@pytest.fixture(scope="module")
+def shared_environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    return Environment(tmp_path_factory.mktemp("environment"))
+
+
+@pytest.fixture
+def environment(shared_environment: Environment) -> Iterator[Environment]:
+    """The environment, without this package before the test and after it."""
+    yield shared_environment
+    shared_environment.remove_package()
+
+
+def test_project_environment_without_the_package(
+    make_project: MakeProject, run: Run, environment: Environment
+) -> None:
+    """exec comes from here, as it may from pipx; the project's environment has Django only."""
+    assert run(environment.python, "-c", "import sandbox").returncode == 1
+    project = make_project("127.0.0.1:11211")
+    project.write("test_clean.py", CLEAN_CACHE)
+    for command in (["manage.py", "test", "--parallel", "2"], ["-m", "pytest"]):
+        result = project.sandboxed("--", environment.python, *command)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_install_command(run: Run, environment: Environment, built: Path) -> None:
+    """The wheel that is built here takes the place of the one that the index has."""
+    result = run(
+        "sh", "-c", "pip install memcached-sandbox && sandbox --version && sandbox exec true",
+        PATH=environment.path, PIP_PYTHON=str(environment.python),
+        PIP_FIND_LINKS=str(built), PIP_NO_INDEX="1",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^memcached-sandbox \d+\.\d+\.\d+$", result.stdout, re.MULTILINE)
+    assert re.search(r"^sandbox: 0 gets", result.stderr, re.MULTILINE)
+
+
+def test_source_distribution(run: Run, environment: Environment, built: Path) -> None:
+    (archive,) = built.glob("*.tar.gz")
+    environment.install(archive)
+    result = run("sandbox", "exec", "true", PATH=environment.path)
+    assert result.stderr.startswith("sandbox: 0 gets"), result.stderr
+    help_of_pytest = run(environment.python, "-m", "pytest", "--help", PATH=environment.path)
+    assert "--memcached-sandbox" in help_of_pytest.stdout
+
+
+def test_contents(built: Path) -> None:
+    """The wheel has all of the package that git knows, and the archive the rest, too."""
+    if not (REPOSITORY / ".git").exists():
+        pytest.skip("this is no clone: git does not know what belongs to the package")
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    tracked = set(listed.stdout.splitlines())
+    package = {name for name in tracked if name.startswith("sandbox/")}
+    assert "sandbox/py.typed" in package
+    (archive,), (wheel,) = built.glob("*.tar.gz"), built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        assert {name for name in file.namelist() if ".dist-info/" not in name} == package
+    with tarfile.open(archive) as file:
+        names = {member.name.partition("/")[2] for member in file if member.isfile()}
+    assert names - {"PKG-INFO"} == tracked
+
+
+def test_metadata(run: Run, built: Path) -> None:
+    result = run("twine", "check", "--strict", *built.iterdir())
+    assert result.returncode == 0, result.stdout
