@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import faulthandler
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +17,17 @@ import django
 import psutil
 import pytest
 
-from sandbox import Memcached
+from . import newest_memcached
+from .cli import Cli
+from .memcacheds import MainMemcached
+from .processes import eventually, run_command
 
 if TYPE_CHECKING:
-    from .projects import MakeProject, Project
+    from .projects import InProcess, MakeProject, Project
 
 REPOSITORY = Path(__file__).parent.parent
 SCRIPTS = Path(sys.executable).parent
+STDERR = os.dup(2)  # that of pytest, which captures the one of each test
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -34,11 +41,7 @@ def run_folder(
     Nor may a child process of ours.
     """
     folder = tmp_path_factory.mktemp("run")
-    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.setenv("TMPDIR", str(folder))
-    for name in [name for name in os.environ if name.startswith("MEMCACHED_SANDBOX")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PATH", f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}")
     children = set(psutil.Process().children())
     yield folder
     eventually(lambda: list(folder.glob("memcached-sandbox-*")) == [])
@@ -46,24 +49,29 @@ def run_folder(
 
 
 @pytest.fixture
+def whole_machine() -> Iterator[None]:
+    """Lets a test look at all sandboxes of this machine, while no other test does so.
+
+    Neither in another worker, nor in another run of these tests. A group of pytest-xdist would not
+    do: pytest 9.2 ignores it (pytest-xdist's issue 1386), and another run does not know it.
+    """
+    with open(f"/tmp/whole-machine-{os.geteuid()}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture
 def run(tmp_path: Path) -> Run:
     """Run a command to its end, in a folder of its own, and return what became of it."""
+    return partial(run_command, cwd=tmp_path)
 
-    def run(
-        *command: str | Path, cwd: Path = tmp_path, **env: str
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(word) for word in command],
-            cwd=cwd,
-            env={**os.environ, **env},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
 
-    return run
+@pytest.fixture
+def cli(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_folder: Path
+) -> Cli:
+    """Run `sandbox` within this process."""
+    return Cli(monkeypatch, capsys, run_folder)
 
 
 @pytest.fixture
@@ -91,64 +99,81 @@ def plain(make_project: MakeProject) -> Project:
     return project
 
 
-class MainMemcached:
-    """A stand-in for the memcached of a developer, who is working with it."""
+@pytest.fixture
+def in_process(pytester: pytest.Pytester) -> InProcess:
+    """A folder whose tests pytest runs within this process: see `InProcess`."""
+    from .projects import InProcess
 
-    COUNTERS = ("cmd_get", "cmd_set", "cmd_flush", "cmd_touch", "cmd_meta", "total_connections")
+    return InProcess(pytester)
 
-    def __init__(self, server: Memcached) -> None:
-        self.server = server
-        self.address = server.address
-        with closing(server.client()) as client:
-            client.set("canary", "sings", noreply=False)
-        self._before = self._counters()
 
-    def _counters(self) -> dict[str, int]:
-        stats = self.server.stats()
-        return {name: int(stats[name]) for name in self.COUNTERS}
+@pytest.fixture
+def django_in_process(in_process: InProcess, main_memcached: MainMemcached) -> Iterator[InProcess]:
+    """The same, with Django's cache at a main memcached, which must not be connected to once."""
+    from django.test import override_settings
 
-    def assert_untouched(self) -> None:
-        after = self._counters()
-        # One connection more is the one that asked for these very counters.
-        expected = {**self._before, "total_connections": self._before["total_connections"] + 1}
-        assert after == expected
-        with closing(self.server.client()) as client:
-            assert client.get("canary") == b"sings"
+    from .projects import PYMEMCACHE
+
+    location = {"BACKEND": PYMEMCACHE, "LOCATION": main_memcached.address}
+    with override_settings(CACHES={"default": location}):
+        yield in_process
+    main_memcached.assert_untouched()
 
 
 @pytest.fixture
 def main_memcached(run_folder: Path) -> Iterator[MainMemcached]:
-    with Memcached() as server:
-        yield MainMemcached(server)
+    with MainMemcached() as main:
+        yield main
 
 
-def is_running(pid: int) -> bool:
-    """Whether a process runs: one that waits for its parent to take notice has ended."""
+# Variables about this run of pytest, or a sandbox around it: no child of a test inherits them.
+ABOUT_THIS_RUN = ("MEMCACHED_SANDBOX", "PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_XDIST_")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--newest-memcached",
+        action="store_true",
+        help="run the newest memcached; where it cannot be had, run no test and say why",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ.pop("XDG_RUNTIME_DIR", None)  # it would come before TMPDIR
+    for name in [name for name in os.environ if name.startswith(ABOUT_THIS_RUN)]:
+        del os.environ[name]
+    os.environ["PATH"] = f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"
+    if config.option.newest_memcached:
+        try:
+            newest = newest_memcached.folder_of_command()
+        except newest_memcached.CannotBeHadError as error:
+            pytest.exit(f"the newest memcached cannot be had: {error}", returncode=0)
+        os.environ["PATH"] = f"{newest}{os.pathsep}{os.environ['PATH']}"
+    # A process in the background may ignore these signals, and its children inherit that.
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    if config.option.basetemp is None:
+        # The default folder has the user's name in it: too long for the path of a Unix socket.
+        config.option.basetemp = tempfile.mkdtemp(prefix="tests-", dir=os.path.realpath("/tmp"))
+        config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp))
+    configure_django()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """End this process if a test hangs within C, where pytest-timeout's signal is not seen."""
+    marker = item.get_closest_marker("timeout")
+    seconds = marker.args[0] if marker else float(item.config.getini("timeout"))
+    faulthandler.dump_traceback_later(seconds + 10, exit=True, file=STDERR)
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
-def eventually(condition: Callable[[], object], timeout: float = 5) -> None:
-    """Wait for what another process does, where nothing tells us when it has."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def wait_until_gone(*pids: int) -> None:
-    """Wait for the end of processes, our children or not; fail if one lives on."""
-    eventually(lambda: not any(map(is_running, pids)))
-
-
-def pytest_configure() -> None:
-    # Who runs us in the background may have us ignore these, and what we ignore our children do.
-    for name in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
-        if signal.getsignal(name) is signal.SIG_IGN:
-            signal.signal(name, signal.SIG_DFL)
-
+def configure_django() -> None:
     from django.conf import settings
 
     settings.configure(

@@ -1,4 +1,4 @@
-"""Django projects that have never heard of us, made for one test."""
+"""Django projects that have never heard of us, made for one test, and what their tests print."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from pprint import pformat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .conftest import REPOSITORY, Run
 
+if TYPE_CHECKING:
+    import pytest
+
 PYMEMCACHE = "django.core.cache.backends.memcached.PyMemcacheCache"
+
+# Plugins of this environment that these projects do not use: they take a third of a run's time.
+UNUSED_PLUGINS = ("cacheprovider", "forked", "hypothesispytest", "randomly", "timeout")
+XDIST = ("xdist", "xdist.looponfail")
 
 MANAGE = """\
 #!{python}
@@ -65,9 +72,7 @@ class Project:
 
     def pytest(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run pytest, in the order of the files."""
-        order = [] if "randomly" in " ".join(arguments) else ["-p", "no:randomly"]
-        command = [sys.executable, "-m", "pytest", *order, *arguments]
-        return self._run(*command, cwd=self.folder, **env)
+        return self._run(*pytest_command(*arguments), cwd=self.folder, **env)
 
     def manage(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         return self._run("./manage.py", *arguments, cwd=self.folder, **env)
@@ -77,6 +82,38 @@ class Project:
         result = self.sandboxed("--", "./manage.py", "test", *arguments, **env)
         assert result.returncode == 0, result.stdout + result.stderr
         return result
+
+
+class InProcess:
+    """A folder whose tests pytest runs within this process, with the Django that it has.
+
+    For all that is no matter of processes, of settings or of pytest-django.
+    """
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self._pytester = pytester
+        self.folder = pytester.path
+        self.write("pytest.ini", "[pytest]\nmemcached_sandbox = true\n")
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text)
+
+    def pytest(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = pytest_command("-p", "no:django", *arguments)
+        result = self._pytester.runpytest_inprocess(*command[3:])
+        stdout, stderr = (
+            "".join(f"{line}\n" for line in lines) for lines in (result.outlines, result.errlines)
+        )
+        return subprocess.CompletedProcess(command, result.ret, stdout, stderr)
+
+
+def pytest_command(*arguments: str) -> list[str]:
+    """Return the command of pytest with no plugin that these arguments do not need."""
+    words = " ".join(arguments)
+    blocked = [name for name in UNUSED_PLUGINS if name not in words]
+    if not any(word.startswith(("-n", "--dist", "--tx")) for word in arguments):
+        blocked += XDIST
+    return [sys.executable, "-m", "pytest", *(f"-pno:{name}" for name in blocked), *arguments]
 
 
 def passed(result: subprocess.CompletedProcess[str]) -> int:
@@ -106,13 +143,4 @@ def stripped_bookshop(folder: Path) -> Path:
     )
     for path in bookshop.rglob("*.py"):
         assert "sandbox" not in path.read_text()
-    manage = bookshop / "manage.py"
-    manage.write_text(
-        manage.read_text().replace(
-            'if __name__ == "__main__":\n',
-            'if __name__ == "__main__":\n'
-            "    import multiprocessing\n"
-            '    multiprocessing.set_start_method(os.environ.get("START_METHOD"))\n',
-        )
-    )
     return bookshop

@@ -8,26 +8,28 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
+import pexpect
 import psutil
 import pytest
 
 from sandbox import Memcached
-from sandbox.binary import find_memcached
-from sandbox.cli import main
 
-from .conftest import eventually, is_running, wait_until_gone
+from .cli import Cli
+from .memcacheds import PlainMemcached
+from .processes import eventually, is_running, spawn, wait_until_gone
+
+pytestmark = pytest.mark.usefixtures("whole_machine")
 
 
 @pytest.mark.parametrize("command", ["exec", "start", "stop", "list", "doctor"])
-def test_help_has_an_example(run, command: str) -> None:
-    result = run("sandbox", command, "--help")
+def test_help_has_an_example(cli: Cli, command: str) -> None:
+    result = cli(command, "--help")
     assert result.returncode == 0
     assert re.search(rf"^ +.*sandbox {command}", result.stdout.partition("\n")[2], re.MULTILINE)
-    assert f"  {command} " in run("sandbox", "--help").stdout
+    assert f"  {command} " in cli("--help").stdout
 
 
 @pytest.mark.parametrize(
@@ -47,60 +49,12 @@ def test_help_has_an_example(run, command: str) -> None:
         (["doctor", "me"], "Got unexpected extra argument (me)"),
     ],
 )
-def test_wrong_usage_is_one_line(run, arguments: list[str], message: str) -> None:
-    result = run("sandbox", *arguments)
+def test_wrong_usage_is_one_line(cli: Cli, arguments: list[str], message: str) -> None:
+    result = cli(*arguments)
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.startswith(f"sandbox: {message}"), result.stderr
     assert result.stderr.count("\n") == 1
-
-
-class Cli:
-    """Runs `sandbox` in this process, and has it look nowhere but where this test has its files.
-
-    What else runs on this machine is none of the test's business.
-    """
-
-    def __init__(
-        self,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-        run_folder: Path,
-    ) -> None:
-        self._monkeypatch = monkeypatch
-        self._capsys = capsys
-        self.run_directory = run_folder / f"memcached-sandbox-{os.geteuid()}"
-        monkeypatch.setattr("sandbox.survey.run_directories", self._run_directories)
-
-    def _run_directories(self) -> list[str]:
-        return [str(self.run_directory)] if self.run_directory.exists() else []
-
-    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        self._monkeypatch.setattr("sys.argv", ["sandbox", *arguments])
-        self._capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        return subprocess.CompletedProcess(
-            arguments, int(exit_.value.code or 0), *self._capsys.readouterr()
-        )
-
-
-@pytest.fixture
-def cli(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_folder: Path
-) -> Cli:
-    return Cli(monkeypatch, capsys, run_folder)
-
-
-@contextmanager
-def foreign(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A memcached that somebody else has started."""
-    command = [find_memcached(), "-l127.0.0.1", "-u", psutil.Process().username(), *arguments]
-    with subprocess.Popen(command) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 class TestList:
@@ -133,14 +87,14 @@ class TestList:
             result = cli("list")
             headings, row = result.stdout.splitlines()
             assert headings.split() == ["ID", "ADDRESS", "PID", "MEMORY", "ITEMS", "AGE", "COMMAND"]
-            match = re.match(r"(\w+)  (\S+) +(\d+)  0\.0 of 64 MB +0 +\d+s +(\S+)", row)
+            match = re.match(r"(\w+)  (\S+) +(\d+) +0\.0 of 64 MB +0 +\d+s +(\S+)", row)
             assert match is not None
             assert match.groups()[:3] == (
                 os.path.basename(server.directory),
                 server.address,
                 str(server.pid),
             )
-            assert "pytest" in row
+            assert psutil.Process().cmdline()[0] in row
 
     def test_an_owner_whose_command_has_more_than_one_line(self, cli: Cli) -> None:
         script = (
@@ -158,16 +112,10 @@ class TestList:
         assert lines[1].isprintable()
         assert "from sandbox import Memcached" in lines[1]
 
-    def test_in_the_width_of_the_terminal(self, run_folder: Path) -> None:
-        import pexpect
-
-        with Memcached():
-            environ = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-            terminal = pexpect.spawn(
-                "sandbox list", dimensions=(24, 60), encoding="utf-8", env=environ
-            )
+    def test_in_the_width_of_the_terminal(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("COLUMNS", raising=False)
+        with Memcached(), spawn("sandbox", "list", dimensions=(24, 60)) as terminal:
             terminal.expect(pexpect.EOF)
-            terminal.close()
             lines = terminal.before.splitlines()
             assert len(lines) >= 2
             assert max(map(len, lines)) == 60
@@ -177,7 +125,7 @@ class TestList:
         with Memcached() as server:
             os.kill(server.pid, signal.SIGSTOP)
             result = cli("list")
-            assert f"{server.pid}  no answer" in result.stdout
+            assert re.search(rf" {server.pid} +no answer ", result.stdout)
             (entry,) = json.loads(cli("list", "--json").stdout)
             assert (entry["memory_used"], entry["items"]) == (None, None)
 
@@ -217,12 +165,12 @@ class TestStop:
             server.flush()
 
     def test_all(self, cli: Cli) -> None:
-        with Memcached() as server, Memcached() as other, foreign("-p-1") as main:
+        with Memcached() as server, Memcached() as other, PlainMemcached() as main:
             result = cli("stop", "--all")
             assert (result.returncode, result.stderr.count("stopped")) == (0, 2)
             assert not is_running(server.pid)
             assert not is_running(other.pid)
-            assert main.poll() is None
+            assert main.process.poll() is None
 
     def test_all_of_a_version_that_is_not_understood(self, cli: Cli) -> None:
         with Memcached() as server:
@@ -265,18 +213,16 @@ class TestDoctor:
         path = tmp_path / "socket"
         with (
             Memcached() as ours,
-            foreign("-p-1") as main,
-            foreign("-s", str(path)) as other,
+            PlainMemcached() as main,
+            PlainMemcached("-s", str(path)) as other,
         ):
-            process = psutil.Process(main.pid)
-            eventually(lambda: process.net_connections("tcp") and path.exists())
-            port = process.net_connections("tcp")[0].laddr.port
+            eventually(path.exists)
             found = json.loads(run("sandbox", "doctor", "--json").stdout)
             lines = {f["found"] for f in found if f["check"] == "other memcached"}
             user = psutil.Process().username()
-            assert f"pid {main.pid} of {user} at 127.0.0.1:{port}: not touched" in lines
+            assert f"pid {main.pid} of {user} at {main.address}: not touched" in lines
             assert f"pid {other.pid} of {user} at unix:{path}: not touched" in lines
-            assert not any(str(ours.pid) in line for line in lines)
+            assert not any(line.startswith(f"pid {ours.pid} ") for line in lines)
 
     def test_no_memcached(self, run) -> None:
         result = run("sandbox", "doctor", MEMCACHED_SANDBOX_BINARY="/no/such/file")

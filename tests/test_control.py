@@ -141,7 +141,7 @@ requests = st.one_of(
 
 @given(request=requests)
 @settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_nonsense_is_an_error_and_harms_nobody(control: Control, request: bytes) -> None:
     before = servers(control)

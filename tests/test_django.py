@@ -20,7 +20,8 @@ from sandbox.control import Control
 from sandbox.django import sandboxed, sandboxed_caches
 from sandbox.inject import current
 
-from .conftest import MainMemcached, wait_until_gone
+from .memcacheds import MainMemcached
+from .processes import wait_until_gone
 
 PYMEMCACHE = "django.core.cache.backends.memcached.PyMemcacheCache"
 PYLIBMC = "django.core.cache.backends.memcached.PyLibMCCache"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 
 import pexpect
 import pytest
 
+from .processes import spawn
 from .test_exec import RECORDER
 
 PROMPT = "prompt> "
@@ -17,9 +17,7 @@ PROMPT = "prompt> "
 @pytest.fixture
 def shell() -> Iterator[pexpect.spawn]:
     """An interactive bash, with job control."""
-    with pexpect.spawn(
-        "bash", ["--norc", "-i"], encoding="utf-8", timeout=20, env={**os.environ, "PS1": PROMPT}
-    ) as shell:
+    with spawn("bash", "--norc", "-i", PS1=PROMPT) as shell:
         shell.expect_exact(PROMPT)
         yield shell
         shell.sendline("exit")
@@ -63,12 +61,8 @@ def test_ctrl_c_and_a_command_that_handles_it(shell: pexpect.spawn) -> None:
 
 @pytest.mark.parametrize("key", ["c", "\\"])
 def test_what_is_typed_reaches_the_command_once(key: str) -> None:
-    with pexpect.spawn(
-        "sandbox",
-        ["exec", "-q", "--", sys.executable, "-c", RECORDER, "SIGINT", "SIGQUIT"],
-        encoding="utf-8",
-        timeout=20,
-    ) as terminal:
+    recorder = [sys.executable, "-c", RECORDER, "SIGINT", "SIGQUIT"]
+    with spawn("sandbox", "exec", "-q", "--", *recorder) as terminal:
         terminal.expect_exact("ready")
         terminal.sendcontrol(key)
         terminal.expect(r"SIG\w+")
@@ -111,12 +105,8 @@ print("status", os.waitstatus_to_exitcode(status))
 def test_continued_once(kill: str) -> None:
     """Be it with the whole job, as a shell does it, or by someone who continues us alone."""
     recorder = [sys.executable, "-c", RECORDER, "SIGCONT"]
-    with pexpect.spawn(
-        sys.executable,
-        ["-c", JOB_CONTROL.replace("{kill}", kill), "sandbox", "exec", "--", *recorder],
-        encoding="utf-8",
-        timeout=20,
-    ) as terminal:
+    job_control = [sys.executable, "-c", JOB_CONTROL.replace("{kill}", kill)]
+    with spawn(*job_control, "sandbox", "exec", "--", *recorder) as terminal:
         terminal.expect_exact("ready")
         terminal.sendcontrol("z")
         terminal.expect_exact("SIGCONT")

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
-from .faults import faults
+from .faults import faults, suites
+from .memcacheds import MainMemcached
+
+pytestmark = pytest.mark.usefixtures("whole_machine")
+
+slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
     "harm",
     [
-        pytest.param(lambda: faults.sigkills(12, 1), id="sigkills"),
-        pytest.param(lambda: faults.interrupts(20, 1), id="interrupts"),
-        pytest.param(lambda: faults.starts_and_stops(100), id="starts and stops"),
-        pytest.param(lambda: faults.execs_at_once(10), id="execs at once"),
-        pytest.param(lambda: faults.sandboxes_alive(10), id="sandboxes alive"),
-        pytest.param(lambda: faults.fuzz(60, 1), id="fuzz"),
+        # How soon is for `python -m tests.faults` to tell.
+        pytest.param(lambda _: faults.sigkills(9, 1, patience=60), id="sigkills"),
+        pytest.param(lambda _: faults.interrupts(20, 1), id="interrupts"),
+        pytest.param(lambda _: faults.starts_and_stops(100), id="starts and stops"),
+        pytest.param(lambda _: faults.execs_at_once(10), id="execs at once"),
+        pytest.param(lambda _: faults.sandboxes_alive(10), id="sandboxes alive"),
+        pytest.param(lambda _: faults.deaths_at_the_end(3), id="deaths at the end"),
+        pytest.param(lambda _: faults.fuzz(30, 1), id="fuzz"),
+        slow(lambda main: suites.runs_of_pytest(2, 1, main), id="runs of pytest"),
+        slow(lambda main: suites.runs_of_manage(1, 1, main), id="runs of manage.py"),
+        slow(lambda main: suites.workers_at_once(2, main), id="workers at once"),
     ],
 )
-def test_fault(harm: Callable[[], str]) -> None:
-    with faults.foreign_memcached():
-        assert harm()
+def test_fault(harm: Callable[[MainMemcached], str], main_memcached: MainMemcached) -> None:
+    assert harm(main_memcached)
     faults.assert_nothing_left()
+    main_memcached.assert_untouched()

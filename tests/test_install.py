@@ -21,7 +21,6 @@ from .suites import CLEAN_CACHE
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),  # the package index may be slow
-    pytest.mark.xdist_group("install"),  # one environment serves all
 ]
 
 

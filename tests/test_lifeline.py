@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import eventually, is_running, wait_until_gone
+from .processes import eventually, is_running, wait_until_gone, without_coverage
 
 # Starts a server, says which, and waits for the end of its standard input.
 OWNER = """
@@ -52,7 +52,7 @@ class Owner:
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_owner_killed(blow: signal.Signals, run_folder: Path) -> None:
-    with Owner() as owner:
+    with Owner(env=without_coverage()) as owner:
         owner.process.send_signal(blow)
         owner.process.wait()
         owner.assert_nothing_left(run_folder)

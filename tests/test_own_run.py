@@ -8,7 +8,6 @@ import subprocess
 import sys
 import unittest
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ from sandbox import BinaryError, OptionError
 from sandbox.inject import current, run
 from sandbox.own_run import OwnRun, enter_run
 
-from .conftest import MainMemcached
+from .memcacheds import MainMemcached
 from .test_django import PYMEMCACHE
 
 
@@ -64,8 +63,7 @@ def test_a_configured_django_follows_and_comes_back(main: MainMemcached) -> None
     main.assert_untouched()
     assert everything() == before
     cache.set("key", "main")
-    with closing(main.server.client()) as client:
-        assert client.get(":1:key") is not None
+    assert main.client.get(":1:key") is not None
 
 
 def test_after_an_error(main: MainMemcached) -> None:
@@ -82,8 +80,7 @@ def test_a_backend_that_was_made_in_the_run_and_kept(main: MainMemcached) -> Non
     kept.set("key", "main")
     assert kept.get("key") == "main"
     kept.close()
-    with closing(main.server.client()) as client:
-        assert client.get(":1:key") is not None
+    assert main.client.get(":1:key") is not None
 
 
 def test_whoever_listens_for_changed_settings_is_told(main: MainMemcached) -> None:
@@ -146,14 +143,14 @@ def test_one_within_another_joins_it(main: MainMemcached) -> None:
 def test_the_guard_lasts_as_long_as_the_run(main: MainMemcached) -> None:
     with enter_run() as entered:
         with pytest.raises(ConnectionRefusedError, match="the sandbox refuses"):
-            socket.create_connection((main.server.host, main.server.port))
+            socket.create_connection((main.host, main.port))
         assert [refusal.address for refusal in entered.take_refusals()] == [main.address]
-    socket.create_connection((main.server.host, main.server.port)).close()
+    socket.create_connection((main.host, main.port)).close()
 
 
 def test_no_guard(main: MainMemcached) -> None:
     with enter_run(guard=None):
-        socket.create_connection((main.server.host, main.server.port)).close()
+        socket.create_connection((main.host, main.port)).close()
 
 
 def test_what_a_child_was_refused_is_told_once(main: MainMemcached) -> None:

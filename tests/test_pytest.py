@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import ClassVar
 
 import pytest
+from django.test import override_settings
 
-from .conftest import MainMemcached
-from .projects import PYMEMCACHE, MakeProject, Project, header, passed
+from .memcacheds import MainMemcached, lists_items
+from .projects import PYMEMCACHE, InProcess, MakeProject, Project, header, passed
 
 ON = "--memcached-sandbox"
 
@@ -32,17 +34,9 @@ test_again = test
 
 
 class TestSwitch:
-    @pytest.mark.parametrize(
-        ("file", "text"),
-        [
-            ("pytest.ini", "[pytest]\nmemcached_sandbox = true\n"),
-            ("pyproject.toml", "[tool.pytest.ini_options]\nmemcached_sandbox = true\n"),
-            ("setup.cfg", "[tool:pytest]\nmemcached_sandbox = true\n"),
-        ],
-    )
-    def test_on_by_a_line_of_configuration(self, project: Project, file: str, text: str) -> None:
+    def test_on_by_a_line_of_configuration(self, project: Project) -> None:
         (project.folder / "pytest.ini").unlink()
-        project.write(file, text)
+        project.write("pyproject.toml", "[tool.pytest.ini_options]\nmemcached_sandbox = true\n")
         project.write("test_it.py", TEST_LOCATION)
         assert passed(project.pytest(DJANGO_SETTINGS_MODULE="settings")) == 2
 
@@ -172,9 +166,9 @@ class TestSwitch:
         assert passed(result) == 2
         assert header(result) == "64 MB, started when it is used"
 
-    def test_without_django_and_without_use_nothing_is_started(self, plain: Project) -> None:
-        plain.write("test_it.py", "def test(): pass\n")
-        result = plain.pytest()
+    def test_without_use_nothing_is_started(self, in_process: InProcess) -> None:
+        in_process.write("test_it.py", "def test(): pass\n")
+        result = in_process.pytest()
         assert passed(result) == 1
         assert "gets" not in result.stdout
 
@@ -192,49 +186,59 @@ OF_SERVERS = {"memory": "8", "max_item_size": "2m", "threads": "3", "unix": "tru
 
 
 class TestOptions:
-    def test_on_the_command_line(self, plain: Project) -> None:
-        plain.write("test_it.py", LIMITS)
+    @pytest.fixture(autouse=True)
+    def unix(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("UNIX", raising=False)
+
+    def test_on_the_command_line(
+        self, in_process: InProcess, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("UNIX", "1")
+        in_process.write("test_it.py", LIMITS)
         flags = [
             f"--memcached-sandbox-{name.replace('_', '-')}"
             + ("" if name == "unix" else f"={value}")
             for name, value in OF_SERVERS.items()
         ]
-        result = plain.pytest("-s", *flags, UNIX="1")
+        result = in_process.pytest("-s", *flags)
         assert passed(result) == 1
         assert "8 2097152 3 limits" in result.stdout
 
-    def test_in_the_ini_file(self, plain: Project) -> None:
-        plain.write("test_it.py", LIMITS)
+    def test_in_the_ini_file(self, in_process: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("UNIX", "1")
+        in_process.write("test_it.py", LIMITS)
         lines = [f"memcached_sandbox_{name} = {value}\n" for name, value in OF_SERVERS.items()]
-        ini = (plain.folder / "pytest.ini").read_text() + "".join(lines)
-        plain.write("pytest.ini", ini)
-        result = plain.pytest("-s", UNIX="1")
+        ini = (in_process.folder / "pytest.ini").read_text() + "".join(lines)
+        in_process.write("pytest.ini", ini)
+        result = in_process.pytest("-s")
         assert passed(result) == 1
         assert "8 2097152 3 limits" in result.stdout
 
-    def test_the_command_line_wins(self, plain: Project) -> None:
-        plain.write("test_it.py", LIMITS)
-        result = plain.pytest(
+    def test_the_command_line_wins(self, in_process: InProcess) -> None:
+        in_process.write("test_it.py", LIMITS)
+        result = in_process.pytest(
             "-s", "-o", "memcached_sandbox_memory=5", "--memcached-sandbox-memory=6"
         )
         assert "6 1048576 1 limits" in result.stdout
 
-    def test_as_arguments_of_the_factory(self, plain: Project) -> None:
-        plain.write(
+    def test_as_arguments_of_the_factory(self, in_process: InProcess) -> None:
+        in_process.write(
             "test_it.py",
-            LIMITS.replace("def test(memcached):", "def check(memcached):")
+            "from contextlib import closing\n"
+            + LIMITS.replace("def test(memcached):", "def check(memcached):")
             + "def test_given(memcached_factory):\n"
             "    first = memcached_factory(memory_mb=8, max_item_size=2 << 20, threads=3)\n"
             "    check(first)\n"
             "    second = memcached_factory()\n"
-            "    first.client().set('key', 'value')\n"
-            "    assert second.client().get('key') is None\n"
+            "    with closing(first.client()) as one, closing(second.client()) as other:\n"
+            "        one.set('key', 'value')\n"
+            "        assert other.get('key') is None\n"
             "    check(second)\n"
             "def test_unix(memcached_factory, monkeypatch):\n"
             "    monkeypatch.setenv('UNIX', '1')\n"
             "    check(memcached_factory(unix_socket=True))\n",
         )
-        result = plain.pytest("-s", "--memcached-sandbox-memory=7")
+        result = in_process.pytest("-s", "--memcached-sandbox-memory=7")
         assert passed(result) == 2
         assert re.findall(r"(\d+ \d+ \d+) limits", result.stdout) == [
             "8 2097152 3",
@@ -254,10 +258,14 @@ class TestOptions:
         )
         assert passed(plain.pytest()) == 2
 
-    def test_exclude(self, make_project: MakeProject) -> None:
-        alias = {"BACKEND": PYMEMCACHE, "LOCATION": "main"}
-        project = make_project({"default": alias, "dead": {**alias, "LOCATION": "nowhere:1"}})
-        project.write(
+    @override_settings(
+        CACHES={
+            "default": {"BACKEND": PYMEMCACHE, "LOCATION": "main"},
+            "dead": {"BACKEND": PYMEMCACHE, "LOCATION": "nowhere:1"},
+        }
+    )
+    def test_exclude(self, in_process: InProcess) -> None:
+        in_process.write(
             "test_it.py",
             "from django.conf import settings\n"
             "def test(memcached_sandbox, memcached):\n"
@@ -266,15 +274,15 @@ class TestOptions:
             "    assert memcached_sandbox['default'][0].address == memcached.address\n"
             "    assert settings.CACHES['default']['LOCATION'] == memcached.address\n",
         )
-        assert passed(project.pytest(ON, "--memcached-sandbox-exclude=dead")) == 1
-        assert passed(project.pytest(ON, "-o", "memcached_sandbox_exclude=dead")) == 1
-        result = project.pytest(ON, "--memcached-sandbox-exclude=daed")
+        assert passed(in_process.pytest("--memcached-sandbox-exclude=dead")) == 1
+        assert passed(in_process.pytest("-o", "memcached_sandbox_exclude=dead")) == 1
+        result = in_process.pytest("--memcached-sandbox-exclude=daed")
         assert result.returncode == 4
         assert "the aliases to exclude name 'daed', but the aliases in CACHES are" in result.stderr
 
     @pytest.mark.parametrize("where", ["--memcached-sandbox-", "-omemcached_sandbox_"])
-    def test_guard(self, plain: Project, where: str) -> None:
-        plain.write(
+    def test_guard(self, in_process: InProcess, where: str) -> None:
+        in_process.write(
             "test_it.py",
             "import socket\n"
             "def test_port():\n"
@@ -284,9 +292,9 @@ class TestOptions:
             "    try: socket.create_connection(('localhost', 5), timeout=1)\n"
             "    except OSError: pass\n",
         )
-        assert "1 failed, 1 passed" in plain.pytest().stdout
-        assert "2 failed" in plain.pytest(f"{where}guard=localhost:5").stdout
-        assert passed(plain.pytest(f"{where}guard=off")) == 2
+        assert "1 failed, 1 passed" in in_process.pytest().stdout
+        assert "2 failed" in in_process.pytest(f"{where}guard=localhost:5").stdout
+        assert passed(in_process.pytest(f"{where}guard=off")) == 2
 
     @pytest.mark.parametrize(
         ("option", "message"),
@@ -301,25 +309,26 @@ class TestOptions:
             ("guard=nowhere:port", "'nowhere:port' is not HOST:PORT or unix:/PATH"),
         ],
     )
-    def test_out_of_range(self, project: Project, option: str, message: str) -> None:
-        project.write("test_it.py", TEST_LOCATION)
+    def test_out_of_range(self, in_process: InProcess, option: str, message: str) -> None:
+        in_process.write("test_it.py", TEST_LOCATION)
         flag = f"--memcached-sandbox-{option}"
-        result = project.pytest(ON, flag)
+        result = in_process.pytest(flag)
         assert result.returncode == 4
         assert result.stderr.startswith(f"ERROR: {flag.partition('=')[0]}: {message}")
         assert len(result.stderr.splitlines()) == 2  # and an empty one
         ini = f"memcached_sandbox_{option.replace('-', '_', 2 if 'size' in option else 0)}"
-        result = project.pytest(ON, "-o", ini)
+        result = in_process.pytest("-o", ini)
         assert result.returncode == 4
         name = ini.partition("=")[0]
-        assert result.stderr.startswith(f"ERROR: {name} in {project.folder}/pytest.ini: {message}")
+        where = f"{in_process.folder}/pytest.ini"
+        assert result.stderr.startswith(f"ERROR: {name} in {where}: {message}")
 
-    def test_no_memcached(self, project: Project) -> None:
-        project.write("test_it.py", TEST_LOCATION)
-        result = project.pytest(ON, "--memcached-sandbox-binary=/no/memcached")
+    def test_no_memcached(self, django_in_process: InProcess) -> None:
+        django_in_process.write("test_it.py", TEST_LOCATION)
+        result = django_in_process.pytest("--memcached-sandbox-binary=/no/memcached")
         assert result.returncode == 4
         assert re.match(r"ERROR: .*'/no/memcached' does not exist", result.stderr)
-        result = project.pytest(ON, "--memcached-sandbox-binary=/bin/false")
+        result = django_in_process.pytest("--memcached-sandbox-binary=/bin/false")
         assert result.returncode == 4
         assert re.match(r"ERROR: .*/bin/false.*", result.stderr), result.stderr
 
@@ -373,12 +382,16 @@ def test_unguarded(unguarded): assert not connect(11211)
 def test_neither(): assert not connect(5)
 """
 
-    def test_in_a_sandbox(self, make_project: MakeProject) -> None:
-        alias = {"BACKEND": PYMEMCACHE, "LOCATION": "main"}
-        project = make_project({"default": alias, "other": {**alias, "KEY_PREFIX": "x"}})
-        project.write("conftest.py", self.CONFTEST)
-        project.write("test_it.py", self.TESTS)
-        result = project.pytest(ON)
+    CACHES: ClassVar = {
+        "default": {"BACKEND": PYMEMCACHE, "LOCATION": "main"},
+        "other": {"BACKEND": PYMEMCACHE, "LOCATION": "main", "KEY_PREFIX": "x"},
+    }
+
+    @override_settings(CACHES=CACHES)
+    def test_in_a_sandbox(self, in_process: InProcess) -> None:
+        in_process.write("conftest.py", self.CONFTEST)
+        in_process.write("test_it.py", self.TESTS)
+        result = in_process.pytest()
         assert re.findall(r"^FAILED (\S+)", result.stdout, re.MULTILINE) == [
             "test_it.py::test_guarded"
         ], result.stdout
@@ -386,16 +399,16 @@ def test_neither(): assert not connect(5)
         assert "7 passed" in result.stdout
 
     def test_without_one(self, make_project: MakeProject) -> None:
-        alias = {"BACKEND": PYMEMCACHE, "LOCATION": "main"}
-        project = make_project({"default": alias, "other": {**alias, "KEY_PREFIX": "x"}})
+        project = make_project(self.CACHES)
         project.write("conftest.py", self.CONFTEST)
         project.write("test_it.py", self.TESTS)
         assert passed(project.pytest("-k", "not not_small")) == 7
 
-    def test_what_they_held_when_a_test_failed(self, make_project: MakeProject) -> None:
-        project = make_project("main")
-        project.write("conftest.py", self.CONFTEST)
-        project.write(
+    @lists_items
+    @override_settings(CACHES=CACHES)
+    def test_what_they_held_when_a_test_failed(self, in_process: InProcess) -> None:
+        in_process.write("conftest.py", self.CONFTEST)
+        in_process.write(
             "test_it.py",
             "from django.core.cache import cache\n"
             "def test(small):\n"
@@ -403,11 +416,12 @@ def test_neither(): assert not connect(5)
             "    assert not 'it'\n",
         )
         held = r"^-+ memcached at \S+ -+\n:1:key  \d+ bytes, expires in"
-        assert re.search(held, project.pytest().stdout, re.MULTILINE)
+        result = in_process.pytest("-o", "memcached_sandbox=false")
+        assert re.search(held, result.stdout, re.MULTILINE)
 
-    def test_flushed_after_each_test_by_default(self, make_project: MakeProject) -> None:
-        project = make_project("main")
-        project.write(
+    @override_settings(CACHES=CACHES)
+    def test_flushed_after_each_test_by_default(self, in_process: InProcess) -> None:
+        in_process.write(
             "test_it.py",
             "import pytest\n"
             "from django.core.cache import cache\n"
@@ -416,4 +430,4 @@ def test_neither(): assert not connect(5)
             "@pytest.mark.parametrize('number', range(3))\n"
             "def test(number): assert cache.add('key', number)\n",
         )
-        assert passed(project.pytest()) == 3
+        assert passed(in_process.pytest("-o", "memcached_sandbox=false")) == 3

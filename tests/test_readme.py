@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sys
@@ -10,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import REPOSITORY
+from .cli import Cli
+from .conftest import REPOSITORY, Run
+
+pytestmark = pytest.mark.slow
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -103,7 +105,7 @@ def test_no_command_is_forgotten() -> None:
     rest = [command for command in commands() if not command.startswith("sandbox exec")]
     assert rest == [
         "sh examples/run",
-        "pip install memcached-sandbox",
+        "pip install memcached-sandbox",  # in test_install.py
         *SESSION,
         "sandbox doctor",
     ]
@@ -111,6 +113,7 @@ def test_no_command_is_forgotten() -> None:
     assert "sh tests/run" in (REPOSITORY / ".ci" / "run").read_text()
 
 
+@pytest.mark.usefixtures("whole_machine")
 def test_session(run, project: Path) -> None:
     script = "\n".join(["set -e", *SESSION, "echo over: $MEMCACHED_SANDBOX_ADDRESS"])
     result = run("sh", "-c", script, cwd=project)
@@ -120,30 +123,17 @@ def test_session(run, project: Path) -> None:
     assert result.stdout.endswith("over:\n")
 
 
+@pytest.mark.usefixtures("whole_machine")
 def test_doctor(run) -> None:
     result = run("sandbox", "doctor")
     assert result.returncode == 0, result.stdout
 
 
-def test_example_command(run, tmp_path: Path) -> None:
+@pytest.mark.timeout(600)  # it may have to install what it needs
+def test_example_command(run: Run) -> None:
     result = run("sh", "examples/run", cwd=REPOSITORY)
     assert result.returncode == 0, result.stdout + result.stderr
     assert re.search(r"^sandbox: 31 gets \(48\.4 % hits\), 21 sets", result.stderr, re.MULTILINE)
-
-
-def test_install_command(run, tmp_path: Path) -> None:
-    """The wheel that is built here takes the place of the one that the index has."""
-    wheels = tmp_path / "wheels"
-    built = run("pip", "wheel", "--quiet", "--no-deps", "-w", wheels, REPOSITORY)
-    assert built.returncode == 0, built.stderr
-    run(sys.executable, "-m", "venv", tmp_path / "venv")
-    path = f"{tmp_path}/venv/bin{os.pathsep}{os.environ['PATH']}"
-    result = run(
-        "sh", "-c", "pip install memcached-sandbox && sandbox --version && sandbox exec true",
-        PATH=path, PIP_FIND_LINKS=str(wheels),
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert "memcached-sandbox 0." in result.stdout
 
 
 def test_conftest(run, project: Path) -> None:
@@ -227,9 +217,9 @@ def test_no_snippet_is_forgotten() -> None:
     }
 
 
-def test_options_are_those_of_the_command(run) -> None:
+def test_options_are_those_of_the_command(cli: Cli) -> None:
     table = set(re.findall(r"`(--[\w-]+)", README.partition("## Options")[2]))
-    helped = set(re.findall(r"(?<!\S)(--[\w-]+)", run("sandbox", "exec", "--help").stdout))
+    helped = set(re.findall(r"(?<!\S)(--[\w-]+)", cli("exec", "--help").stdout))
     of_pytest = {flag for flag in table if flag.startswith("--memcached-sandbox")}
     assert table - {"--now"} - of_pytest == helped - {"--help"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -13,7 +12,9 @@ import pexpect
 import psutil
 import pytest
 
-from .conftest import MainMemcached, Run, wait_until_gone
+from .conftest import Run
+from .memcacheds import MainMemcached
+from .processes import spawn, wait_until_gone
 from .projects import PYMEMCACHE, Project
 from .suites import CLEAN_CACHE, START_METHODS, WORKERS_AND_CHILDREN
 
@@ -270,10 +271,7 @@ def test_ctrl_c(project: Project, arguments: list[str]) -> None:
         "        while not self._outcome.result.shouldStop: sleep(0.01)\n"
         "class B(A): pass\n",
     )
-    with pexpect.spawn(
-        sys.executable, ["manage.py", "test", *arguments],
-        cwd=project.folder, encoding="utf-8", timeout=30, env={**os.environ},
-    ) as terminal:  # fmt: skip
+    with spawn(sys.executable, "manage.py", "test", *arguments, cwd=project.folder) as terminal:
         terminal.expect_exact("ready")
         children = psutil.Process(terminal.pid).children(recursive=True)
         assert sum(child.name() == "memcached" for child in children) == 1 + len(arguments)

@@ -17,7 +17,7 @@ from sandbox.binary import find_memcached
 from sandbox.directory import ServerDirectory
 from sandbox.runtime import run_directory
 
-from .conftest import eventually
+from .processes import eventually
 
 ANOTHER = 54321  # a user that is not us
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a file to another user")

@@ -29,7 +29,9 @@ from sandbox import (
     StartError,
 )
 
-from .conftest import wait_until_gone
+from .conftest import Run
+from .memcacheds import lists_items
+from .processes import wait_until_gone
 
 
 def script(path: Path, text: str) -> Path:
@@ -213,20 +215,6 @@ class TestEnding:
         server.flush()
         server.stop()
 
-    def test_200_starts_and_stops_leave_nothing(self) -> None:
-        with Memcached():
-            pass  # what is imported on first use is imported now
-        process = psutil.Process()
-
-        def resources() -> tuple[int, int, int]:
-            return process.num_fds(), process.num_threads(), len(process.children())
-
-        before = resources()
-        for number in range(200):
-            with Memcached(unix_socket=bool(number % 2)):
-                pass
-        assert resources() == before
-
     def test_children_that_are_not_waited_for(self, python) -> None:
         """With SIGCHLD ignored the kernel waits for children, and we cannot."""
         result = python(
@@ -257,17 +245,19 @@ class TestDeath:
                 server.flush()
             assert server.death() == "was killed by signal 9 (Killed)"
 
-    def test_its_end_is_an_event(self) -> None:
+    def test_its_end_is_an_event(self, python: Run) -> None:
         """It is our child: whoever waits for SIGCHLD is woken, and is told why."""
-        previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-        try:
-            with Memcached() as server:
-                assert server.death() is None
-                os.kill(server.pid, signal.SIGKILL)
-                signal.sigwait({signal.SIGCHLD})
-                assert server.death() == "was killed by signal 9 (Killed)"
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+        result = python(
+            "import os, signal\n"
+            "from sandbox import Memcached\n"
+            "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})\n"
+            "with Memcached() as server:\n"
+            "    assert server.death() is None\n"
+            "    os.kill(server.pid, signal.SIGKILL)\n"
+            "    signal.sigwait({signal.SIGCHLD})\n"
+            "    print(server.death())\n"
+        )
+        assert result.stdout == "was killed by signal 9 (Killed)\n", result.stderr
 
     def test_one_that_hangs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("sandbox.server.ANSWER_TIMEOUT", 0.1)
@@ -417,7 +407,7 @@ class TestStartErrors:
         wait_until_gone(int((tmp_path / "pid").read_text()))
 
     def test_a_liar_that_names_the_port_of_another(self, main_memcached, tmp_path: Path) -> None:
-        port = main_memcached.server.port
+        port = main_memcached.port
         liar = script(
             tmp_path / "liar",
             f'#!/bin/sh\necho "TCP INET: {port}" >>"$MEMCACHED_PORT_FILENAME.lck"\n'
@@ -532,6 +522,7 @@ def test_options_out_of_range(options, message: str) -> None:
         Memcached(**options)
 
 
+@lists_items
 def test_items() -> None:
     with Memcached() as server, closing(server.client()) as client:
         assert server.items() == []
@@ -548,12 +539,14 @@ def test_items() -> None:
         assert server.items() == []
 
 
+@lists_items
 def test_many_items() -> None:
     with Memcached() as server, closing(server.client()) as client:
         client.set_many({f"key{number}": "value" for number in range(5000)}, noreply=False)
         assert len({item.key for item in server.items()}) == 5000
 
 
+@lists_items
 def test_a_server_that_somebody_else_runs() -> None:
     with Memcached() as server:
         other = Server(server.address)

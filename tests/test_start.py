@@ -17,7 +17,8 @@ import psutil
 import pytest
 from pymemcache import Client
 
-from .conftest import MainMemcached, eventually, is_running, wait_until_gone
+from .memcacheds import MainMemcached
+from .processes import eventually, is_running, spawn, wait_until_gone
 from .projects import Project
 
 EVALUATED = {
@@ -229,7 +230,7 @@ def test_its_keeper_is_told_to_end(run, shell: Shell, run_folder: Path, name: st
     shell.run('eval "$(sandbox start)"')
     keeper = shell.server().parent()
     keeper.send_signal(getattr(signal, f"SIG{name}"))
-    keeper.wait(5)
+    wait_until_gone(keeper.pid)
     assert list(run_folder.iterdir()) == []
 
 
@@ -239,7 +240,7 @@ def test_stop_of_one_server_ends_the_sandbox(run, shell: Shell, run_folder: Path
     (run_directory,) = run_folder.iterdir()
     (second,) = {directory.name for directory in run_directory.iterdir()} - {first}
     assert run("sandbox", "stop", second).returncode == 0
-    keeper.wait(5)
+    wait_until_gone(keeper.pid)
     assert list(run_folder.iterdir()) == []
 
 
@@ -263,9 +264,7 @@ def test_errors_are_one_line_and_leave_nothing(run, run_folder: Path) -> None:
 
 
 def test_at_a_terminal_stop_says_how_to_forget() -> None:
-    terminal = pexpect.spawn(
-        "sh", ["-c", 'eval "$(sandbox start)"; sandbox stop'], encoding="utf-8"
-    )
+    terminal = spawn("sh", "-c", 'eval "$(sandbox start)"; sandbox stop')
     terminal.expect(pexpect.EOF)
     terminal.close()
     stopped, hint = terminal.before.splitlines()
@@ -276,7 +275,7 @@ def test_at_a_terminal_stop_says_how_to_forget() -> None:
 
 
 def test_at_a_terminal_start_says_how_it_is_used(run_folder: Path) -> None:
-    terminal = pexpect.spawn("sh", ["-c", "sandbox start; true"], encoding="utf-8")
+    terminal = spawn("sh", "-c", "sandbox start; true")
     terminal.expect(pexpect.EOF)
     terminal.close()
     assert "export MEMCACHED_SANDBOX_ADDRESS=127.0.0.1:" in terminal.before

@@ -16,7 +16,9 @@ from sandbox import Memcached
 from sandbox.directory import ServerDirectory
 from sandbox.runtime import run_directory
 
-from .conftest import eventually, is_running, wait_until_gone
+from .processes import eventually, is_running, wait_until_gone
+
+pytestmark = pytest.mark.usefixtures("whole_machine")
 
 OWNER = """
 import sys
@@ -126,8 +128,8 @@ def test_a_record_that_says_nothing_of_a_server_that_has_ended(orphan: Orphan) -
 
 def test_stop_stale(run, orphan: Orphan) -> None:
     result = run("sandbox", "stop", "--stale")
-    assert (result.returncode, result.stdout) == (0, "")
     assert result.stderr == "sandbox: removed what 1 killed server had left.\n"
+    assert (result.returncode, result.stdout) == (0, "")
     wait_until_gone(orphan.pid)
     assert not orphan.directory.exists()
 

@@ -8,13 +8,14 @@ import sys
 import tempfile
 import time
 
-from . import faults
+from ..memcacheds import MainMemcached
+from . import faults, suites
 
 
 def main() -> None:
     seed = int(sys.argv[1]) if len(sys.argv) > 1 else random.randrange(2**32)
     print(f"seed {seed}", flush=True)
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder, faults.foreign_memcached():
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder, MainMemcached() as main_memcached:
         os.environ.pop("XDG_RUNTIME_DIR", None)
         os.environ["TMPDIR"] = folder
         for harm in (
@@ -23,12 +24,17 @@ def main() -> None:
             lambda: faults.starts_and_stops(1000),
             lambda: faults.execs_at_once(50),
             lambda: faults.sandboxes_alive(100),
+            lambda: faults.deaths_at_the_end(100),
             lambda: faults.fuzz(500, seed),
+            lambda: suites.runs_of_pytest(20, seed, main_memcached),
+            lambda: suites.runs_of_manage(20, seed, main_memcached),
+            lambda: suites.workers_at_once(10, main_memcached),
         ):
             begin = time.monotonic()
             print(f"{harm()} ({time.monotonic() - begin:.0f} s)", flush=True)
         faults.assert_nothing_left()
-    print("a foreign memcached: its pid and its counters are the same", flush=True)
+        main_memcached.assert_untouched()
+    print("the main memcached: its pid and its counters are the same", flush=True)
 
 
 if __name__ == "__main__":
