@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .binary import find_memcached
-from .errors import ServerError
+from .errors import ServerError, StartError
+from .limits import limit
 from .options import check
 from .process import MemcachedProcess
 from .server import NOT_RUNNING, Server
@@ -84,6 +86,10 @@ class Memcached(Server):
         """
         if self._process is not None:
             raise ServerError("this server was started already: stop() it first")
+        with _limits_explained():
+            self._launch()
+
+    def _launch(self) -> None:
         self._deadline = time.monotonic() + self._start_timeout
         command = [find_memcached(self._binary), *self._arguments]
         process = MemcachedProcess(command, self.unix_socket)
@@ -105,7 +111,8 @@ class Memcached(Server):
         if self._process is None:
             raise ServerError("there is nothing to wait for: launch() the server first")
         try:
-            self._address = self._process.wait_for_address(self._deadline)
+            with _limits_explained():
+                self._address = self._process.wait_for_address(self._deadline)
         except BaseException:
             self.stop()
             raise
@@ -162,3 +169,18 @@ class Memcached(Server):
     def _fate(self, error: Exception) -> str | None:
         # A dying process loses its connections one by one, and the end may not be known yet.
         return self._running().death(0 if isinstance(error, TimeoutError) else DYING_TIME)
+
+
+@contextmanager
+def _limits_explained() -> Iterator[None]:
+    """Raise StartError for a limit of this machine that is reached anywhere within a start.
+
+    Even an import may be the first to need a file descriptor: that of warnings, for instance, in
+    os.get_exec_path() of Python 3.14.
+    """
+    try:
+        yield
+    except OSError as error:
+        if (reached := limit(error)) is None:
+            raise
+        raise StartError(f"memcached cannot be started: {reached}") from error

@@ -12,17 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import REPOSITORY
+from .conftest import REPOSITORY, Run
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may")
 
 
-def test_no_free_descriptor(python, run_folder: Path) -> None:
-    """From none to as many as a start takes: each number is either enough or said to be too few."""
+@pytest.mark.parametrize("before", ["Memcached()", "Memcached().start()", "import warnings"])
+def test_no_free_descriptor(python: Run, run_folder: Path, before: str) -> None:
+    """From none to as many as a start takes: each number is either enough or said to be too few.
+
+    Whatever has been imported before: the first thing that needs one may be an import.
+    """
     result = python(
         "import os, resource\n"
         "from sandbox import Memcached, SandboxError\n"
-        "Memcached()\n"
+        f"{before}\n"
         "soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
         "for free in range(12):\n"
         "    taken = [os.dup(0) for _ in range(20)]\n"
