@@ -11,6 +11,7 @@ import pytest
 
 from .cli import Cli
 from .conftest import REPOSITORY, Run
+from .memcacheds import lists_items
 
 pytestmark = pytest.mark.slow
 
@@ -153,6 +154,7 @@ def test_tests_that_keep_the_cache(run, project: Path) -> None:
         assert result.returncode == 0, result.stdout + result.stderr
 
 
+@lists_items
 def test_pytest_plugin(run, project: Path) -> None:
     ini = (project / "pytest.ini").read_text().partition("[pytest]\n")[2]
     (project / "pytest.ini").write_text(snippets()["pytest.ini"] + ini)

@@ -374,12 +374,13 @@ def test_django_is_left_as_it_was(
         "def state():\n"
         "    locations = settings.CACHES['default']['LOCATION']\n"
         "    return locations, dict(os.environ), [*sys.meta_path], unittest.TestCase.__call__\n"
-        "django.setup()\n"
-        "before = state()\n"
-        "for parallel in (0, 2):\n"
-        "    assert get_runner(settings)(parallel=parallel).run_tests([]) == 0\n"
-        "    assert state() == before\n"
-        "print('main:', before[0])\n",
+        "if __name__ == '__main__':  # forkserver imports it again\n"
+        "    django.setup()\n"
+        "    before = state()\n"
+        "    for parallel in (0, 2):\n"
+        "        assert get_runner(settings)(parallel=parallel).run_tests([]) == 0\n"
+        "        assert state() == before\n"
+        "    print('main:', before[0])\n",
     )
     result = run(sys.executable, "twice.py", cwd=project.folder)
     assert result.stdout.splitlines()[-1] == f"main: {main_memcached.address}", result.stderr
