@@ -17,7 +17,6 @@ import django
 import psutil
 import pytest
 
-from . import newest_memcached
 from .cli import Cli
 from .memcacheds import MainMemcached
 from .processes import eventually, run_command
@@ -130,26 +129,12 @@ def main_memcached(run_folder: Path) -> Iterator[MainMemcached]:
 ABOUT_THIS_RUN = ("MEMCACHED_SANDBOX", "PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_XDIST_")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--newest-memcached",
-        action="store_true",
-        help="run the newest memcached; where it cannot be had, run no test and say why",
-    )
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     os.environ.pop("XDG_RUNTIME_DIR", None)  # it would come before TMPDIR
     for name in [name for name in os.environ if name.startswith(ABOUT_THIS_RUN)]:
         del os.environ[name]
     os.environ["PATH"] = f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"
-    if config.option.newest_memcached:
-        try:
-            newest = newest_memcached.folder_of_command()
-        except newest_memcached.CannotBeHadError as error:
-            pytest.exit(f"the newest memcached cannot be had: {error}", returncode=0)
-        os.environ["PATH"] = f"{newest}{os.pathsep}{os.environ['PATH']}"
     # A process in the background may ignore these signals, and its children inherit that.
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_IGN:

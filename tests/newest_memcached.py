@@ -1,5 +1,6 @@
 """Gets the newest memcached, that of Debian's development suite, and keeps it: without root.
 
+``PATH="$(python -m tests.newest_memcached):$PATH" python -m pytest tests`` runs the tests with it.
 apt verifies what it downloads. memcached runs through its own C library, newer than this system's.
 """
 
@@ -9,6 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent.parent / "build" / "newest-memcached"
@@ -88,3 +90,10 @@ def _run(*command: str, cwd: Path) -> str:
         last = result.stderr.strip().splitlines()[-1:] or ["no reason given"]
         raise CannotBeHadError(f"{command[0]} failed: {last[0]}")
     return result.stdout
+
+
+if __name__ == "__main__":
+    try:
+        print(folder_of_command())
+    except CannotBeHadError as error:
+        sys.exit(f"the newest memcached cannot be had: {error}")

@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import signal
+import socket
 import stat
 import sys
 import tempfile
@@ -30,7 +31,6 @@ from sandbox import (
 )
 
 from .conftest import Run
-from .memcacheds import lists_items
 from .processes import wait_until_gone
 
 
@@ -522,7 +522,6 @@ def test_options_out_of_range(options, message: str) -> None:
         Memcached(**options)
 
 
-@lists_items
 def test_items() -> None:
     with Memcached() as server, closing(server.client()) as client:
         assert server.items() == []
@@ -539,14 +538,39 @@ def test_items() -> None:
         assert server.items() == []
 
 
-@lists_items
 def test_many_items() -> None:
     with Memcached() as server, closing(server.client()) as client:
         client.set_many({f"key{number}": "value" for number in range(5000)}, noreply=False)
         assert len({item.key for item in server.items()}) == 5000
 
 
-@lists_items
+def test_items_are_listed_once_each() -> None:
+    """One that memcached moves from list to list meanwhile, too."""
+    with Memcached() as server, closing(server.client()) as client:
+        for _ in range(3000):
+            client.set("key", "value", noreply=False)
+            assert [item.key for item in server.items()] == ["key"]
+
+
+def test_items_while_the_crawler_is_busy() -> None:
+    """For as long as somebody else's list is not read, there is none for us."""
+    request = b"lru_crawler metadump all\r\n"
+    with Memcached() as server, closing(server.client()) as client, socket.socket() as other:
+        client.set_many({f"{number:0200}": "" for number in range(20_000)}, noreply=False)
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        other.connect((server.host, server.port))
+        other.sendall(request)
+        assert other.recv(1)
+        with socket.create_connection((server.host, server.port)) as third:
+            third.sendall(request)
+            assert third.recv(4) == b"BUSY"
+        with ThreadPoolExecutor(1) as pool:
+            items = pool.submit(server.items)
+            with other.makefile("rb") as lines:
+                assert b"END\r\n" in lines
+            assert len(items.result()) == 20_000
+
+
 def test_a_server_that_somebody_else_runs() -> None:
     with Memcached() as server:
         other = Server(server.address)

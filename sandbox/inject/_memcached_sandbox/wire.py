@@ -7,11 +7,16 @@ The protocol: doc/protocol.txt in memcached's source.
 from __future__ import annotations
 
 import socket
+import time
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+# How often to ask again, a millisecond apart, while memcached's crawler is busy.
+BUSY_LIMIT = 1000
 
 
 class ProtocolError(Exception):
@@ -55,14 +60,27 @@ class Connection:
         return counters
 
     def metadump(self) -> list[dict[str, str]]:
-        """Return what ``lru_crawler metadump all`` tells of each item."""
-        self._socket.sendall(b"lru_crawler metadump all\r\n")
-        items = []
+        """Return what ``lru_crawler metadump all`` tells of each item.
+
+        memcached 1.6.43 and later answer OK before the first one. The answer is BUSY while
+        memcached crawls by itself, which takes it microseconds. An item that it moves from one
+        list to another meanwhile is told twice.
+        """
+        request = b"lru_crawler metadump all\r\n"
+        self._socket.sendall(request)
+        items = {}
+        refusals = 0
         while (line := self._read_line(b"\n").rstrip("\r")) != "END":
-            if not line.startswith("key="):
+            if line.startswith("key="):
+                fields = dict(field.split("=", 1) for field in line.split())
+                items[fields["key"]] = fields
+            elif line.startswith("BUSY") and refusals < BUSY_LIMIT:
+                refusals += 1
+                time.sleep(0.001)
+                self._socket.sendall(request)
+            elif line != "OK":
                 raise ProtocolError(f"answered {line!r} to 'lru_crawler metadump all'")
-            items.append(dict(field.split("=", 1) for field in line.split()))
-        return items
+        return list(items.values())
 
     def send_flush(self) -> None:
         """Tell the server to forget every item; `await_flush` must follow."""
