@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
-import pytest
 from pymemcache import Client
 
 from sandbox.binary import find_memcached
 
 from .processes import eventually
-
-
-def memcached_version() -> tuple[int, ...]:
-    """Return the version of the memcached that the tests run, such as (1, 6, 18)."""
-    command = [find_memcached(), "-V"]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return tuple(map(int, re.findall(r"\d+", printed)))
-
-
-lists_items = pytest.mark.xfail(
-    memcached_version() >= (1, 6, 43),
-    reason="memcached 1.6.43 and later answer 'OK' before the first key: items() takes it for one",
-    strict=True,
-)
 
 
 class PlainMemcached:

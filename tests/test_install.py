@@ -107,7 +107,9 @@ def test_contents(built: Path) -> None:
     """The wheel has all of the package that git knows, and the archive the rest, too."""
     if not (REPOSITORY / ".git").exists():
         pytest.skip("this is no clone: git does not know what belongs to the package")
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    # In a container the clone may belong to another user, which git does not trust by itself.
+    git = ["git", "-c", "safe.directory=*", "ls-files", "--cached", "--others"]
+    command = [*git, "--exclude-standard"]
     listed = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
     tracked = set(listed.stdout.splitlines())
     package = {name for name in tracked if name.startswith("sandbox/")}

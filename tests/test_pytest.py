@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 from django.test import override_settings
 
-from .memcacheds import MainMemcached, lists_items
+from .memcacheds import MainMemcached
 from .projects import PYMEMCACHE, InProcess, MakeProject, Project, header, passed
 
 ON = "--memcached-sandbox"
@@ -404,7 +404,6 @@ def test_neither(): assert not connect(5)
         project.write("test_it.py", self.TESTS)
         assert passed(project.pytest("-k", "not not_small")) == 7
 
-    @lists_items
     @override_settings(CACHES=CACHES)
     def test_what_they_held_when_a_test_failed(self, in_process: InProcess) -> None:
         in_process.write("conftest.py", self.CONFTEST)

@@ -16,7 +16,7 @@ import pytest
 from django.test import override_settings
 
 from .conftest import Run
-from .memcacheds import MainMemcached, lists_items
+from .memcacheds import MainMemcached
 from .processes import eventually, spawn, wait_until_gone
 from .projects import (
     PYMEMCACHE,
@@ -437,7 +437,6 @@ class TestNesting:
         )
         assert passed(project.pytest()) == 1
 
-    @lists_items
     def test_a_child_without_django_in_its_parent(self, plain: Project) -> None:
         plain.write(
             "test_it.py",
@@ -473,7 +472,6 @@ class TestReports:
         result = django_in_process.pytest("--memcached-sandbox-memory=4")
         assert re.search(r", \d+ evictions, .* raise --memcached-sandbox-memory$", summary(result))
 
-    @lists_items
     @pytest.mark.parametrize(
         ("count", "shown"), [(0, "no items"), (3, "k02"), (20, "k19"), (21, "and 1 more")]
     )

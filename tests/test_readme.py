@@ -11,15 +11,20 @@ import pytest
 
 from .cli import Cli
 from .conftest import REPOSITORY, Run
-from .memcacheds import lists_items
 
 pytestmark = pytest.mark.slow
 
 README = (REPOSITORY / "README.md").read_text()
+OPTIONS = README.partition("## Options")[2].partition("\n## ")[0]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 # What runs this very test is executed already, and what only measures is left to its users.
-EXECUTED_ELSEWHERE = {"sh tests/run", "python -m tests.benchmarks", "python -m tests.faults"}
+EXECUTED_ELSEWHERE = {
+    "sh tests/run",
+    "sh tests/run --all",
+    "python -m tests.benchmarks",
+    "python -m tests.faults",
+}
 
 # What has to be executed in one shell, in this order.
 SESSION = [
@@ -111,7 +116,7 @@ def test_no_command_is_forgotten() -> None:
         "sandbox doctor",
     ]
     assert {language for language, _ in BLOCKS} == {"sh", "python", "text", "ini"}
-    assert "sh tests/run" in (REPOSITORY / ".ci" / "run").read_text()
+    assert (REPOSITORY / ".ci" / "run").read_text().endswith("\nsh tests/run --all\n")
 
 
 @pytest.mark.usefixtures("whole_machine")
@@ -154,7 +159,6 @@ def test_tests_that_keep_the_cache(run, project: Path) -> None:
         assert result.returncode == 0, result.stdout + result.stderr
 
 
-@lists_items
 def test_pytest_plugin(run, project: Path) -> None:
     ini = (project / "pytest.ini").read_text().partition("[pytest]\n")[2]
     (project / "pytest.ini").write_text(snippets()["pytest.ini"] + ini)
@@ -220,18 +224,17 @@ def test_no_snippet_is_forgotten() -> None:
 
 
 def test_options_are_those_of_the_command(cli: Cli) -> None:
-    table = set(re.findall(r"`(--[\w-]+)", README.partition("## Options")[2]))
+    table = set(re.findall(r"`(--[\w-]+)", OPTIONS))
     helped = set(re.findall(r"(?<!\S)(--[\w-]+)", cli("exec", "--help").stdout))
     of_pytest = {flag for flag in table if flag.startswith("--memcached-sandbox")}
-    assert table - {"--now"} - of_pytest == helped - {"--help"}
+    assert table - of_pytest == helped - {"--help"}
 
 
 def test_options_are_those_of_pytest(run) -> None:
-    table = README.partition("## Options")[2]
     helped = run(sys.executable, "-m", "pytest", "--help").stdout
-    assert set(re.findall(r"memcached_sandbox_\w+", table)) == set(
+    assert set(re.findall(r"memcached_sandbox_\w+", OPTIONS)) == set(
         re.findall(r"^  (memcached_sandbox_\w+)", helped, re.MULTILINE)
     )
-    for flag in re.findall(r"--memcached-sandbox[\w-]*", table):
+    for flag in re.findall(r"--memcached-sandbox[\w-]*", OPTIONS):
         assert f"  {flag}" in helped
     assert shutil.which("sandbox")

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from .conftest import Run
-from .memcacheds import lists_items
 from .processes import wait_until_gone
 
 CASES = """
@@ -45,7 +44,6 @@ class Mixed(MemcachedMixin, Base):
 """
 
 
-@lists_items
 @pytest.mark.parametrize("runner", ["unittest", "pytest"])
 def test_a_server_for_each_class_flushed_between_tests(
     run: Run, tmp_path: Path, runner: str
@@ -60,7 +58,6 @@ def test_a_server_for_each_class_flushed_between_tests(
     wait_until_gone(*map(int, pids))
 
 
-@lists_items
 def test_flushed_after_all_that_the_test_cleans_up(run: Run, tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "from sandbox.unittest import MemcachedTestCase\n"
