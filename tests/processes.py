@@ -53,9 +53,14 @@ def spawn(
     *arguments: str,
     cwd: Path | None = None,
     dimensions: tuple[int, int] = (24, 80),
+    covered: bool = False,
     **env: str,
 ) -> pexpect.spawn:
-    """Start a command at a terminal of its own, where Ctrl-C can be typed."""
+    """Start a command at a terminal of its own, where Ctrl-C can be typed.
+
+    It runs under coverage.py only if it is said to withstand Ctrl-C there: see `without_coverage`.
+    """
+    environ = dict(os.environ) if covered else without_coverage()
     return pexpect.spawn(
         command,
         [*arguments],
@@ -63,7 +68,7 @@ def spawn(
         dimensions=dimensions,
         encoding="utf-8",
         timeout=60,
-        env={**without_coverage(), **env},
+        env={**environ, **env},
     )
 
 

@@ -13,11 +13,14 @@ from .test_exec import RECORDER
 
 PROMPT = "prompt> "
 
+# `sandbox exec` takes signals one by one and so may be covered; what it runs is interrupted.
+PYTHON = ["env", "-u", "COVERAGE_PROCESS_CONFIG", sys.executable]
+
 
 @pytest.fixture
 def shell() -> Iterator[pexpect.spawn]:
     """An interactive bash, with job control."""
-    with spawn("bash", "--norc", "-i", PS1=PROMPT) as shell:
+    with spawn("bash", "--norc", "-i", covered=True, PS1=PROMPT) as shell:
         shell.expect_exact(PROMPT)
         yield shell
         shell.sendline("exit")
@@ -48,7 +51,7 @@ def test_ctrl_c_ends_a_script_as_it_would_without_us(shell: pexpect.spawn) -> No
 
 
 def test_ctrl_c_and_a_command_that_handles_it(shell: pexpect.spawn) -> None:
-    shell.sendline(f"sandbox exec -- {sys.executable} -i -c ''")
+    shell.sendline(f"sandbox exec -- {' '.join(PYTHON)} -i -c ''")
     shell.expect_exact(">>> ")
     shell.sendcontrol("c")
     shell.expect_exact("KeyboardInterrupt")
@@ -61,8 +64,8 @@ def test_ctrl_c_and_a_command_that_handles_it(shell: pexpect.spawn) -> None:
 
 @pytest.mark.parametrize("key", ["c", "\\"])
 def test_what_is_typed_reaches_the_command_once(key: str) -> None:
-    recorder = [sys.executable, "-c", RECORDER, "SIGINT", "SIGQUIT"]
-    with spawn("sandbox", "exec", "-q", "--", *recorder) as terminal:
+    recorder = [*PYTHON, "-c", RECORDER, "SIGINT", "SIGQUIT"]
+    with spawn("sandbox", "exec", "-q", "--", *recorder, covered=True) as terminal:
         terminal.expect_exact("ready")
         terminal.sendcontrol(key)
         terminal.expect(r"SIG\w+")
@@ -73,7 +76,7 @@ def test_what_is_typed_reaches_the_command_once(key: str) -> None:
 
 
 def test_ctrl_z_and_back(shell: pexpect.spawn) -> None:
-    shell.sendline(f"sandbox exec -- {sys.executable} -i -c ''")
+    shell.sendline(f"sandbox exec -- {' '.join(PYTHON)} -i -c ''")
     shell.expect_exact(">>> ")
     shell.sendcontrol("z")
     shell.expect_exact("Stopped")
@@ -104,9 +107,9 @@ print("status", os.waitstatus_to_exitcode(status))
 @pytest.mark.parametrize("kill", ["killpg", "kill"])
 def test_continued_once(kill: str) -> None:
     """Be it with the whole job, as a shell does it, or by someone who continues us alone."""
-    recorder = [sys.executable, "-c", RECORDER, "SIGCONT"]
+    recorder = [*PYTHON, "-c", RECORDER, "SIGCONT"]
     job_control = [sys.executable, "-c", JOB_CONTROL.replace("{kill}", kill)]
-    with spawn(*job_control, "sandbox", "exec", "--", *recorder) as terminal:
+    with spawn(*job_control, "sandbox", "exec", "--", *recorder, covered=True) as terminal:
         terminal.expect_exact("ready")
         terminal.sendcontrol("z")
         terminal.expect_exact("SIGCONT")

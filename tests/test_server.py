@@ -552,8 +552,11 @@ def test_items_are_listed_once_each() -> None:
             assert [item.key for item in server.items()] == ["key"]
 
 
-def test_items_while_the_crawler_is_busy() -> None:
+def test_items_while_the_crawler_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     """For as long as somebody else's list is not read, there is none for us."""
+    refused = threading.Event()
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: (refused.set(), sleep(seconds)))
     request = b"lru_crawler metadump all\r\n"
     with Memcached() as server, closing(server.client()) as client, socket.socket() as other:
         client.set_many({f"{number:0200}": "" for number in range(20_000)}, noreply=False)
@@ -566,6 +569,7 @@ def test_items_while_the_crawler_is_busy() -> None:
             assert third.recv(4) == b"BUSY"
         with ThreadPoolExecutor(1) as pool:
             items = pool.submit(server.items)
+            refused.wait()
             with other.makefile("rb") as lines:
                 assert b"END\r\n" in lines
             assert len(items.result()) == 20_000
