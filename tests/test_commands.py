@@ -19,7 +19,7 @@ from sandbox import Memcached
 
 from .cli import Cli
 from .memcacheds import PlainMemcached
-from .processes import eventually, is_running, spawn, wait_until_gone
+from .processes import eventually, spawn, wait_until_gone
 
 pytestmark = pytest.mark.usefixtures("whole_machine")
 
@@ -154,7 +154,7 @@ class TestStop:
             result = cli("stop", name)
             assert (result.returncode, result.stdout) == (0, "")
             assert result.stderr == f"sandbox: stopped {name}, memcached at {server.address}.\n"
-            assert not is_running(server.pid)
+            wait_until_gone(server.pid)
             assert server.death() == "was killed by signal 9 (Killed)"
             other.flush()
 
@@ -168,8 +168,7 @@ class TestStop:
         with Memcached() as server, Memcached() as other, PlainMemcached() as main:
             result = cli("stop", "--all")
             assert (result.returncode, result.stderr.count("stopped")) == (0, 2)
-            assert not is_running(server.pid)
-            assert not is_running(other.pid)
+            wait_until_gone(server.pid, other.pid)
             assert main.process.poll() is None
 
     def test_all_of_a_version_that_is_not_understood(self, cli: Cli) -> None:
