@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parent.parent
 SCRIPTS = Path(sys.executable).parent
-STDERR = os.dup(2)  # that of pytest, which captures the one of each test
+STDERR = pytest.StashKey[int]()  # that of pytest, which captures the one of each test
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -135,6 +135,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith(ABOUT_THIS_RUN)]:
         del os.environ[name]
     os.environ["PATH"] = f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"
+    config.stash[STDERR] = os.dup(2)
     # A process in the background may ignore these signals, and its children inherit that.
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_IGN:
@@ -151,7 +152,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """End this process if a test hangs within C, where pytest-timeout's signal is not seen."""
     marker = item.get_closest_marker("timeout")
     seconds = marker.args[0] if marker else float(item.config.getini("timeout"))
-    faulthandler.dump_traceback_later(seconds + 10, exit=True, file=STDERR)
+    stderr = item.config.stash[STDERR]
+    faulthandler.dump_traceback_later(seconds + 10, exit=True, file=stderr)
     try:
         return (yield)
     finally:
