@@ -54,9 +54,10 @@ def whole_machine() -> Iterator[None]:
     Neither in another worker, nor in another run of these tests. A group of pytest-xdist would not
     do: pytest 9.2 ignores it (pytest-xdist's issue 1386), and another run does not know it.
     """
-    with open(f"/tmp/whole-machine-{os.geteuid()}.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    folder = os.open("/tmp", os.O_RDONLY)  # any that all runs have in common
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    yield
+    os.close(folder)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ apt verifies what it downloads. memcached runs through its own C library, newer 
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -67,7 +66,7 @@ def _with_libraries(package: str, apt: list[str], folder: Path) -> list[str]:
 
 
 def _write_command(folder: Path) -> None:
-    """Write the command, which may be moved with its folder."""
+    """Write the command. It finds the rest by its own path, so its folder may be moved."""
     (loader,) = {path.resolve() for path in (folder / "root/usr/lib").rglob("ld-linux*.so.*")}
     libraries = loader.parent.relative_to(folder.resolve())
     # The kernel calls a process as its executable is called, and it is to be called memcached.
@@ -77,7 +76,7 @@ def _write_command(folder: Path) -> None:
     command = folder / "bin/memcached"
     command.write_text(
         "#!/bin/sh\n"
-        f"folder={shlex.quote(str(FOLDER))}\n"
+        "folder=${0%/*}/..\n"
         f'exec "$folder/loader/memcached" --library-path "$folder/{libraries}" '
         '--argv0 memcached "$folder/root/usr/bin/memcached" "$@"\n'
     )
