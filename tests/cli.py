@@ -20,11 +20,11 @@ class Cli:
     def __init__(
         self,
         monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
+        capfd: pytest.CaptureFixture[str],
         run_folder: Path,
     ) -> None:
         self._monkeypatch = monkeypatch
-        self._capsys = capsys
+        self._capfd = capfd  # what a process writes that it starts is seen, too
         self.run_directory = run_folder / f"memcached-sandbox-{os.geteuid()}"
         monkeypatch.setattr("sandbox.survey.run_directories", self._run_directories)
 
@@ -33,9 +33,9 @@ class Cli:
 
     def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         self._monkeypatch.setattr("sys.argv", ["sandbox", *arguments])
-        self._capsys.readouterr()
+        self._capfd.readouterr()
         with pytest.raises(SystemExit) as exit_:
             main()
         return subprocess.CompletedProcess(
-            arguments, int(exit_.value.code or 0), *self._capsys.readouterr()
+            arguments, int(exit_.value.code or 0), *self._capfd.readouterr()
         )

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parent.parent
 SCRIPTS = Path(sys.executable).parent
 STDERR = pytest.StashKey[int]()  # that of pytest, which captures the one of each test
+OWN_FOLDER = pytest.StashKey[str]()  # of the files of all tests, if no --basetemp names another
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -48,19 +50,6 @@ def run_folder(
 
 
 @pytest.fixture
-def whole_machine() -> Iterator[None]:
-    """Lets a test look at all sandboxes of this machine, while no other test does so.
-
-    Neither in another worker, nor in another run of these tests. A group of pytest-xdist would not
-    do: pytest 9.2 ignores it (pytest-xdist's issue 1386), and another run does not know it.
-    """
-    folder = os.open("/tmp", os.O_RDONLY)  # any that all runs have in common
-    fcntl.flock(folder, fcntl.LOCK_EX)
-    yield
-    os.close(folder)
-
-
-@pytest.fixture
 def run(tmp_path: Path) -> Run:
     """Run a command to its end, in a folder of its own, and return what became of it."""
     return partial(run_command, cwd=tmp_path)
@@ -68,10 +57,10 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def cli(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_folder: Path
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], run_folder: Path
 ) -> Cli:
     """Run `sandbox` within this process."""
-    return Cli(monkeypatch, capsys, run_folder)
+    return Cli(monkeypatch, capfd, run_folder)
 
 
 @pytest.fixture
@@ -100,11 +89,11 @@ def plain(make_project: MakeProject) -> Project:
 
 
 @pytest.fixture
-def in_process(pytester: pytest.Pytester) -> InProcess:
+def in_process(pytester: pytest.Pytester, capfd: pytest.CaptureFixture[str]) -> InProcess:
     """A folder whose tests pytest runs within this process: see `InProcess`."""
     from .projects import InProcess
 
-    return InProcess(pytester)
+    return InProcess(pytester, capfd)
 
 
 @pytest.fixture
@@ -144,21 +133,52 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.basetemp is None:
         # The default folder has the user's name in it: too long for the path of a Unix socket.
         config.option.basetemp = tempfile.mkdtemp(prefix="tests-", dir=os.path.realpath("/tmp"))
-        config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp))
+        config.stash[OWN_FOLDER] = config.option.basetemp
     configure_django()
 
 
-@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Remove the files of tests that have all passed."""
+    if exitstatus == 0 and (folder := session.config.stash.get(OWN_FOLDER, None)):
+        shutil.rmtree(folder)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before pytest-timeout counts
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """End this process if a test hangs within C, where pytest-timeout's signal is not seen."""
-    marker = item.get_closest_marker("timeout")
-    seconds = marker.args[0] if marker else float(item.config.getini("timeout"))
-    stderr = item.config.stash[STDERR]
-    faulthandler.dump_traceback_later(seconds + 10, exit=True, file=stderr)
-    try:
+    with ExitStack() as stack:
+        if item.get_closest_marker("whole_machine"):
+            stack.enter_context(whole_machine())
+        if seconds := time_limit(item):
+            # pytest-timeout's signal is not seen by a test that hangs within C: its process ends.
+            stderr = item.config.stash[STDERR]
+            faulthandler.dump_traceback_later(seconds + 10, exit=True, file=stderr)
+            stack.callback(faulthandler.cancel_dump_traceback_later)
         return (yield)
+
+
+@contextmanager
+def whole_machine() -> Iterator[None]:
+    """Wait until no other test looks at all sandboxes of this machine.
+
+    Neither in another worker, nor in another run of these tests. A group of pytest-xdist would not
+    do: pytest 9.2 ignores it (pytest-xdist's issue 1386), and another run does not know it.
+    """
+    folder = os.open("/tmp", os.O_RDONLY)  # any that all runs have in common
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
     finally:
-        faulthandler.cancel_dump_traceback_later()
+        os.close(folder)
+
+
+def time_limit(item: pytest.Item) -> float:
+    """Return how many seconds pytest-timeout gives a test; 0 for any."""
+    if item.config.getoption("usepdb"):
+        return 0
+    if marker := item.get_closest_marker("timeout"):
+        return float(marker.args[0])
+    option = item.config.getoption("timeout")
+    return float(item.config.getini("timeout") if option is None else option)
 
 
 def configure_django() -> None:

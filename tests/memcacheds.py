@@ -30,20 +30,20 @@ class PlainMemcached:
                 [find_memcached(), "-u", user, "-l", "127.0.0.1", *where],
                 env={**os.environ, "MEMCACHED_PORT_FILENAME": str(port_file)},
             )
+            stack.callback(self.process.wait)
+            stack.callback(self.process.kill)
+            self.pid = self.process.pid
+            if not arguments:
+                self.host = "127.0.0.1"
+                eventually(lambda: port_file.exists() or self.process.poll() is not None)
+                self.port = int(port_file.read_text().split()[2])
+                self.address = f"{self.host}:{self.port}"
             self._cleanup = stack.pop_all()
-        self.pid = self.process.pid
-        if not arguments:
-            self.host = "127.0.0.1"
-            eventually(port_file.exists)
-            self.port = int(port_file.read_text().split()[2])
-            self.address = f"{self.host}:{self.port}"
 
     def __enter__(self) -> PlainMemcached:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
         self._cleanup.close()
 
 

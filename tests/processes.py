@@ -24,6 +24,7 @@ def run_command(
         capture_output=True,
         text=True,
         check=False,
+        timeout=600,  # where no pytest-timeout ends what hangs
     )
 
 

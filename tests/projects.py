@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 from pprint import pformat
 from typing import TYPE_CHECKING, Any
 
@@ -87,11 +89,12 @@ class Project:
 class InProcess:
     """A folder whose tests pytest runs within this process, with the Django that it has.
 
-    For all that is no matter of processes, of settings or of pytest-django.
+    For what does not depend on processes, on settings or on pytest-django.
     """
 
-    def __init__(self, pytester: pytest.Pytester) -> None:
+    def __init__(self, pytester: pytest.Pytester, capfd: pytest.CaptureFixture[str]) -> None:
         self._pytester = pytester
+        self._capfd = capfd  # what a process writes that it starts is seen, too
         self.folder = pytester.path
         self.write("pytest.ini", "[pytest]\nmemcached_sandbox = true\n")
 
@@ -100,11 +103,22 @@ class InProcess:
 
     def pytest(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = pytest_command("-p", "no:django", *arguments)
-        result = self._pytester.runpytest_inprocess(*command[3:])
-        stdout, stderr = (
-            "".join(f"{line}\n" for line in lines) for lines in (result.outlines, result.errlines)
-        )
-        return subprocess.CompletedProcess(command, result.ret, stdout, stderr)
+        load_all_modules()
+        self._capfd.readouterr()
+        status = self._pytester.runpytest_inprocess(*command[3:]).ret
+        return subprocess.CompletedProcess(command, status, *self._capfd.readouterr())
+
+
+def load_all_modules() -> None:
+    """Load what a run may load of this package: pytester forgets what was first loaded in its run.
+
+    The next run would load it again, beside the one that modules of before still refer to.
+    """
+    for package in ("sandbox", "_memcached_sandbox"):
+        path = import_module(package).__path__
+        for module in walk_packages(path, f"{package}."):
+            if not module.name.startswith(("sandbox.inject.", "sandbox.__main__")):
+                import_module(module.name)
 
 
 def pytest_command(*arguments: str) -> list[str]:

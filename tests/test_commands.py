@@ -15,13 +15,13 @@ import pexpect
 import psutil
 import pytest
 
-from sandbox import Memcached
+from sandbox import Memcached, survey, sweep
 
 from .cli import Cli
 from .memcacheds import PlainMemcached
 from .processes import eventually, spawn, wait_until_gone
 
-pytestmark = pytest.mark.usefixtures("whole_machine")
+pytestmark = pytest.mark.whole_machine
 
 
 @pytest.mark.parametrize("command", ["exec", "start", "stop", "list", "doctor"])
@@ -154,9 +154,18 @@ class TestStop:
             result = cli("stop", name)
             assert (result.returncode, result.stdout) == (0, "")
             assert result.stderr == f"sandbox: stopped {name}, memcached at {server.address}.\n"
-            wait_until_gone(server.pid)
+            assert sweep.has_ended(server.directory, 0)
             assert server.death() == "was killed by signal 9 (Killed)"
             other.flush()
+
+    def test_one_that_does_not_end(self, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A kernel that is waiting for a disk keeps a killed process."""
+        monkeypatch.setattr("sandbox.sweep.has_ended", lambda path, patience: False)
+        with Memcached() as server:
+            name = os.path.basename(server.directory)
+            result = cli("stop", name)
+            words = f"{name} cannot be stopped: its pid {server.pid} lives on."
+        assert (result.returncode, result.stderr) == (125, f"sandbox: {words}\n")
 
     def test_all_or_nothing(self, cli: Cli) -> None:
         with Memcached() as server:
@@ -168,7 +177,8 @@ class TestStop:
         with Memcached() as server, Memcached() as other, PlainMemcached() as main:
             result = cli("stop", "--all")
             assert (result.returncode, result.stderr.count("stopped")) == (0, 2)
-            wait_until_gone(server.pid, other.pid)
+            assert sweep.has_ended(server.directory, 0)
+            assert sweep.has_ended(other.directory, 0)
             assert main.process.poll() is None
 
     def test_all_of_a_version_that_is_not_understood(self, cli: Cli) -> None:
@@ -222,6 +232,37 @@ class TestDoctor:
             assert f"pid {main.pid} of {user} at {main.address}: not touched" in lines
             assert f"pid {other.pid} of {user} at unix:{path}: not touched" in lines
             assert not any(line.startswith(f"pid {ours.pid} ") for line in lines)
+
+    def test_one_whose_sockets_may_not_be_looked_at(
+        self, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Such as another user's: its command line tells where it listens."""
+
+        def refuse(process: psutil.Process, kind: str) -> None:
+            raise psutil.AccessDenied
+
+        monkeypatch.setattr("psutil.Process.net_connections", refuse)
+        with PlainMemcached("-p", "0", "-s", "/tmp/its.socket") as other:
+            found = json.loads(cli("doctor", "--json").stdout)
+        lines = [finding["found"] for finding in found if finding["check"] == "other memcached"]
+        (line,) = (line for line in lines if line.startswith(f"pid {other.pid} "))
+        assert line.endswith("at unix:/tmp/its.socket: not touched")
+
+    @pytest.mark.parametrize(
+        ("arguments", "addresses"),
+        [
+            ("", ["0.0.0.0:11211"]),
+            ("-m 64 -p 5 -u nobody", ["0.0.0.0:5"]),
+            ("-p5 -l a,b", ["a:5", "b:5"]),
+            ("--port=5 --listen=::1", ["[::1]:5"]),
+            ("-l ::1 -p 5 -vv", ["[::1]:5"]),
+            ("--unix-socket=/x", ["unix:/x"]),
+            ("-s /x -p 5", ["unix:/x"]),
+            ("--no-such-option", []),
+        ],
+    )
+    def test_addresses_of_a_command_line(self, arguments: str, addresses: list[str]) -> None:
+        assert survey._addresses_asked_for(["memcached", *arguments.split()]) == addresses
 
     def test_no_memcached(self, run) -> None:
         result = run("sandbox", "doctor", MEMCACHED_SANDBOX_BINARY="/no/such/file")

@@ -280,7 +280,9 @@ def test_signals_are_handled_by_the_command_as_they_were_by_our_parent(run) -> N
         # posix_spawn() of glibc leaves its own two signals, 32 and 33, ignored.
         return [int(mask, 16) & ~(0b11 << 31) for mask in re.findall(r"\t(\w+)", printed)]
 
-    assert signals("sandbox exec -q --") == signals("") == [0, 1 << (signal.SIGHUP - 1)]
+    blocked, ignored = signals("")
+    assert ignored & 1 << (signal.SIGHUP - 1)
+    assert signals("sandbox exec -q --") == [blocked, ignored]
 
 
 def test_a_parent_that_ignores_its_children(run) -> None:

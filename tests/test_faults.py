@@ -10,7 +10,7 @@ import pytest
 from .faults import faults, suites
 from .memcacheds import MainMemcached
 
-pytestmark = pytest.mark.usefixtures("whole_machine")
+pytestmark = pytest.mark.whole_machine
 
 slow = partial(pytest.param, marks=pytest.mark.slow)
 
@@ -18,8 +18,8 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
 @pytest.mark.parametrize(
     "harm",
     [
-        # How soon is for `python -m tests.faults` to tell.
-        pytest.param(lambda _: faults.sigkills(9, 1, patience=60), id="sigkills"),
+        # `python -m tests.faults` has the patience of 1 second, which a busy machine may exceed.
+        pytest.param(lambda _: faults.sigkills(9, 1, patience=20), id="sigkills"),
         pytest.param(lambda _: faults.interrupts(20, 1), id="interrupts"),
         pytest.param(lambda _: faults.starts_and_stops(100), id="starts and stops"),
         pytest.param(lambda _: faults.execs_at_once(10), id="execs at once"),

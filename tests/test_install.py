@@ -40,15 +40,14 @@ class Environment:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
         self.bin = folder / "bin"
         self.python = self.bin / "python"
-        needed = [f"django=={django.get_version()}", "pytest-django", "pymemcache"]
-        # What the package depends on is there already, so that it can be installed offline.
-        self.install(*needed, "click", "psutil")
+        self.install(f"django=={django.get_version()}", "pytest-django", "pymemcache")
 
     def install(self, *what: str | Path) -> None:
         self._uv("install", *what)
 
     def remove_package(self) -> None:
-        self._uv("uninstall", "memcached-sandbox")
+        """Remove it, and what came with it."""
+        self._uv("uninstall", "memcached-sandbox", "click", "psutil")
 
     def _uv(self, *words: str | Path) -> None:
         subprocess.run(["uv", "pip", *words, "--quiet", "--python", self.python], check=True)
@@ -74,7 +73,8 @@ def test_project_environment_without_the_package(
     make_project: MakeProject, run: Run, environment: Environment
 ) -> None:
     """exec comes from here, as it may from pipx; the project's environment has Django only."""
-    assert run(environment.python, "-c", "import sandbox").returncode == 1
+    for name in ("sandbox", "click", "psutil"):
+        assert run(environment.python, "-c", f"import {name}").returncode == 1
     project = make_project("127.0.0.1:11211")
     project.write("test_clean.py", CLEAN_CACHE)
     for command in (["manage.py", "test", "--parallel", "2"], ["-m", "pytest"]):
@@ -82,12 +82,15 @@ def test_project_environment_without_the_package(
         assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_install_command(run: Run, environment: Environment, built: Path) -> None:
+def test_install_command(run: Run, environment: Environment, built: Path, tmp_path: Path) -> None:
     """The wheel that is built here takes the place of the one that the index has."""
+    (wheel,) = built.glob("*.whl")
+    constraints = tmp_path / "constraints.txt"
+    constraints.write_text(f"memcached-sandbox @ {wheel.as_uri()}\n")
     result = run(
         "sh", "-c", "pip install memcached-sandbox && sandbox --version && sandbox exec true",
         PATH=environment.path, PIP_PYTHON=str(environment.python),
-        PIP_FIND_LINKS=str(built), PIP_NO_INDEX="1",
+        PIP_CONSTRAINT=str(constraints),
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert re.search(r"^memcached-sandbox \d+\.\d+\.\d+$", result.stdout, re.MULTILINE)

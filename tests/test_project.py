@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import re
 import sys
@@ -44,15 +45,14 @@ def test_workflow_runs_what_the_classifiers_name(jobs: dict[str, Any]) -> None:
     matrix = jobs["debian"]["strategy"]["matrix"]
     assert matrix["python"] == PYTHONS
     assert matrix["django"] == DJANGOS
-    # Django's own classifiers tell which versions of Python each release supports.
-    here = ("{}.{}".format(*sys.version_info), "{}.{}".format(*django.VERSION))
-    runs = set(combinations(matrix))
+    # Django's own classifiers tell which versions of Python this release supports.
+    release = "{}.{}".format(*django.VERSION)
     supported = {
-        f"{version}"
+        version
         for classifier in metadata.metadata("django").get_all("Classifier")
         for version in re.findall(r"^Programming Language :: Python :: (3\.\d+)$", classifier)
     }
-    assert {python for python, django in runs if django == here[1]} == supported & set(PYTHONS)
+    assert {python for python, with_ in combinations(matrix) if with_ == release} <= supported
 
 
 def test_environments_of_tox_are_among_them(jobs: dict[str, Any]) -> None:
@@ -81,6 +81,22 @@ def test_jobs_run_the_commands_of_the_readme(jobs: dict[str, Any]) -> None:
     }
     for command in commands:
         assert re.search(rf"^{command}(  |$)", readme, re.MULTILINE), command
+
+
+def test_what_is_imported_is_what_it_depends_on() -> None:
+    """Or what a project brings along, whose plugin or backend this package is then part of."""
+    imported = set()
+    for path in (REPOSITORY / "sandbox").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.partition(".")[0])
+    ours = {"sandbox", "_memcached_sandbox", "sitecustomize"}
+    others = imported - sys.stdlib_module_names - ours
+    (line,) = re.findall(r"^dependencies = .*", PYPROJECT, re.MULTILINE)
+    only_for_types = "typing_extensions"
+    assert others - {"django", "pytest"} == {*re.findall(r'"(\w+)', line), only_for_types}
 
 
 def test_contributing_is_short_and_right() -> None:

@@ -166,10 +166,18 @@ class TestSwitch:
         assert passed(result) == 2
         assert header(result) == "64 MB, started when it is used"
 
-    def test_without_use_nothing_is_started(self, in_process: InProcess) -> None:
-        in_process.write("test_it.py", "def test(): pass\n")
-        result = in_process.pytest()
-        assert passed(result) == 1
+    def test_without_django_and_without_use(self, plain: Project) -> None:
+        """No server is started, and the main memcached is guarded all the same."""
+        plain.write(
+            "test_it.py",
+            "import socket\n"
+            "def test_port():\n"
+            "    try: socket.create_connection(('127.0.0.1', 11211), timeout=1)\n"
+            "    except OSError: pass\n"
+            "def test(): pass\n",
+        )
+        result = plain.pytest()
+        assert "1 failed, 1 passed" in result.stdout
         assert "gets" not in result.stdout
 
 
@@ -331,6 +339,22 @@ class TestOptions:
         result = django_in_process.pytest("--memcached-sandbox-binary=/bin/false")
         assert result.returncode == 4
         assert re.match(r"ERROR: .*/bin/false.*", result.stderr), result.stderr
+
+    @pytest.mark.parametrize(
+        ("option", "message"),
+        [
+            ("exclude=daed", "the aliases to exclude name 'daed', but the aliases in CACHES are"),
+            ("binary=/bin/false", ".*/bin/false.*"),
+        ],
+    )
+    def test_what_arises_while_the_settings_are_loaded(
+        self, project: Project, option: str, message: str
+    ) -> None:
+        """pytest-django loads them before pytest is configured."""
+        project.write("test_it.py", TEST_LOCATION)
+        result = project.pytest(ON, f"--memcached-sandbox-{option}")
+        assert (result.returncode, result.stdout) == (4, "")
+        assert re.fullmatch(rf"ERROR: .*{message}.*\n\n", result.stderr), result.stderr
 
     def test_a_caches_setting_that_is_malformed_is_for_django_to_tell(
         self, make_project: MakeProject

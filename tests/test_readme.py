@@ -119,7 +119,7 @@ def test_no_command_is_forgotten() -> None:
     assert (REPOSITORY / ".ci" / "run").read_text().endswith("\nsh tests/run --all\n")
 
 
-@pytest.mark.usefixtures("whole_machine")
+@pytest.mark.whole_machine
 def test_session(run, project: Path) -> None:
     script = "\n".join(["set -e", *SESSION, "echo over: $MEMCACHED_SANDBOX_ADDRESS"])
     result = run("sh", "-c", script, cwd=project)
@@ -129,7 +129,7 @@ def test_session(run, project: Path) -> None:
     assert result.stdout.endswith("over:\n")
 
 
-@pytest.mark.usefixtures("whole_machine")
+@pytest.mark.whole_machine
 def test_doctor(run) -> None:
     result = run("sandbox", "doctor")
     assert result.returncode == 0, result.stdout

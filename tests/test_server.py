@@ -6,13 +6,15 @@ import errno
 import gc
 import os
 import signal
+import socket
 import stat
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -567,6 +569,44 @@ def test_items_while_the_crawler_is_busy() -> None:
         with ThreadPoolExecutor(2) as pool:
             lengths = list(pool.map(lambda _: len(server.items()), range(10)))
         assert lengths == [5000] * 10
+
+
+@pytest.mark.parametrize(
+    ("answer", "keys"),
+    [
+        (b"OK\r\nkey=one exp=-1 size=50\nEND\r\n", ["one"]),  # since 1.6.43
+        (b"key=one exp=-1 size=50\nkey=two exp=-1 size=50\nEND\r\n", ["one", "two"]),
+        (b"END\r\n", []),
+    ],
+)
+def test_items_of_other_versions(answer: bytes, keys: list[str]) -> None:
+    with answering(answer) as address:
+        assert [item.key for item in Server(address).items()] == keys
+
+
+@pytest.mark.parametrize("answer", [b"BUSY currently processing\r\n", b"ERROR\r\n"])
+def test_items_that_are_never_told(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    monkeypatch.setattr("_memcached_sandbox.wire.BUSY_LIMIT", 3)
+    message = f"answered '{answer.decode().strip()}' to 'lru_crawler metadump all'"
+    with answering(answer) as address, pytest.raises(ServerError, match=message):
+        Server(address).items()
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """Give one client the same answer to whatever it asks, as long as it asks."""
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            while connection.recv(1000):
+                connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as pool:
+        listener.settimeout(10)
+        served = pool.submit(serve)
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        served.result()
 
 
 def test_a_server_that_somebody_else_runs() -> None:

@@ -18,7 +18,7 @@ from sandbox.runtime import run_directory
 
 from .processes import eventually, is_running, wait_until_gone
 
-pytestmark = pytest.mark.usefixtures("whole_machine")
+pytestmark = pytest.mark.whole_machine
 
 OWNER = """
 import sys

@@ -159,8 +159,8 @@ def starts_and_stops(count: int) -> str:
     memory = process.memory_info().rss
     for number in range(count):
         _start_and_stop(number)
-    gc.collect()
     assert (process.num_fds(), process.num_threads(), len(process.children())) == before
+    gc.collect()
     grown = (process.memory_info().rss - memory) / MB
     assert grown < 1, f"{grown:.2f} MB more"
     return (
@@ -191,9 +191,10 @@ def execs_at_once(count: int) -> str:
     for run in runs:
         assert run.stdout is not None
         addresses.add(run.stdout.readline().strip())
-    failures = [error for run in runs if (error := run.communicate("\n")[1])]
+    failures = [error for run in runs if (error := run.communicate("\n")[1]) or run.returncode]
     assert not failures, failures
-    assert len(addresses - {""}) == count
+    assert len(addresses) == count
+    assert all(address.startswith("127.0.0.1:") for address in addresses), addresses
     return f"{count} times sandbox exec at once: {len(addresses)} distinct ports, 0 failures"
 
 
@@ -227,7 +228,8 @@ def sandboxes_alive(count: int) -> str:
             server.stop()
     assert len(of_servers) == len(of_lifelines) == count
     largest = max(of_servers) + max(of_lifelines)
-    assert largest <= 2, f"{largest:.1f} MB"
+    bound = 2 if sys.platform == "linux" else 10
+    assert largest <= bound, f"{largest:.1f} MB"
     return (
         f"{count} sandboxes alive at once: at most {max(of_servers):.1f} MB each and "
         f"{max(of_lifelines):.1f} MB for the lifeline, without the code that all of them share; "
@@ -239,7 +241,7 @@ def _own_memory(process: psutil.Process) -> float:
     """Return how many MB a process has for itself.
 
     Its libraries are in memory once for all processes, and counted as resident for each of them:
-    3.6 MB of memcached 1.6.18's 4.6, and 4.5 of 1.6.45's 5.7.
+    3.6 MB of memcached 1.6.18's 4.6, and 4.5 of 1.6.45's 5.7. Only Linux tells how much that is.
     """
     memory = process.memory_info()
     return (memory.rss - getattr(memory, "shared", 0)) / MB
