@@ -1,4 +1,4 @@
-"""The command `sandbox` within this process: for all that is said, where no process is started."""
+"""The command `sandbox` within this process, for what does not depend on a process of its own."""
 
 from __future__ import annotations
 

@@ -33,13 +33,19 @@ OWN_FOLDER = pytest.StashKey[str]()  # of the files of all tests, if no --basete
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+@pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the files of a test, whose path is short enough for those of Unix sockets."""
+    return tmp_path_factory.mktemp("t")
+
+
 @pytest.fixture(autouse=True)
 def run_folder(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Path]:
     """Where the sandboxes of a test have their run directories: none may be left after it.
 
-    Nor may a child process of ours.
+    Nor may a child process of this one.
     """
     folder = tmp_path_factory.mktemp("run")
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -126,6 +132,7 @@ def pytest_configure(config: pytest.Config) -> None:
         del os.environ[name]
     os.environ["PATH"] = f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"
     config.stash[STDERR] = os.dup(2)
+    faulthandler.enable(config.stash[STDERR])
     # A process in the background may ignore these signals, and its children inherit that.
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_IGN:
@@ -176,7 +183,7 @@ def time_limit(item: pytest.Item) -> float:
     if item.config.getoption("usepdb"):
         return 0
     if marker := item.get_closest_marker("timeout"):
-        return float(marker.args[0])
+        return float(marker.kwargs["timeout"] if marker.kwargs else marker.args[0])
     option = item.config.getoption("timeout")
     return float(item.config.getini("timeout") if option is None else option)
 

@@ -1,7 +1,8 @@
 """Gets the newest memcached, that of Debian's development suite, and keeps it: without root.
 
 ``PATH="$(python -m tests.newest_memcached):$PATH" python -m pytest tests`` runs the tests with it.
-apt verifies what it downloads. memcached runs through its own C library, newer than this system's.
+apt verifies what it downloads. It is kept in build/newest-memcached: remove that for a newer one.
+memcached runs through its own C library, newer than this system's.
 """
 
 from __future__ import annotations

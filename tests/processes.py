@@ -59,7 +59,7 @@ def spawn(
 ) -> pexpect.spawn:
     """Start a command at a terminal of its own, where Ctrl-C can be typed.
 
-    It runs under coverage.py only if it is said to withstand Ctrl-C there: see `without_coverage`.
+    It does not run under coverage.py unless `covered`: Ctrl-C may hang it, see `without_coverage`.
     """
     environ = dict(os.environ) if covered else without_coverage()
     return pexpect.spawn(

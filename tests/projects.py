@@ -102,7 +102,7 @@ class InProcess:
         (self.folder / name).write_text(text)
 
     def pytest(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = pytest_command("-p", "no:django", *arguments)
+        command = pytest_command("-pno:django", "-pno:faulthandler", *arguments)
         load_all_modules()
         self._capfd.readouterr()
         status = self._pytester.runpytest_inprocess(*command[3:]).ret
