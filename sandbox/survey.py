@@ -130,6 +130,8 @@ def _addresses(process: psutil.Process) -> list[str]:
 
 
 def _addresses_asked_for(command: list[str]) -> list[str]:
+    if not command:
+        return []  # It is being started, has just ended, or this user may not read it.
     try:
         options = dict(getopt.gnu_getopt(command[1:], SHORT_OPTIONS, LONG_OPTIONS)[0])
     except getopt.GetoptError:

@@ -234,7 +234,7 @@ class TestDoctor:
             assert not any(line.startswith(f"pid {ours.pid} ") for line in lines)
 
     def test_one_whose_sockets_may_not_be_looked_at(
-        self, cli: Cli, monkeypatch: pytest.MonkeyPatch
+        self, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         """Such as another user's: its command line tells where it listens."""
 
@@ -242,27 +242,30 @@ class TestDoctor:
             raise psutil.AccessDenied
 
         monkeypatch.setattr("psutil.Process.net_connections", refuse)
-        with PlainMemcached("-p", "0", "-s", "/tmp/its.socket") as other:
+        path = tmp_path / "socket"
+        with PlainMemcached("-s", str(path)) as other:
+            eventually(path.exists)
             found = json.loads(cli("doctor", "--json").stdout)
         lines = [finding["found"] for finding in found if finding["check"] == "other memcached"]
         (line,) = (line for line in lines if line.startswith(f"pid {other.pid} "))
-        assert line.endswith("at unix:/tmp/its.socket: not touched")
+        assert line.endswith(f"at unix:{path}: not touched")
 
     @pytest.mark.parametrize(
-        ("arguments", "addresses"),
+        ("command", "addresses"),
         [
-            ("", ["0.0.0.0:11211"]),
-            ("-m 64 -p 5 -u nobody", ["0.0.0.0:5"]),
-            ("-p5 -l a,b", ["a:5", "b:5"]),
-            ("--port=5 --listen=::1", ["[::1]:5"]),
-            ("-l ::1 -p 5 -vv", ["[::1]:5"]),
-            ("--unix-socket=/x", ["unix:/x"]),
-            ("-s /x -p 5", ["unix:/x"]),
-            ("--no-such-option", []),
+            ("memcached", ["0.0.0.0:11211"]),
+            ("memcached -m 64 -p 5 -u nobody", ["0.0.0.0:5"]),
+            ("memcached -p5 -l a,b", ["a:5", "b:5"]),
+            ("memcached --port=5 --listen=::1", ["[::1]:5"]),
+            ("memcached -l ::1 -p 5 -vv", ["[::1]:5"]),
+            ("memcached --unix-socket=/x", ["unix:/x"]),
+            ("memcached -s /x -p 5", ["unix:/x"]),
+            ("memcached --no-such-option", []),
+            ("", []),
         ],
     )
-    def test_addresses_of_a_command_line(self, arguments: str, addresses: list[str]) -> None:
-        assert survey._addresses_asked_for(["memcached", *arguments.split()]) == addresses
+    def test_addresses_of_a_command_line(self, command: str, addresses: list[str]) -> None:
+        assert survey._addresses_asked_for(command.split()) == addresses
 
     def test_no_memcached(self, run) -> None:
         result = run("sandbox", "doctor", MEMCACHED_SANDBOX_BINARY="/no/such/file")
