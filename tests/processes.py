@@ -29,9 +29,13 @@ def run_command(
 
 
 def is_running(pid: int) -> bool:
-    """Return whether a process runs: a zombie has ended."""
+    """Return whether a process runs: a zombie has ended, once the last of its threads has.
+
+    Until then its files are open.
+    """
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1
     except psutil.NoSuchProcess:
         return False
 
