@@ -244,9 +244,9 @@ class TestDoctor:
         monkeypatch.setattr("psutil.Process.net_connections", refuse)
         path = tmp_path / "socket"
         with PlainMemcached("-s", str(path)) as other:
+            eventually(path.exists)
             if "--argv0" in psutil.Process(other.pid).cmdline():
                 pytest.skip("this memcached runs through its loader, whose options come first")
-            eventually(path.exists)
             found = json.loads(cli("doctor", "--json").stdout)
         lines = [finding["found"] for finding in found if finding["check"] == "other memcached"]
         (line,) = (line for line in lines if line.startswith(f"pid {other.pid} "))
