@@ -1,4 +1,4 @@
-"""The command `sandbox` within this process, for what does not depend on a process of its own."""
+"""Runs the command `sandbox` within this process, for tests that need no process of its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Cli:
         run_folder: Path,
     ) -> None:
         self._monkeypatch = monkeypatch
-        self._capfd = capfd  # what a process writes that it starts is seen, too
+        self._capfd = capfd  # sees what child processes write, too
         self.run_directory = run_folder / f"memcached-sandbox-{os.geteuid()}"
         monkeypatch.setattr("sandbox.survey.run_directories", self._run_directories)
 

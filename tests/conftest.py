@@ -156,7 +156,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         if item.get_closest_marker("whole_machine"):
             stack.enter_context(whole_machine())
         if seconds := time_limit(item):
-            # pytest-timeout's signal is not seen by a test that hangs within C: its process ends.
+            # A test that hangs within C does not see pytest-timeout's signal: end the process.
             stderr = item.config.stash[STDERR]
             faulthandler.dump_traceback_later(seconds + 10, exit=True, file=stderr)
             stack.callback(faulthandler.cancel_dump_traceback_later)
@@ -179,7 +179,7 @@ def whole_machine() -> Iterator[None]:
 
 
 def time_limit(item: pytest.Item) -> float:
-    """Return how many seconds pytest-timeout gives a test; 0 for any."""
+    """Return how many seconds pytest-timeout gives a test, or 0 if it sets no limit."""
     if item.config.getoption("usepdb"):
         return 0
     if marker := item.get_closest_marker("timeout"):

@@ -24,15 +24,12 @@ def run_command(
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,  # where no pytest-timeout ends what hangs
+        timeout=600,  # seconds; `python -m tests.faults` has no pytest-timeout
     )
 
 
 def is_running(pid: int) -> bool:
-    """Return whether a process runs: a zombie has ended, once the last of its threads has.
-
-    Until then its files are open.
-    """
+    """Return whether a process runs. A zombie with threads left does: its files are still open."""
     try:
         process = psutil.Process(pid)
         return process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1

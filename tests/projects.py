@@ -89,12 +89,12 @@ class Project:
 class InProcess:
     """A folder whose tests pytest runs within this process, with the Django that it has.
 
-    For what does not depend on processes, on settings or on pytest-django.
+    Use it where neither processes, nor settings, nor pytest-django matter.
     """
 
     def __init__(self, pytester: pytest.Pytester, capfd: pytest.CaptureFixture[str]) -> None:
         self._pytester = pytester
-        self._capfd = capfd  # what a process writes that it starts is seen, too
+        self._capfd = capfd  # sees what child processes write, too
         self.folder = pytester.path
         self.write("pytest.ini", "[pytest]\nmemcached_sandbox = true\n")
 
@@ -110,9 +110,10 @@ class InProcess:
 
 
 def load_all_modules() -> None:
-    """Load what a run may load of this package: pytester forgets what was first loaded in its run.
+    """Load every module of this package before pytester runs pytest.
 
-    The next run would load it again, beside the one that modules of before still refer to.
+    Afterwards pytester removes from sys.modules what the run has loaded. A later run would load
+    these modules again, while older modules keep the first copy.
     """
     for package in ("sandbox", "_memcached_sandbox"):
         path = import_module(package).__path__

@@ -18,7 +18,7 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
 @pytest.mark.parametrize(
     "harm",
     [
-        # `python -m tests.faults` has the patience of 1 second, which a busy machine may exceed.
+        # A busy machine may take longer than the second that `python -m tests.faults` allows.
         pytest.param(lambda _: faults.sigkills(9, 1, patience=20), id="sigkills"),
         pytest.param(lambda _: faults.interrupts(20, 1), id="interrupts"),
         pytest.param(lambda _: faults.starts_and_stops(100), id="starts and stops"),

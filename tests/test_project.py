@@ -45,15 +45,18 @@ def test_workflow_runs_what_the_classifiers_name(jobs: dict[str, Any]) -> None:
     matrix = jobs["debian"]["strategy"]["matrix"]
     assert matrix["python"] == PYTHONS
     assert matrix["django"] == DJANGOS
-    assert matrix["memcached"] == ["debian", "newest"]
+    assert matrix["memcached"] == ["system", "newest"]
     # Django's own classifiers tell which versions of Python this release supports.
     release = "{}.{}".format(*django.VERSION)
+    if release not in DJANGOS:
+        pytest.skip(f"Django {release} is newer than the classifiers")
     supported = {
         version
         for classifier in metadata.metadata("django").get_all("Classifier")
         for version in re.findall(r"^Programming Language :: Python :: (3\.\d+)$", classifier)
     }
-    assert {python for python, with_ in combinations(matrix) if with_ == release} <= supported
+    pythons = {python for python, version in combinations(matrix) if version == release}
+    assert pythons == supported & set(PYTHONS)
 
 
 def test_environments_of_tox_are_among_them(jobs: dict[str, Any]) -> None:
@@ -84,7 +87,7 @@ def test_jobs_run_the_commands_of_the_readme(jobs: dict[str, Any]) -> None:
 
 
 def test_what_is_imported_is_what_it_depends_on() -> None:
-    """Or what a project brings along, whose plugin or backend this package is then part of."""
+    """Django and pytest are the project's own: only modules for their users import them."""
     imported = set()
     for path in (REPOSITORY / "sandbox").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -347,7 +347,7 @@ class TestOptions:
             ("binary=/bin/false", ".*/bin/false.*"),
         ],
     )
-    def test_what_arises_while_the_settings_are_loaded(
+    def test_errors_while_the_settings_are_loaded(
         self, project: Project, option: str, message: str
     ) -> None:
         """pytest-django loads them before pytest is configured."""

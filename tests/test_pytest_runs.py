@@ -291,7 +291,7 @@ class TestIsolation:
         result = poisoned.pytest("--memcached-sandbox-flush=never")
         assert "4 failed, 1 passed" in result.stdout
 
-    def test_the_same_suite(self, poisoned: Project) -> None:
+    def test_a_suite_that_passes_with_it(self, poisoned: Project) -> None:
         assert passed(poisoned.pytest()) == 5
 
 
