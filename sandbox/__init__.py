@@ -8,15 +8,25 @@ from __future__ import annotations
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
-    from .errors import BinaryError, OptionError, SandboxError, ServerError, StartError
-    from .memcached import Memcached
-    from .sandbox import Sandbox
+    from .errors import (
+        BinaryError,
+        MainMemcachedRefused,
+        OptionError,
+        RunError,
+        SandboxError,
+        ServerError,
+        StartError,
+    )
+    from .run.sandbox import Sandbox
     from .server import Server
+    from .server.memcached import Memcached
 
 __all__ = [
     "BinaryError",
+    "MainMemcachedRefused",
     "Memcached",
     "OptionError",
+    "RunError",
     "Sandbox",
     "SandboxError",
     "Server",
@@ -26,7 +36,7 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_HOMES = {"Memcached": "memcached", "Sandbox": "sandbox", "Server": "server"}
+_HOMES = {"Memcached": "server.memcached", "Sandbox": "run.sandbox", "Server": "server"}
 
 
 def __getattr__(name: str) -> object:

@@ -1,10 +1,35 @@
-"""What can go wrong, each error one line that says what to do about it."""
+"""Every error that this package raises on purpose, each one line that says what to do.
+
+    SandboxError
+    ├── OptionError            (ValueError)              an option is wrong; nothing was started
+    ├── BinaryError                                      no memcached to run
+    ├── StartError                                       memcached did not become ready
+    ├── ServerError                                      a server does not answer, or has died
+    ├── RunError               (RuntimeError)            the sandbox of the run cannot be reached
+    ├── MainMemcachedRefused   (ConnectionRefusedError)  the guard refused a connection
+    ├── CachesError            (ValueError)              CACHES is malformed
+    ├── ProtocolError                                    a server does not answer as memcached does
+    ├── RecordError                                      the record of a server cannot be read
+    └── CleanupError                                     a stale directory cannot be removed
+
+The last four are internal: callers turn them into one of the others, or into an error of Django's.
+"""
 
 from __future__ import annotations
 
+import errno
 
-class SandboxError(Exception):
-    """Base class of every error that this package raises on purpose."""
+from .inject import errors as _inject
+
+SandboxError = _inject.SandboxError
+RunError = _inject.RunError
+MainMemcachedRefused = _inject.MainMemcachedRefused
+CachesError = _inject.CachesError
+ProtocolError = _inject.ProtocolError
+
+# Only here, where the package is sure to be: without it an error could not be pickled by that name.
+for _error in (SandboxError, RunError, MainMemcachedRefused):
+    _error.__module__ = "sandbox"
 
 
 class OptionError(SandboxError, ValueError):
@@ -12,6 +37,8 @@ class OptionError(SandboxError, ValueError):
 
     ``option`` is its name as a keyword argument.
     """
+
+    __module__ = "sandbox"
 
     def __init__(self, option: str, problem: str) -> None:
         super().__init__(f"{option}: {problem}")
@@ -22,10 +49,33 @@ class OptionError(SandboxError, ValueError):
 class BinaryError(SandboxError):
     """There is no memcached to run, or it cannot be executed."""
 
+    __module__ = "sandbox"
+
 
 class StartError(SandboxError):
-    """memcached was run, but no server of ours came out of it; nothing is left running."""
+    """memcached was run but did not become ready; nothing is left running."""
+
+    __module__ = "sandbox"
 
 
 class ServerError(SandboxError):
-    """The server is not running, has died, or does not answer as a memcached does."""
+    """The server is not running, has died, or does not answer as memcached does."""
+
+    __module__ = "sandbox"
+
+
+LIMITS = {
+    errno.EMFILE: "this process has no free file descriptor: "
+    "close files that it has open, or raise 'ulimit -n'",
+    errno.ENFILE: "this machine has no free file descriptor: end some programs",
+    errno.EAGAIN: "no further process can be started: end some, or raise 'ulimit -u'",
+    errno.ENOMEM: "this machine has no memory left for another process: end some programs",
+    errno.ENOSPC: "the disk is full: free some space, or point TMPDIR to a folder on another one",
+    errno.EDQUOT: "your disk quota is used up: remove some files, or point TMPDIR to a folder on "
+    "another disk",
+}
+
+
+def explain_limit(error: OSError) -> str | None:
+    """Return which limit of this machine was reached and what helps; None for any other error."""
+    return LIMITS.get(error.errno or 0)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import unittest
 from typing import TYPE_CHECKING, ClassVar
 
-from .memcached import Memcached
+from .server.memcached import Memcached
 
 if TYPE_CHECKING:
-    from .options import MemcachedOptions
+    from .server.options import MemcachedOptions
 
     Base = unittest.TestCase
 else:

@@ -18,12 +18,12 @@ import django
 import psutil
 import pytest
 
-from .cli import Cli
-from .memcacheds import MainMemcached
-from .processes import eventually, run_command
+from .helpers.cli import Cli
+from .helpers.memcacheds import MainMemcached
+from .helpers.processes import eventually, run_command
 
 if TYPE_CHECKING:
-    from .projects import InProcess, MakeProject, Project
+    from .helpers.projects import InProcess, MakeProject, Project
 
 REPOSITORY = Path(__file__).parent.parent
 SCRIPTS = Path(sys.executable).parent
@@ -81,7 +81,7 @@ def python(run: Run) -> Run:
 
 @pytest.fixture
 def make_project(tmp_path: Path, run: Run) -> MakeProject:
-    from .projects import Project
+    from .helpers.projects import Project
 
     return lambda caches: Project(tmp_path, run, caches)
 
@@ -97,7 +97,7 @@ def plain(make_project: MakeProject) -> Project:
 @pytest.fixture
 def in_process(pytester: pytest.Pytester, capfd: pytest.CaptureFixture[str]) -> InProcess:
     """A folder whose tests pytest runs within this process: see `InProcess`."""
-    from .projects import InProcess
+    from .helpers.projects import InProcess
 
     return InProcess(pytester, capfd)
 
@@ -107,7 +107,7 @@ def django_in_process(in_process: InProcess, main_memcached: MainMemcached) -> I
     """The same, with Django's cache at a main memcached, which must not be connected to once."""
     from django.test import override_settings
 
-    from .projects import PYMEMCACHE
+    from .helpers.projects import PYMEMCACHE
 
     location = {"BACKEND": PYMEMCACHE, "LOCATION": main_memcached.address}
     with override_settings(CACHES={"default": location}):
@@ -194,7 +194,7 @@ def configure_django() -> None:
     settings.configure(
         SECRET_KEY="only for tests",
         ALLOWED_HOSTS=["testserver"],
-        ROOT_URLCONF="tests.views",
+        ROOT_URLCONF="tests.helpers.views",
         INSTALLED_APPS=["django.contrib.sessions"],
         SESSION_ENGINE="django.contrib.sessions.backends.cache",
         USE_TZ=True,

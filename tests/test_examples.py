@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import REPOSITORY
-from .memcacheds import MainMemcached
+from .helpers.memcacheds import MainMemcached
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from .faults import faults, suites
-from .memcacheds import MainMemcached
+from .helpers.memcacheds import MainMemcached
 
 pytestmark = pytest.mark.whole_machine
 

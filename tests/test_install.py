@@ -15,8 +15,8 @@ import django
 import pytest
 
 from .conftest import REPOSITORY, Run
-from .projects import MakeProject
-from .suites import CLEAN_CACHE
+from .helpers.projects import MakeProject
+from .helpers.suites import CLEAN_CACHE
 
 pytestmark = [
     pytest.mark.slow,

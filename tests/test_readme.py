@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from .cli import Cli
 from .conftest import REPOSITORY, Run
+from .helpers.cli import Cli
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Run
-from .processes import wait_until_gone
+from .helpers.processes import wait_until_gone
 
 CASES = """
 import unittest

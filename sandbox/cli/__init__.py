@@ -19,7 +19,7 @@ COMMANDS = {
     "exec": "exec",
     "start": "start",
     "stop": "stop",
-    "list": "listing",
+    "list": "list",
     "doctor": "doctor",
 }
 

@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 import click
 
-from .. import survey
-from ..binary import find_memcached, install_command
 from ..errors import SandboxError
-from ..memcached import Memcached
-from ..runtime import problem_of, problems_of_folders, run_directory
+from ..registry import inventory
+from ..registry.run_directory import problem_of, problems_of_folders, run_directory
+from ..server.binary import find_memcached, install_command
+from ..server.memcached import Memcached
+from ..server.others import other_memcacheds
 from .status import PROBLEM
 
 
@@ -106,7 +107,7 @@ def _run_directory() -> Iterator[Finding]:
 
 
 def _stale() -> Iterator[Finding]:
-    paths = survey.stale()
+    paths = inventory.stale()
     if paths:
         yield Finding(
             "stale",
@@ -118,12 +119,12 @@ def _stale() -> Iterator[Finding]:
 
 
 def _of_other_versions() -> Iterator[Finding]:
-    for line in survey.servers()[1]:
+    for line in inventory.servers()[1]:
         yield Finding("unknown", line, "use the version of memcached-sandbox that started it")
 
 
 def _other_memcacheds() -> Iterator[Finding]:
-    others = survey.other_memcacheds()
+    others = other_memcacheds()
     if not others:
         yield Finding("other memcached", "none")
     for other in others:

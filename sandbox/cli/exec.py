@@ -16,9 +16,9 @@ from .status import FAILURE
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ..memcached import Memcached
-    from ..sandbox import Sandbox
-    from .command import Command
+    from ..run.sandbox import Sandbox
+    from ..server.memcached import Memcached
+    from .child import Command
     from .options import SandboxOptions
 
 
@@ -68,10 +68,10 @@ def _run(
 ) -> tuple[Command, int]:
     """Run the command and return it with the exit status; tell of the run on stderr."""
     # While the servers come up:
-    from ..control import Control
-    from ..report import Usage, refused
-    from .command import Command, hold_signals
-    from .report import Deaths, say
+    from ..run.control import Control
+    from ..run.summary import Usage, refused
+    from .child import Command, hold_signals
+    from .output import Deaths, say
 
     for server in launched:
         server.wait()

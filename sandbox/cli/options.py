@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
 
-from ..environment import (
+from ..errors import OptionError
+from ..run.environment import (
     MAIN_MEMCACHED,
     Injection,
     for_command,
@@ -15,12 +16,11 @@ from ..environment import (
     unknown_placeholder,
     without_injection,
 )
-from ..errors import OptionError
-from ..sandbox import Sandbox
+from ..run.sandbox import Sandbox
 from .parameters import Address, Size, Variable
 
 if TYPE_CHECKING:
-    from ..memcached import Memcached
+    from ..server.memcached import Memcached
 
 CommandFunction = TypeVar("CommandFunction", bound=Callable[..., Any])
 

@@ -6,7 +6,7 @@ import re
 
 import click
 
-from ..options import size
+from ..server.options import size
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 LONGEST = 7 * UNITS["d"]
@@ -70,9 +70,9 @@ class Address(click.ParamType):  # type: ignore[type-arg]
     name = "host:port"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from ..inject import repoint
+        from ..inject import locations
 
         try:
-            return repoint.address(value)
+            return locations.address(value)
         except ValueError as error:
             self.fail(f"{error}.", param, ctx)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..environment import NAMES_VARIABLE
+from ..run.environment import NAMES_VARIABLE
 from .options import (
     CONTEXT_SETTINGS,
     sandbox_of,
@@ -16,8 +16,8 @@ from .options import (
     shell_option,
     variables_of,
 )
+from .output import say
 from .parameters import Duration
-from .report import say
 from .shells import asking_process, assignments, evaluated
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def command(ttl: float, shell: str, **options: Unpack[SandboxOptions]) -> None:
         eval "$(sandbox start)"                sh, bash, zsh
         sandbox start --shell fish | source    fish
     """
-    from .keeper import keep
+    from .daemon import keep
 
     variables = keep(
         sandbox_of(options),

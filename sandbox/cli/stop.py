@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import click
 
-from .. import survey
-from ..environment import NAMES_VARIABLE, without_injection
-from ..sweep import sweep
+from ..registry import inventory
+from ..registry.cleanup import sweep
+from ..run.environment import NAMES_VARIABLE, without_injection
 from .options import CONTEXT_SETTINGS, shell_option
-from .report import say
+from .output import say
 from .shells import evaluated, removals
 from .status import FAILURE
 
@@ -37,7 +37,7 @@ def command(ids: tuple[str, ...], every: bool, stale: bool, shell: str) -> int:
     own = not (ids or every or stale)
     if own and control is None:
         raise click.UsageError("This shell has no sandbox: give an ID, --all or --stale.")
-    servers, unknown = survey.servers()
+    servers, unknown = inventory.servers()
     if missing := set(ids).difference(server.id for server in servers):
         raise click.UsageError(
             f"There is no sandbox {min(missing)!r}: 'sandbox list' shows those that there are."
@@ -81,7 +81,7 @@ def _forget(shell: str) -> None:
 def _remove_stale() -> int:
     """Return how many of them cannot be removed."""
     removed, problems = 0, []
-    for directory in survey.run_directories():
+    for directory in inventory.run_directories():
         swept, left = sweep(directory)
         removed += swept
         problems += left

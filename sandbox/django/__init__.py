@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from ..options import MemcachedOptions
+    from ..server.options import MemcachedOptions
     from .caches import sandboxed_caches
 
 __all__ = ["sandboxed", "sandboxed_caches"]

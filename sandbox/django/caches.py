@@ -12,14 +12,14 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test.utils import override_settings
 from django.utils.module_loading import import_string
 
-from ..inject import repoint
-from ..sandbox import Sandbox
+from ..inject import locations
+from ..run.sandbox import Sandbox
 from .settings import aliases_of, at_stand_ins
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ..options import MemcachedOptions
+    from ..server.options import MemcachedOptions
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def _is_memcached(config: Mapping[str, Any]) -> bool:
     try:
         backend = import_string(config["BACKEND"])
     except ImportError:  # Django says so itself when the alias is used.
-        return repoint.is_memcached(config)
-    return repoint.is_memcached(config) or (
+        return locations.is_memcached(config)
+    return locations.is_memcached(config) or (
         isinstance(backend, type) and issubclass(backend, BaseMemcachedCache)
     )

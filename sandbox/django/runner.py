@@ -13,12 +13,12 @@ from django.core.management.base import CommandError
 from django.test.runner import DiscoverRunner
 
 from ..errors import OptionError, SandboxError, ServerError
-from ..inject import run
-from ..own_run import OwnRun, enter_run, is_in_a_run
-from ..report import Usage, refused
+from ..run.local import OwnRun, enter_run, is_in_a_run
+from ..run.summary import Usage, refused
 
 if TYPE_CHECKING:
-    from ..options import MemcachedOptions
+    from ..inject import run
+    from ..server.options import MemcachedOptions
 
     Base = DiscoverRunner
 else:
@@ -92,7 +92,7 @@ class SandboxRunnerMixin(Base):
             names = {"memory_mb": "--memcached-memory"}
             name = names.get(error.option, f"memcached_options[{error.option!r}]")
             raise CommandError(f"{name}: {error.problem}.") from error
-        except (SandboxError, run.RunError) as error:
+        except SandboxError as error:
             raise CommandError(f"{error}.") from error
 
     def setup_databases(self, **kwargs: Any) -> Any:

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..inject import current, repoint, run
+from ..errors import CachesError
+from ..inject import current, locations, run
 
 if TYPE_CHECKING:
-    from ..options import MemcachedOptions
-    from ..sandbox import Sandbox
+    from ..run.sandbox import Sandbox
+    from ..server.options import MemcachedOptions
 
 # Servers that settings have started live as long as the settings: until this process ends.
 _sandboxes: list[Sandbox] = []
@@ -21,12 +22,12 @@ _sandboxes: list[Sandbox] = []
 def aliases_of(
     caches: Mapping[str, Any],
     exclude: Collection[str],
-    is_memcached: Callable[[Mapping[str, Any]], bool] = repoint.is_memcached,
+    is_memcached: Callable[[Mapping[str, Any]], bool] = locations.is_memcached,
 ) -> list[str]:
     """Return the memcached aliases. Raises ImproperlyConfigured for a malformed CACHES."""
     try:
-        return repoint.memcached_aliases(caches, exclude, is_memcached)
-    except repoint.CachesError as error:
+        return locations.memcached_aliases(caches, exclude, is_memcached)
+    except CachesError as error:
         from django.core.exceptions import ImproperlyConfigured
 
         raise ImproperlyConfigured(str(error)) from None
@@ -42,15 +43,15 @@ def at_stand_ins(
     caches: Mapping[str, Any], aliases: Collection[str], sandbox: Sandbox | run.Run
 ) -> dict[str, Any]:
     """Return a copy in which each of the aliases is at its stand-ins, started for it."""
-    locations = {alias: caches[alias].get("LOCATION", "") for alias in aliases}
+    spelled = {alias: caches[alias].get("LOCATION", "") for alias in aliases}
     stand_ins = sandbox.stand_in(
-        [address for location in locations.values() for address in repoint.addresses(location)]
+        [address for location in spelled.values() for address in locations.addresses(location)]
     )
     return {
         **caches,
         **{
-            alias: {**caches[alias], "LOCATION": repoint.repointed(location, stand_ins)}
-            for alias, location in locations.items()
+            alias: {**caches[alias], "LOCATION": locations.repointed(location, stand_ins)}
+            for alias, location in spelled.items()
         },
     }
 
@@ -59,7 +60,7 @@ def at_own_servers(
     caches: Mapping[str, Any], exclude: Collection[str], options: MemcachedOptions
 ) -> dict[str, Any]:
     """Return a copy at stand-ins that live as long as this process."""
-    from ..sandbox import Sandbox
+    from ..run.sandbox import Sandbox
 
     sandbox = Sandbox(**options)
     repointed_caches = at_stand_ins(caches, aliases_of(caches, exclude), sandbox)

@@ -16,15 +16,16 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from _memcached_sandbox import current as current
+    from _memcached_sandbox import errors as errors
     from _memcached_sandbox import guard as guard
     from _memcached_sandbox import hooks as hooks
     from _memcached_sandbox import inherited as inherited
+    from _memcached_sandbox import locations as locations
     from _memcached_sandbox import patches as patches
+    from _memcached_sandbox import protocol as protocol
     from _memcached_sandbox import pytest_plugin as pytest_plugin
     from _memcached_sandbox import refusals as refusals
-    from _memcached_sandbox import repoint as repoint
     from _memcached_sandbox import run as run
-    from _memcached_sandbox import wire as wire
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 

@@ -77,7 +77,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]
     """Begin before anyone else: pytest-django loads Django's settings here."""
     if not is_on(early_config):
         return (yield)
-    from .beginning import begin, errors_explained
+    from .activation import begin, errors_explained
 
     with errors_explained():
         begin(early_config)
@@ -87,7 +87,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]
 def pytest_configure(config: pytest.Config) -> None:
     """Begin now if it is a conftest.py that has named this plugin."""
     if is_on(config):
-        from .beginning import begin, errors_explained
+        from .activation import begin, errors_explained
 
         with errors_explained():
             begin(config)

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from ..memcached import Memcached
+from ..server.memcached import Memcached
 from .options import memcached_options
 from .other_caches import other_caches
-from .session import session_of
+from .plugin import session_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ..options import MemcachedOptions
-    from ..sandbox import Sandbox
+    from ..run.sandbox import Sandbox
     from ..server import Server
+    from ..server.options import MemcachedOptions
 
 
 @pytest.fixture(scope="session")

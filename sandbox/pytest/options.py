@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from ..errors import OptionError
-from ..inject import repoint
-from ..memcached import Memcached
-from ..options import size
+from ..inject import locations
+from ..server.memcached import Memcached
+from ..server.options import size
 from . import NAME, flag, on_command_line
 
 if TYPE_CHECKING:
-    from ..options import MemcachedOptions
+    from ..server.options import MemcachedOptions
 
 FLUSHED_AFTER = ("test", "class", "module", "session", "never")
 
@@ -37,7 +37,7 @@ def _addresses(texts: Sequence[str]) -> list[str] | None:
         if len(texts) > 1:
             raise ValueError("'off' is for no guard at all: give either it or addresses")
         return None
-    return [repoint.address(text) for text in texts]
+    return [locations.address(text) for text in texts]
 
 
 # By their names in pytest: the arguments that they are in Python, and how they are read.

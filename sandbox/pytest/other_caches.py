@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ..inject import guard, pytest_plugin, repoint
-from .session import Hook, show_contents
+from ..inject import guard, locations, pytest_plugin
+from .plugin import Hook, show_contents
 
 if TYPE_CHECKING:
-    from ..options import MemcachedOptions
-    from ..sandbox import Sandbox
+    from ..run.sandbox import Sandbox
+    from ..server.options import MemcachedOptions
 
 
 class OtherCaches:
@@ -57,7 +57,7 @@ def other_caches(
             if guarded is None:
                 guard.restore({})
             for address in guarded or ():
-                guard.guard(repoint.address(address))
+                guard.guard(locations.address(address))
             yield box
         finally:
             guard.restore(before)

@@ -26,9 +26,9 @@ from typing import NamedTuple
 
 import sandbox
 from sandbox import Memcached, Sandbox
-from sandbox.control import Control
-from sandbox.environment import Injection, for_injection
-from sandbox.inject import guard, patches, wire
+from sandbox.inject import guard, patches, protocol
+from sandbox.run.control import Control
+from sandbox.run.environment import Injection, for_injection
 
 Action = Callable[[], object]
 
@@ -185,7 +185,7 @@ def benchmarks() -> Iterator[Benchmark]:
     with tempfile.TemporaryDirectory() as folder:
         yield from settings_and_round_trip(injected, folder)
         yield from pytest_that_is_off(folder)
-    with Memcached() as server, wire.Connection(server.address, 5) as connection:
+    with Memcached() as server, protocol.Connection(server.address, 5) as connection:
         os.environ["MEMCACHED_SANDBOX_ADDRESS"] = server.address
 
         def hundred_flushes() -> None:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 
-from ..memcacheds import MainMemcached
+from ..helpers.memcacheds import MainMemcached
 from . import faults, suites
 
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import psutil
 
 from sandbox import Memcached, Sandbox, SandboxError
-from sandbox.control import Control
+from sandbox.run.control import Control
 
-from ..processes import is_running, run_command, without_coverage
+from ..helpers.processes import is_running, run_command, without_coverage
 
 MB = 1024 * 1024
 
@@ -356,7 +356,7 @@ def _assert_swept() -> None:
 
 
 def _run_directory() -> Path:
-    from sandbox.runtime import run_directory
+    from sandbox.registry.run_directory import run_directory
 
     return Path(run_directory())
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..memcacheds import MainMemcached
-from ..processes import run_command
-from ..projects import Project, passed, summary
-from ..suites import CLEAN_CACHE, POISON, SITES
+from ..helpers.memcacheds import MainMemcached
+from ..helpers.processes import run_command
+from ..helpers.projects import Project, passed, summary
+from ..helpers.suites import CLEAN_CACHE, POISON, SITES
 
 
 @contextmanager

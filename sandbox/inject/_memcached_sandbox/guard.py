@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 _guarded: dict[str, str] = {}
 
 
-class MainMemcachedRefused(ConnectionRefusedError):  # noqa: N818 - it is one of those
-    """The run tried to connect to the main memcached."""
-
-
 _audits = False
 
 
@@ -39,7 +35,7 @@ def restore(guarded: dict[str, str]) -> None:
 
 
 def guard(address: str, alias: str = "") -> None:
-    """Guard an address as well, spelled as `repoint.addresses` spells it."""
+    """Guard an address as well, spelled as `locations.addresses` spells it."""
     global _audits  # noqa: PLW0603
     if not _audits:
         sys.addaudithook(_audit)  # There is no way to remove one.
@@ -84,6 +80,7 @@ def _refuse(address: str) -> None:
     alias = _guarded[address]
     file, line = _culprit()
     from . import current
+    from .errors import MainMemcachedRefused
     from .refusals import Refusal
 
     current.run().report_refusal(Refusal(address, alias, f"{file}:{line}"))

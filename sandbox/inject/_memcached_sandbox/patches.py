@@ -10,8 +10,8 @@ import os
 import sys
 import weakref
 
-from . import current, guard, repoint
-from .run import RunError
+from . import current, guard, locations
+from .errors import CachesError, RunError
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
@@ -65,7 +65,7 @@ def undo() -> None:
     """Change everything back, the last change first, and settings and backends with it."""
     mains = {server: main for main, server in current.run().stand_ins.items()}
     for backend in list(_backends):
-        backend._servers = repoint.repointed(backend._servers, mains)
+        backend._servers = locations.repointed(backend._servers, mains)
         if "_cache" in vars(backend):
             backend.close()
             del backend._cache
@@ -77,27 +77,27 @@ def _repoint(settings: Any) -> None:
     run = current.run()
     caches = settings.CACHES
     try:
-        aliases = repoint.memcached_aliases(caches)
-    except repoint.CachesError:
+        aliases = locations.memcached_aliases(caches)
+    except CachesError:
         return  # Django has something to say about it, too.
     if aliases and not run.excluded.issubset(caches):
         raise RunError(
             f"the aliases to exclude name {', '.join(map(repr, run.excluded.difference(caches)))}, "
             f"but the aliases in CACHES are {', '.join(map(repr, caches))}"
         )
-    locations = {alias: config.get("LOCATION", "") for alias, config in caches.items()}
+    spelled = {alias: config.get("LOCATION", "") for alias, config in caches.items()}
     for alias, config in caches.items():
-        if alias not in run.excluded and repoint.is_unclear(config):
-            run.unclear.update(repoint.addresses(locations[alias]))
+        if alias not in run.excluded and locations.is_unclear(config):
+            run.unclear.update(locations.addresses(spelled[alias]))
     moved = [alias for alias in aliases if alias not in run.excluded]
-    wanted = {alias: repoint.addresses(locations[alias]) for alias in moved}
+    wanted = {alias: locations.addresses(spelled[alias]) for alias in moved}
     stand_ins = run.stand_in([address for alias in moved for address in wanted[alias]])
     for alias in moved:
         _guard(wanted[alias], alias)
     settings.CACHES = {
         **caches,
         **{
-            alias: {**caches[alias], "LOCATION": repoint.repointed(locations[alias], stand_ins)}
+            alias: {**caches[alias], "LOCATION": locations.repointed(spelled[alias], stand_ins)}
             for alias in moved
         },
     }
@@ -144,10 +144,10 @@ def memcached_backend(module: Any) -> None:
 
 def _moved(location: object) -> object:
     run = current.run()
-    mains = [a for a in repoint.addresses(location) if run.is_main(a) or a in run.unclear]
+    mains = [a for a in locations.addresses(location) if run.is_main(a) or a in run.unclear]
     stand_ins = run.stand_in(mains)
     _guard(mains)
-    return repoint.repointed(location, stand_ins)
+    return locations.repointed(location, stand_ins)
 
 
 def django_runner(module: Any) -> None:
@@ -184,13 +184,13 @@ def become_worker(name: str) -> None:
     """Put this worker's addresses where those of its parent are, in settings and in backends."""
     moved = current.run().become_worker(name)
     for backend in list(_backends):
-        backend._servers = repoint.repointed(backend._servers, moved)
+        backend._servers = locations.repointed(backend._servers, moved)
         _inherited.append(backend.__dict__.pop("_cache", None))
     conf = sys.modules.get("django.conf")
     if conf is None or not conf.settings.configured:
         return
     caches = {
-        alias: {**config, "LOCATION": repoint.repointed(config["LOCATION"], moved)}
+        alias: {**config, "LOCATION": locations.repointed(config["LOCATION"], moved)}
         if "LOCATION" in config and isinstance(config["LOCATION"], (str, list, tuple))
         else config
         for alias, config in conf.settings.CACHES.items()

@@ -9,8 +9,8 @@ from __future__ import annotations
 import pytest
 
 from . import current
+from .errors import RunError
 from .patches import become_worker, test
-from .run import RunError
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
 

@@ -6,20 +6,17 @@ import os
 import sys
 
 from . import refusals
+from .errors import RunError
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+    from .protocol import Connection
     from .refusals import Refusal
-    from .wire import Connection
 
 ANSWER_TIMEOUT = 60.0  # seconds: a busy machine may start many servers at once
-
-
-class RunError(RuntimeError):
-    """The run's sandbox cannot be had; going on would mean to use the main memcached."""
 
 
 class Run:
@@ -75,7 +72,7 @@ class Run:
 
     def flush(self) -> None:
         """Empty the servers of this process. Raises RunError when one cannot be."""
-        from .wire import ProtocolError
+        from .errors import ProtocolError
 
         if self._connected_in != os.getpid():
             self.disconnect()  # what a fork has inherited is its parent's
@@ -92,7 +89,7 @@ class Run:
                 raise RunError(f"the sandbox's memcached cannot be emptied: {error}") from error
 
     def _flush(self, addresses: set[str]) -> None:
-        from .wire import Connection
+        from .protocol import Connection
 
         for address in addresses.difference(self._connections):
             self._connections[address] = Connection(address, ANSWER_TIMEOUT)

@@ -1,0 +1,115 @@
+"""A process in the background that owns the sandbox of a shell, and ends with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import psutil
+
+from ..errors import SandboxError
+from ..run.control import Control
+from .child import hold_signals
+
+if TYPE_CHECKING:
+    from ..run.sandbox import Sandbox
+    from ..server.memcached import Memcached
+
+ENDS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
+Variables = Callable[["list[Memcached]", str], "dict[str, str]"]
+
+
+def keep(
+    sandbox: Sandbox,
+    count: int,
+    variables: Variables,
+    shell: psutil.Process | None,
+    ttl: float,
+) -> dict[str, str]:
+    """Have a process in the background start ``count`` servers, and return their variables.
+
+    It keeps the sandbox until the shell ends, ``ttl`` seconds have passed, one of the servers has
+    died or been stopped, or it is told to end by a signal. ``variables`` makes them of the servers
+    and the path of the control socket. Raises SandboxError; nothing is left then.
+    """
+    answer, said = os.pipe()
+    if os.fork() == 0:
+        _become_daemon(said)
+        with sandbox:
+            _keep(sandbox, count, variables, shell, ttl, said)
+        sys.exit()
+    os.close(said)
+    with open(answer, "rb") as lines:
+        text = lines.read()
+    if not text:
+        raise SandboxError("the process that keeps the sandbox has ended before it was ready")
+    outcome = json.loads(text)
+    if "error" in outcome:
+        raise SandboxError(outcome["error"])
+    result: dict[str, str] = outcome["variables"]
+    return result
+
+
+def _become_daemon(said: int) -> None:
+    """Leave the terminal, and close what we have inherited: somebody may wait for its end.
+
+    stderr follows when we are ready: until then what goes wrong has to be seen.
+    """
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    # Those that are open, and not all that might be: there may be a billion of them.
+    for descriptor in map(int, os.listdir("/dev/fd")):
+        if descriptor > 2 and descriptor != said:
+            try:
+                os.close(descriptor)
+            except OSError:
+                pass  # It was the one that the list was read from.
+
+
+def _keep(
+    sandbox: Sandbox,
+    count: int,
+    variables: Variables,
+    shell: psutil.Process | None,
+    ttl: float,
+    said: int,
+) -> None:
+    """Start the servers, tell their variables, and wait until it is time to end."""
+    try:
+        servers = sandbox.launch(count)
+        for server in servers:
+            server.wait()
+        hold_signals()
+        control = Control(sandbox, os.path.join(servers[0].directory, "control"))
+    except SandboxError as error:
+        os.write(said, json.dumps({"error": str(error)}).encode())
+        return
+    try:
+        os.write(said, json.dumps({"variables": variables(servers, control.path)}).encode())
+    except BrokenPipeError:
+        return  # Whoever asked for it was interrupted.
+    os.close(said)
+    os.dup2(0, 2)
+    threading.Thread(target=_await_end_of, args=(shell, ttl), daemon=True).start()
+    while not any(server.death() for server in sandbox.servers):
+        if signal.sigwait({signal.SIGCHLD, *ENDS}) != signal.SIGCHLD:
+            return
+
+
+def _await_end_of(shell: psutil.Process | None, ttl: float) -> None:
+    try:
+        if shell is None:
+            threading.Event().wait(ttl)
+        else:
+            shell.wait(ttl)
+    except psutil.TimeoutExpired:
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)

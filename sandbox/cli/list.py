@@ -1,0 +1,79 @@
+"""``sandbox list``: what runs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+import time
+from typing import Any
+
+import click
+
+from ..registry import inventory
+from .output import say
+from .table import table
+
+HEADINGS = ["ID", "ADDRESS", "PID", "MEMORY", "ITEMS", "AGE", "COMMAND"]
+MB = 1024 * 1024
+
+
+@click.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def command(as_json: bool) -> None:
+    """List the servers of all sandboxes of this user.
+
+    MEMORY is what the items take of the cap, AGE how long the server has been running, COMMAND the
+    process that it belongs to and ends with.
+
+    \b
+        sandbox list
+        sandbox list --json
+    """
+    servers, unknown = inventory.servers()
+    entries = [_entry(server) for server in servers]
+    if as_json:
+        click.echo(json.dumps(entries, indent=2))
+    elif entries:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        click.echo(table(HEADINGS, [_row(entry) for entry in entries], width))
+    for line in unknown:
+        say(f"{line}.")
+    if not entries and not unknown and not as_json:
+        say("no sandbox runs.")
+
+
+def _entry(server: inventory.Server) -> dict[str, Any]:
+    record = server.record
+    stats = server.stats() or {}
+    return {
+        "id": server.id,
+        "address": record.address,
+        "pid": record.server.pid,
+        "memory": record.memory_mb * MB,
+        "memory_used": stats.get("bytes"),
+        "items": stats.get("curr_items"),
+        "age": round(time.time() - record.server.created, 1),
+        "owner": {"pid": record.owner.pid, "command": record.owner.command()},
+    }
+
+
+def _row(entry: dict[str, Any]) -> list[str]:
+    used, cap = entry["memory_used"], entry["memory"] // MB
+    return [
+        entry["id"],
+        entry["address"] or "not yet",
+        str(entry["pid"]),
+        "no answer" if used is None else f"{used / MB:.1f} of {cap} MB",
+        "" if used is None else f"{entry['items']:,}",
+        _age(entry["age"]),
+        shlex.join(entry["owner"]["command"]),
+    ]
+
+
+def _age(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f}s"
+    minutes = int(seconds // 60)
+    return f"{minutes}m" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02}m"

@@ -1,0 +1,168 @@
+"""Finds the memcached addresses in a CACHES setting and puts others in their place.
+
+Functions over the setting alone: nothing of Django and nothing of the project is imported, since
+at the time when settings are made neither may be.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from .errors import CachesError
+
+TYPE_CHECKING = False  # typing's own, without the import of typing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    Config = Mapping[str, Any]
+
+# BaseMemcachedCache.__init__ in django/core/cache/backends/memcached.py splits at these.
+SEPARATORS = re.compile(r"([;,])")
+
+# pymemcache, libmemcached and memcached itself agree on it.
+DEFAULT_PORT = 11211
+
+# What the BACKEND paths of memcached backends have in common: Django's own, django-pylibmc,
+# django-bmemcached, django-elasticache, django-pymemcache, and of whoever calls theirs so.
+# LocMemCache is none.
+MEMCACHED_PATH = re.compile(r"(?<!loc)memcache|pylibmc", re.IGNORECASE)
+
+# BACKEND paths that are known to be something else, whatever their LOCATION looks like.
+OTHER_PATH = re.compile(
+    r"^django\.core\.cache\.|redis|valkey|mongo|dynamo|disk|file|locmem|dummy|database",
+    re.IGNORECASE,
+)
+
+MEMCACHED_ADDRESS = re.compile(r"unix:/.+|(\[[0-9a-f:.%]+\]|[\w.-]+):\d{1,5}", re.IGNORECASE)
+
+
+def is_memcached(config: Config) -> bool:
+    """Whether an alias is a memcached one, as far as its setting tells.
+
+    Either its BACKEND says so, or its BACKEND is unknown and its LOCATION looks like it.
+    """
+    if MEMCACHED_PATH.search(config["BACKEND"]):
+        return True
+    if OTHER_PATH.search(config["BACKEND"]):
+        return False
+    spelled = _spelled(config.get("LOCATION"))
+    return bool(spelled) and all(
+        isinstance(address, str) and MEMCACHED_ADDRESS.fullmatch(address.strip())
+        for address in spelled
+    )
+
+
+def is_unclear(config: Config) -> bool:
+    """Whether only the class itself could tell if an alias is a memcached one."""
+    return not (is_memcached(config) or OTHER_PATH.search(config["BACKEND"]))
+
+
+def memcached_aliases(
+    caches: Mapping[str, Config],
+    exclude: Iterable[str] = (),
+    is_memcached: Callable[[Config], bool] = is_memcached,
+) -> list[str]:
+    """Return the memcached aliases of a CACHES setting that are not excluded.
+
+    Raises CachesError when the setting is malformed or ``exclude`` names what it does not have.
+    """
+    if not isinstance(caches, Mapping):
+        raise CachesError(f"CACHES must be a dict of aliases, but is {caches!r}")
+    for alias, config in caches.items():
+        if not isinstance(config, Mapping):
+            raise CachesError(f"CACHES[{alias!r}] must be a dict, but is {config!r}")
+        backend = config.get("BACKEND")
+        if not isinstance(backend, str) or not backend:
+            raise CachesError(
+                f"CACHES[{alias!r}] needs a BACKEND, the path of a class, but has {backend!r}"
+            )
+    if isinstance(exclude, str):
+        raise CachesError(f"exclude must be a list of aliases, but is {exclude!r}")
+    exclude = list(exclude)
+    for alias in exclude:
+        if alias not in caches:
+            known = ", ".join(map(repr, caches)) or "none"
+            raise CachesError(f"exclude names the alias {alias!r}, but the aliases are {known}")
+    aliases = [a for a, config in caches.items() if a not in exclude and is_memcached(config)]
+    for alias in aliases:
+        location = caches[alias].get("LOCATION", "")
+        if not all(map(_is_address, _spelled(location))):
+            raise CachesError(
+                f"CACHES[{alias!r}] has the LOCATION {location!r}: it must be an address such as "
+                "'127.0.0.1:11211', or a list of them"
+            )
+    return aliases
+
+
+def addresses(location: object) -> list[str]:
+    """Return the addresses in a LOCATION, in order, each spelled in one way.
+
+    A host has its port and a path its ``unix:``, so that same addresses are same strings. What
+    cannot be an address is left out.
+    """
+    return [_normal(address) for address in _spelled(location) if _is_address(address)]
+
+
+def address(text: str) -> str:
+    """Return one address in the usual spelling. Raises ValueError."""
+    (normal, *more) = addresses(text)
+    if more or not MEMCACHED_ADDRESS.fullmatch(normal):
+        raise ValueError(f"{text!r} is not HOST:PORT or unix:/PATH")
+    return normal
+
+
+def repointed(location: object, stand_ins: Mapping[str, str]) -> object:
+    """Return a LOCATION of the same form, with stand-ins in the place of their main addresses.
+
+    What has no stand-in stays.
+    """
+    if isinstance(location, str):
+        parts = SEPARATORS.split(location)
+        parts[::2] = [str(_replaced(address, stand_ins)) for address in parts[::2]]
+        return "".join(parts)
+    if not isinstance(location, (list, tuple)):
+        return location
+    return type(location)([_replaced(address, stand_ins) for address in location])
+
+
+def _spelled(location: object) -> list[Any]:
+    """Return what stands in a LOCATION. Django takes any sequence for a list of servers."""
+    if isinstance(location, str):
+        return SEPARATORS.split(location)[::2]
+    return list(location) if isinstance(location, (list, tuple)) else [location]
+
+
+def _is_address(address: object) -> bool:
+    return isinstance(address, str) or _is_pair(address)
+
+
+def _is_pair(address: object) -> bool:
+    """Whether it is pymemcache's other form of an address: ("127.0.0.1", 11211)."""
+    return isinstance(address, (list, tuple)) and list(map(type, address)) == [str, int]
+
+
+def _normal(address: Any) -> str:
+    if _is_pair(address):
+        return _normal(f"{address[0]}:{address[1]}")
+    address = address.strip()
+    if address.startswith("/"):
+        return f"unix:{address}"
+    if address.startswith("unix:"):
+        return str(address)
+    # Without a host, getaddrinfo() means this machine.
+    host, colon, port = address.rpartition(":")
+    if not colon or address.endswith("]"):
+        host, port = address, str(DEFAULT_PORT)
+    return f"{host.lower() or 'localhost'}:{port}"
+
+
+def _replaced(address: Any, stand_ins: Mapping[str, str]) -> Any:
+    stand_in = stand_ins.get(_normal(address)) if _is_address(address) else None
+    if stand_in is None:
+        return address
+    # libmemcached takes a bare path only: whoever spelled it so may be handing it over.
+    bare = isinstance(address, str) and address.strip().startswith("/")
+    return stand_in[len("unix:") :] if bare and stand_in.startswith("unix:") else stand_in

@@ -1,0 +1,110 @@
+"""The few commands of memcached's text protocol that running a server takes.
+
+A connection of our own and not pymemcache's, whose import takes longer than a server's start.
+The protocol: doc/protocol.txt in memcached's source.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+
+from .errors import ProtocolError
+
+TYPE_CHECKING = False  # typing's own, without the import of typing
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+# How often to ask again, a millisecond apart, while memcached's crawler is busy.
+BUSY_LIMIT = 1000
+
+
+class Connection:
+    """One connection to a memcached. Use it as a context manager.
+
+    ``address`` is that of a `Memcached`, ``IP:port`` or ``unix:/path``. ``timeout`` in seconds
+    holds for connecting and for each answer. All methods raise OSError and ProtocolError.
+    """
+
+    def __init__(self, address: str, timeout: float) -> None:
+        self._received = b""
+        peer: str | tuple[str, int]
+        if address.startswith("unix:"):
+            family, peer = socket.AF_UNIX, address[len("unix:") :]
+        else:
+            # Not create_connection(): looking up a host imports codecs for 2 ms.
+            host, _, port = address.rpartition(":")
+            family, peer = socket.AF_INET, (host, int(port))
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            self._socket.settimeout(timeout)
+            self._socket.connect(peer)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def stats(self, group: str = "") -> dict[str, str]:
+        """Return the counters that ``stats`` lists, or those of ``stats GROUP``."""
+        self._socket.sendall(f"stats {group}".rstrip().encode() + b"\r\n")
+        counters = {}
+        while (line := self._read_line()) != "END":
+            kind, _, rest = line.partition(" ")
+            if kind != "STAT":
+                raise ProtocolError(f"answered {line!r} to 'stats'")
+            name, _, value = rest.partition(" ")
+            counters[name] = value
+        return counters
+
+    def metadump(self) -> list[dict[str, str]]:
+        """Return what ``lru_crawler metadump all`` tells of each item.
+
+        memcached 1.6.43 and later answer OK before the first one. The answer is BUSY while
+        memcached crawls by itself, which takes it microseconds. An item that it moves from one
+        list to another meanwhile is told twice.
+        """
+        request = b"lru_crawler metadump all\r\n"
+        self._socket.sendall(request)
+        items = {}
+        refusals = 0
+        while (line := self._read_line(b"\n").rstrip("\r")) != "END":
+            if line.startswith("key="):
+                fields = dict(field.split("=", 1) for field in line.split())
+                items[fields["key"]] = fields
+            elif line.startswith("BUSY") and refusals < BUSY_LIMIT:
+                refusals += 1
+                time.sleep(0.001)
+                self._socket.sendall(request)
+            elif line != "OK":
+                raise ProtocolError(f"answered {line!r} to 'lru_crawler metadump all'")
+        return list(items.values())
+
+    def send_flush(self) -> None:
+        """Tell the server to forget every item; `await_flush` must follow."""
+        self._socket.sendall(b"flush_all\r\n")
+
+    def await_flush(self) -> None:
+        """Wait until every item is forgotten. Exact: what is set from now on stays."""
+        if (line := self._read_line()) != "OK":
+            raise ProtocolError(f"answered {line!r} to 'flush_all'")
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read_line(self, ending: bytes = b"\r\n") -> str:
+        while ending not in self._received:
+            more = self._socket.recv(65536)
+            if not more:
+                raise ProtocolError(f"closed the connection after {self._received!r}")
+            self._received += more
+            if len(self._received) > 1_000_000:
+                raise ProtocolError(f"sent no line but {self._received[:40]!r}...")
+        line, _, self._received = self._received.partition(ending)
+        return line.decode("latin-1")

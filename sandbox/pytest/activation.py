@@ -1,0 +1,40 @@
+"""Begins a run for a session of pytest, or has it join the one around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from ..errors import SandboxError
+from ..inject import pytest_plugin
+from ..run.local import enter_run, is_in_a_run
+from . import fixtures
+from .options import memcached_options, run_options
+from .plugin import SESSION, SandboxedSession
+
+
+def begin(config: pytest.Config) -> None:
+    """Have the session of this config be in a run from now on, until the config is done with."""
+    plugins = config.pluginmanager
+    if plugins.has_plugin(SESSION):
+        return
+    options = {**run_options(config), **memcached_options(config)}
+    joins = is_in_a_run()
+    stack = ExitStack()
+    config.add_cleanup(stack.close)
+    entered = stack.enter_context(enter_run(**options))
+    plugins.register(SandboxedSession(config, entered, joins), SESSION)
+    plugins.register(fixtures, fixtures.__name__)
+    if not plugins.is_registered(pytest_plugin):  # under sandbox exec it is
+        plugins.register(pytest_plugin, pytest_plugin.__name__)
+
+
+@contextmanager
+def errors_explained() -> Iterator[None]:
+    """Have pytest print our errors as the one line that they are."""
+    try:
+        yield
+    except SandboxError as error:
+        raise pytest.UsageError(str(error)) from error

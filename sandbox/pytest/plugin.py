@@ -1,0 +1,162 @@
+"""What a session of pytest in a run tells: at its beginning and end, and of tests that failed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator
+from typing import Any, cast
+
+import pytest
+
+from ..errors import ServerError
+from ..inject import locations, refusals, run
+from ..run.local import OwnRun
+from ..run.summary import Usage, contents, refused
+from ..server import Server
+from . import NAME
+from .options import memcached_options
+
+# What hooks that wrap others return.
+Hook = Generator[None, Any, Any]
+
+# What this plugin is registered as, beside the one that has the options and the fixtures.
+SESSION = f"{NAME}_session"
+
+TITLE = "memcached-sandbox"
+
+
+def session_of(config: pytest.Config) -> SandboxedSession:
+    return cast("SandboxedSession", config.pluginmanager.get_plugin(SESSION))
+
+
+class SandboxedSession:
+    """The plugin that is registered while the sandbox is on."""
+
+    def __init__(self, config: pytest.Config, entered: run.Run, joins: bool) -> None:
+        self._config = config
+        self._run = entered
+        self._joins = joins
+        self._usages: list[Usage] = []  # those of xdist's workers
+        self._refusals: list[refusals.Refusal] = []  # those that no test is to blame for
+        self._problems: list[str] = []
+
+    def default_server(self) -> Server:
+        """Return the server behind the default alias or, without any alias, the run's own."""
+        servers = self.servers_by_alias()
+        if "default" in servers:
+            return servers["default"][0]
+        if servers:
+            pytest.fail(
+                "CACHES['default'] is not at a memcached of the sandbox, but others are: "
+                + ", ".join(f"memcached_sandbox[{alias!r}]" for alias in servers),
+                pytrace=False,
+            )
+        if isinstance(self._run, OwnRun):
+            return self._run.first_server()
+        return Server(os.environ["MEMCACHED_SANDBOX_ADDRESS"])
+
+    def servers_by_alias(self) -> dict[str, list[Server]]:
+        """Return the servers behind each alias of CACHES that is at ours."""
+        if "django.conf" not in sys.modules and "DJANGO_SETTINGS_MODULE" not in os.environ:
+            return {}
+        from django.conf import ENVIRONMENT_VARIABLE, settings
+
+        if not settings.configured and ENVIRONMENT_VARIABLE not in os.environ:
+            return {}
+        servers = {}
+        caches = settings.CACHES  # it is now, at the latest, that there are stand-ins
+        known = self._run.servers()
+        for alias, config in caches.items():
+            # A backend that is known only when it connects has its main addresses here still.
+            addresses = [
+                self._run.stand_ins.get(address, address)
+                for address in locations.addresses(config.get("LOCATION", ""))
+            ]
+            ours = [self._server(address) for address in addresses if address in known]
+            if ours and alias not in self._run.excluded:
+                servers[alias] = ours
+        return servers
+
+    def _server(self, address: str) -> Server:
+        """Return the server that we own, for it can tell of its death, or else its address."""
+        owned = self._run.sandbox.servers if isinstance(self._run, OwnRun) else []
+        return next((server for server in owned if server.address == address), Server(address))
+
+    def pytest_report_header(self, config: pytest.Config) -> str:
+        places = ", ".join(
+            f"{server} in place of {main}"
+            for main, server in self._run.stand_ins.items()
+            if server != main
+        )
+        if self._joins:
+            return f"{TITLE}: in the run that is there already{': ' * bool(places)}{places}"
+        memory = f"{memcached_options(config).get('memory_mb', 64)} MB"
+        workers = config.getoption("dist", "no") != "no"
+        if not places:
+            places = "on each worker" if workers else "started when it is used"
+        elif workers:
+            places += ", and others on each worker"
+        return f"{TITLE}: {memory}, {places}"
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(self) -> Hook:
+        """Fail a test that reached for the main memcached, and show what the caches held."""
+        report: pytest.TestReport = yield
+        if taken := self._run.take_refusals():
+            if report.failed:
+                report.sections.append((TITLE, refused(taken)))
+            else:
+                report.outcome = "failed"
+                report.longrepr = refused(taken)
+        if report.failed:
+            mains = {server: main for main, server in self._run.stand_ins.items()}
+            for address in sorted(self._run.servers()):
+                place = f", in place of {mains[address]}" if address in mains else ""
+                show_contents(report, self._server(address), place)
+        return report
+
+    def pytest_collection_finish(self) -> None:
+        """Keep what modules were refused on import, which is not the first test's doing."""
+        self._refusals += self._run.take_refusals()
+
+    def pytest_sessionfinish(self) -> None:
+        """Send the controller of xdist what it has to tell."""
+        if hasattr(self._config, "workeroutput"):
+            self._take_stock()
+            self._config.workeroutput[NAME] = (
+                [tuple(usage) for usage in self._usages],
+                [tuple(refusal) for refusal in self._refusals],
+                self._problems,
+            )
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take what a worker of xdist has sent, if it lived to send it."""
+        usages, sent, problems = getattr(node, "workeroutput", {}).get(NAME, ([], [], []))
+        self._usages += [Usage(*usage) for usage in usages]
+        self._refusals += [refusals.Refusal(*refusal) for refusal in sent]
+        self._problems += problems
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        self._take_stock()
+        usage = Usage.sum(self._usages)
+        if usage.servers:
+            line = usage.line("--memcached-sandbox-memory")
+            terminalreporter.write_line(f"{TITLE}: {line}", yellow=bool(usage.evictions))
+        problems = [*self._problems, *([refused(self._refusals)] if self._refusals else [])]
+        for problem in problems:
+            terminalreporter.write_line(f"{TITLE}: {problem}", red=True)
+
+    def _take_stock(self) -> None:
+        """Add what our own servers have to tell. Of a run that we have joined, its owner tells."""
+        self._refusals += self._run.take_refusals()
+        if isinstance(self._run, OwnRun) and not self._joins:
+            try:
+                self._usages.append(Usage.of(self._run.sandbox.servers))
+            except ServerError as error:
+                self._problems.append(f"{error}.")
+
+
+def show_contents(report: pytest.TestReport, server: Server, place: str = "") -> None:
+    report.sections.append((f"memcached at {server.address}{place}", contents(server)))

@@ -1,0 +1,1 @@
+"""What is on disk: the run directory and the directories of servers in it."""

@@ -1,0 +1,1 @@
+"""One run of tests or of a command with a sandbox."""

@@ -1,0 +1,98 @@
+"""Serves one Sandbox to the processes of a run over a Unix socket.
+
+A request is one line of JSON on a connection of its own, and so is the answer:
+``{"stand_in": [ADDRESS...], "worker": NAME}`` is answered with
+``{"stand_ins": {ADDRESS: ADDRESS...}}``, ``{"refused": {"address": ..., "alias": ..., "at": ...}}``
+with ``{}``, and what cannot be done with ``{"error": REASON}``.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ..errors import SandboxError
+from ..inject import refusals
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+    from .sandbox import Sandbox
+
+# Whoever connects and then says nothing is not waited for any longer, in seconds.
+REQUEST_TIMEOUT = 10.0
+LONGEST_REQUEST = 1_000_000
+
+
+class Control:
+    """The control socket at ``path``, which must lie in a folder for this user alone.
+
+    Raises SandboxError.
+    """
+
+    def __init__(self, sandbox: Sandbox, path: str) -> None:
+        self.path = path
+        self.refusals: list[refusals.Refusal] = []
+        self._sandbox = sandbox
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.bind(path)
+        except OSError as error:
+            self._socket.close()
+            raise SandboxError(
+                f"the control socket cannot be made at {path}: {error}; "
+                "point TMPDIR to a folder with a shorter path"
+            ) from error
+        self._socket.listen(128)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def stop(self) -> None:
+        """Answer nobody any more."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return  # stopped
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            connection.settimeout(REQUEST_TIMEOUT)
+            import json  # not before somebody asks: `sandbox exec` is on a hot path
+
+            try:
+                with connection.makefile("rb") as lines:
+                    line = lines.readline(LONGEST_REQUEST)
+                try:
+                    answer = self._answer(json.loads(line))
+                except (ValueError, RecursionError):
+                    answer = {"error": f"the request is not a line of JSON: {line[:80]!r}"}
+                connection.sendall(json.dumps(answer).encode() + b"\n")
+            except OSError:
+                pass  # Whoever asked has gone, or never did ask.
+
+    def _answer(self, request: object) -> Mapping[str, object]:
+        if isinstance(request, dict):
+            addresses, worker = request.get("stand_in"), request.get("worker", "")
+            if _are_strings(addresses) and isinstance(worker, str):
+                try:
+                    return {"stand_ins": self._sandbox.stand_in(addresses, worker)}
+                except SandboxError as error:
+                    return {"error": str(error)}
+            refused = request.get("refused")
+            if isinstance(refused, dict) and set(refused) == set(refusals.Refusal._fields):
+                self.refusals.append(
+                    refusals.Refusal(**{k: str(value) for k, value in refused.items()})
+                )
+                return {}
+        return {"error": f"the request asks for nothing that is known: {str(request)[:80]}"}
+
+
+def _are_strings(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)

@@ -1,0 +1,153 @@
+"""What the environment of the processes of a run says, and what it has Python do."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..inject import FOLDER, refusals
+
+if TYPE_CHECKING:
+    from ..server.memcached import Memcached
+
+# What is guarded whatever CACHES says: memcached's own port on this machine.
+MAIN_MEMCACHED = "127.0.0.1:11211"
+
+# The names of what `sandbox start` has set, for `sandbox stop` to unset.
+NAMES_VARIABLE = "MEMCACHED_SANDBOX_VARIABLES"
+
+# Servers by worker and main address, in JSON, as a process that owns its run tells its children.
+STAND_INS = "MEMCACHED_SANDBOX_STAND_INS"
+
+# What a process that owns its run says when it has servers, and as which worker it asks.
+OF_OWN_RUN = (
+    "MEMCACHED_SANDBOX_ADDRESS",
+    "MEMCACHED_SANDBOX_PID",
+    STAND_INS,
+    refusals.VARIABLE,
+    "MEMCACHED_SANDBOX_WORKER",
+)
+
+PLACEHOLDER = r"\{(\w+)\}"
+PYTEST_PLUGIN = "_memcached_sandbox.pytest_plugin"
+
+
+class Injection(NamedTuple):
+    """What the Python processes of a run are to do."""
+
+    exclude: Collection[str]
+    flush: str
+    guarded: Collection[str]
+
+
+def unknown_placeholder(template: str, servers: int, unix: bool) -> str | None:
+    """Return what is wrong with a template, or None."""
+    names = ["address"] if unix else ["address", "host", "port"]
+    known = {f"{name}{number}" for name in names for number in ("", *range(1, servers + 1))}
+    for placeholder in re.findall(PLACEHOLDER, template):
+        if placeholder not in known:
+            shown = ", ".join(f"{{{name}}}" for name in names)
+            numbers = f", nor one of them with a number from 1 to {servers}"
+            socket = " on a Unix socket" if unix else ""
+            return (
+                f"{{{placeholder}}} in {template!r} is none of {shown}{socket}"
+                f"{numbers if servers > 1 else ''}."
+            )
+    return None
+
+
+def for_command(
+    environ: Mapping[str, str],
+    servers: Sequence[Memcached],
+    control: str,
+    templates: Sequence[tuple[str, str]],
+) -> dict[str, str]:
+    """Return where the servers are, as such and in the variables that were asked for."""
+    values: dict[str, str] = {}
+    for number, server in enumerate(servers, start=1):
+        host, _, port = server.address.rpartition(":")
+        for name, value in (("address", server.address), ("host", host), ("port", port)):
+            values[f"{name}{number}"] = value
+            values.setdefault(name, value)
+    return {
+        "MEMCACHED_SANDBOX_ADDRESS": servers[0].address,
+        "MEMCACHED_SANDBOX_PID": str(servers[0].pid),
+        "MEMCACHED_SANDBOX_CONTROL": control,
+        # Whoever runs us as a worker of theirs has not made us a worker of our own run.
+        "MEMCACHED_SANDBOX_OUTER_RUN": environ.get("PYTEST_XDIST_TESTRUNUID", ""),
+        "MEMCACHED_SANDBOX_WORKER": "",
+        **{
+            name: re.sub(PLACEHOLDER, lambda match: values[match[1]], template)
+            for name, template in templates
+        },
+    }
+
+
+def for_children(first: Memcached) -> dict[str, str]:
+    """Return what a process that owns its run tells those that it starts of its first server."""
+    return {
+        "MEMCACHED_SANDBOX_ADDRESS": first.address,
+        "MEMCACHED_SANDBOX_PID": str(first.pid),
+        refusals.VARIABLE: os.path.join(first.directory, "refusals"),
+    }
+
+
+@contextmanager
+def injected(environ: MutableMapping[str, str], injection: Injection) -> Iterator[None]:
+    """Have the processes that this one starts be injected, while the context lasts.
+
+    `for_children` may be put into ``environ`` meanwhile. Everything is as it was afterwards.
+    """
+    variables = for_injection(environ, injection)
+    with restored(environ, [*variables, *OF_OWN_RUN]):
+        environ.update(variables)
+        for name in OF_OWN_RUN:
+            environ.pop(name, None)
+        yield
+
+
+@contextmanager
+def restored(environ: MutableMapping[str, str], names: Collection[str]) -> Iterator[None]:
+    """Have variables as they were when the context is left, whatever became of them meanwhile."""
+    before = {name: environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                environ.pop(name, None)
+            else:
+                environ[name] = value
+
+
+def for_injection(environ: Mapping[str, str], injection: Injection) -> dict[str, str]:
+    """Return what has each Python process of the run repoint its CACHES, flush and guard."""
+    return {
+        "PYTHONPATH": _with_first(FOLDER, environ.get("PYTHONPATH", ""), os.pathsep),
+        "PYTEST_PLUGINS": _with_first(PYTEST_PLUGIN, environ.get("PYTEST_PLUGINS", ""), ","),
+        "MEMCACHED_SANDBOX_EXCLUDE": " ".join(injection.exclude),
+        "MEMCACHED_SANDBOX_FLUSH": injection.flush,
+        "MEMCACHED_SANDBOX_GUARDED": " ".join(injection.guarded),
+    }
+
+
+def without_injection(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what undoes the injection of a run around us; nothing when there is none."""
+    undone = {
+        "PYTHONPATH": _without(FOLDER, environ.get("PYTHONPATH", ""), os.pathsep),
+        "PYTEST_PLUGINS": _without(PYTEST_PLUGIN, environ.get("PYTEST_PLUGINS", ""), ","),
+        "MEMCACHED_SANDBOX_GUARDED": "",
+    }
+    return {name: value for name, value in undone.items() if name in environ}
+
+
+def _with_first(entry: str, others: str, separator: str) -> str:
+    rest = _without(entry, others, separator)
+    return f"{entry}{separator}{rest}" if rest else entry
+
+
+def _without(entry: str, others: str, separator: str) -> str:
+    return separator.join(other for other in others.split(separator) if other and other != entry)

@@ -1,0 +1,144 @@
+"""The stand-ins of one run: a server for each main address, and a set of them for each worker."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from ..server.memcached import Memcached
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from ..server.options import MemcachedOptions
+
+
+class Sandbox:
+    """One stand-in server for each distinct main address, started when first asked for.
+
+    Takes the options of `Memcached` for all of them, and raises what that raises. Use it as a
+    context manager, or call `stop`; its servers end with this process at the latest.
+    """
+
+    __module__ = "sandbox"  # where its users find it
+
+    def __init__(self, **options: Unpack[MemcachedOptions]) -> None:
+        Memcached(**options)  # only to say now what is wrong with them
+        self._options = options
+        # Of the kind that `stop` can take even if Ctrl-C has come when we were about to let go.
+        self._lock = threading.RLock()
+        self._worker_locks = defaultdict[str, AbstractContextManager[object]](threading.RLock)
+        self._ahead: list[Memcached] = []
+        self._servers: dict[tuple[str, str], Memcached] = {}  # by worker and main address
+
+    @property
+    def servers(self) -> list[Memcached]:
+        """The servers that were started, in that order."""
+        with self._lock:
+            return [*self._servers.values(), *self._ahead]
+
+    @property
+    def stand_ins(self) -> dict[str, dict[str, str]]:
+        """The addresses of the stand-ins, by worker, by main address."""
+        with self._lock:
+            table: dict[str, dict[str, str]] = {}
+            for (worker, main), server in self._servers.items():
+                table.setdefault(worker, {})[main] = server.address
+            return table
+
+    def launch(self, count: int) -> list[Memcached]:
+        """Launch servers for main addresses that will be asked for, and return them.
+
+        Their ``wait()`` is up to the caller, before anyone asks.
+        """
+        launched = []
+        for _ in range(count):
+            server = Memcached(**self._options)
+            server.launch()
+            launched.append(server)
+        with self._lock:
+            self._ahead += launched
+        return launched
+
+    def stand_in(self, addresses: Iterable[str], worker: str = "") -> dict[str, str]:
+        """Return the stand-in's address for each main address, as this worker has it.
+
+        Same address and same worker, same server. A server's own address is that of itself for
+        the worker that has it, and for another worker that of its counterpart. The servers that
+        are missing are started side by side: all of them or, if one cannot be, none.
+        """
+        with self._lock:
+            worker_lock = self._worker_locks[worker]
+        # Who asks meanwhile under the same name gets the same answer; others need not wait.
+        with worker_lock:
+            with self._lock:
+                mains = {address: self._main(address) for address in addresses}
+                wanted = list(dict.fromkeys(mains.values()))
+                if not worker:
+                    self._take(wanted)
+            self._start((worker, main) for main in wanted)
+            with self._lock:
+                return {
+                    address: self._servers[worker, main].address for address, main in mains.items()
+                }
+
+    def prepare(self, addresses: Iterable[str], workers: Iterable[str]) -> None:
+        """Start the stand-ins of several workers side by side, before any of them asks."""
+        with self._lock:
+            mains = [self._main(address) for address in addresses]
+        self._start((worker, main) for worker in workers for main in mains)
+
+    def _main(self, address: str) -> str:
+        """Return what the address stands in for, or the address itself if it is nobody's."""
+        for (_, main), server in self._servers.items():
+            if server.address == address:
+                return main
+        return address
+
+    def _take(self, mains: list[str]) -> None:
+        """Give those of the main process the servers that were launched ahead."""
+        ahead = {server.address: server for server in self._ahead}
+        for main in mains:
+            if ahead and ("", main) not in self._servers:
+                # The address of such a server may be in settings already: then it is for itself.
+                server = ahead.pop(main if main in ahead else next(iter(ahead)))
+                self._servers["", main] = server
+                self._ahead.remove(server)
+
+    def _start(self, wanted: Iterable[tuple[str, str]]) -> None:
+        """Start what is missing of these, which are workers and main addresses."""
+        with self._lock:
+            new = {key: Memcached(**self._options) for key in wanted if key not in self._servers}
+        try:
+            for server in new.values():
+                server.launch()
+            for server in new.values():
+                server.wait()
+        except BaseException:
+            for server in new.values():
+                server.stop()
+            raise
+        with self._lock:
+            self._servers.update(new)
+
+    def flush(self) -> None:
+        """Empty all servers."""
+        for server in self.servers:
+            server.flush()
+
+    def stop(self) -> None:
+        """End all servers. Another `stand_in` starts new ones."""
+        servers = self.servers
+        with self._lock:
+            self._servers, self._ahead = {}, []
+        for server in servers:
+            server.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()

@@ -1,0 +1,68 @@
+"""The memcacheds of this machine that this package did not start."""
+
+from __future__ import annotations
+
+import getopt
+import socket
+from typing import NamedTuple
+
+import psutil
+
+from ..registry import inventory
+from .options import LONG_OPTIONS, SHORT_OPTIONS
+
+
+class OtherMemcached(NamedTuple):
+    """A memcached that is no server of ours. Nothing here has connected to it."""
+
+    pid: int
+    user: str
+    addresses: list[str]
+
+
+def other_memcacheds() -> list[OtherMemcached]:
+    """Return the memcacheds on this machine that are not in `inventory.servers`."""
+    ours = {server.record.server.pid for server in inventory.servers()[0]}
+    return [
+        OtherMemcached(process.pid, process.info["username"] or "?", _addresses(process))
+        for process in psutil.process_iter(["name", "username", "cmdline"])
+        if process.info["name"] == "memcached" and process.pid not in ours
+    ]
+
+
+def _addresses(process: psutil.Process) -> list[str]:
+    """Return where a memcached listens: as the kernel says, or else as its command line does."""
+    try:
+        connections = process.net_connections(kind="all")
+    except psutil.Error:
+        connections = []  # Another user's: only root may look at its sockets.
+    listening = [
+        _address(*connection.laddr)
+        for connection in connections
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    # The path of a Unix socket is that of each connection to it, too.
+    paths = dict.fromkeys(
+        f"unix:{connection.laddr}"
+        for connection in connections
+        if connection.family == socket.AF_UNIX and connection.laddr
+    )
+    return [*listening, *paths] or _addresses_asked_for(process.info["cmdline"] or [])
+
+
+def _addresses_asked_for(command: list[str]) -> list[str]:
+    if not command:
+        return []  # It is being started, has just ended, or this user may not read it.
+    try:
+        options = dict(getopt.gnu_getopt(command[1:], SHORT_OPTIONS, LONG_OPTIONS)[0])
+    except getopt.GetoptError:
+        return []
+    if path := options.get("-s", options.get("--unix-socket")):
+        return [f"unix:{path}"]
+    port = options.get("-p", options.get("--port", "11211"))
+    hosts = options.get("-l", options.get("--listen", "0.0.0.0"))
+    return [_address(host, port) for host in hosts.split(",")]
+
+
+def _address(host: str, port: int | str) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

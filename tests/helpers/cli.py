@@ -1,0 +1,41 @@
+"""Runs the command `sandbox` within this process, for tests that need no process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from sandbox.cli import main
+
+
+class Cli:
+    """Runs `sandbox` in this process, and lets it look only where this test has its files.
+
+    What else runs on this machine is none of the test's business.
+    """
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
+        run_folder: Path,
+    ) -> None:
+        self._monkeypatch = monkeypatch
+        self._capfd = capfd  # sees what child processes write, too
+        self.run_directory = run_folder / f"memcached-sandbox-{os.geteuid()}"
+        monkeypatch.setattr("sandbox.registry.inventory.run_directories", self._run_directories)
+
+    def _run_directories(self) -> list[str]:
+        return [str(self.run_directory)] if self.run_directory.exists() else []
+
+    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        self._monkeypatch.setattr("sys.argv", ["sandbox", *arguments])
+        self._capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return subprocess.CompletedProcess(
+            arguments, int(exit_.value.code or 0), *self._capfd.readouterr()
+        )

@@ -1,0 +1,201 @@
+"""What is left when owner and lifeline are killed alike, and who removes it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sandbox import Memcached
+from sandbox.registry.run_directory import run_directory
+from sandbox.registry.server_directory import ServerDirectory
+
+from ..helpers.processes import eventually, is_running, wait_until_gone
+
+pytestmark = pytest.mark.whole_machine
+
+OWNER = """
+import sys
+from sandbox import Memcached
+server = Memcached()
+server.start()
+print(server.pid, server.directory, flush=True)
+sys.stdin.read()
+"""
+
+
+class Orphan:
+    """A server whose owner and lifeline were killed, lifeline first."""
+
+    def __init__(self) -> None:
+        owner = subprocess.Popen(
+            [sys.executable, "-c", OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert owner.stdout is not None
+        pid, directory = owner.stdout.readline().split()
+        self.pid, self.directory = int(pid), Path(directory)
+        (lifeline,) = (
+            child for child in psutil.Process(owner.pid).children() if child.pid != self.pid
+        )
+        lifeline.kill()
+        owner.kill()
+        owner.communicate()
+        assert is_running(self.pid)
+
+    @property
+    def record(self) -> Path:
+        return self.directory / "record"
+
+
+@pytest.fixture
+def orphan(run_folder: Path) -> Iterator[Orphan]:
+    orphan = Orphan()
+    yield orphan
+    if is_running(orphan.pid):
+        os.kill(orphan.pid, signal.SIGKILL)
+        wait_until_gone(orphan.pid)
+    with Memcached():
+        assert not orphan.directory.exists()
+
+
+def test_the_next_start_sweeps(orphan: Orphan) -> None:
+    with Memcached() as server:
+        wait_until_gone(orphan.pid)
+        assert not orphan.directory.exists()
+        server.flush()
+
+
+def test_a_reused_pid_is_not_killed(orphan: Orphan) -> None:
+    """Another process has the pid of the server by now, created at another time."""
+    with subprocess.Popen(["sleep", "100"], start_new_session=True) as other:
+        os.kill(orphan.pid, signal.SIGKILL)
+        text = orphan.record.read_text().replace(f"\n{orphan.pid} ", f"\n{other.pid} ")
+        created = psutil.Process(other.pid).create_time() - 60
+        lines = text.splitlines()
+        lines[2] = f"{other.pid} {created:.2f}"
+        orphan.record.write_text("\n".join(lines) + "\n")
+        with Memcached():
+            assert not orphan.directory.exists()
+        assert other.poll() is None
+        other.kill()
+
+
+def test_the_pid_of_nobody(orphan: Orphan) -> None:
+    os.kill(orphan.pid, signal.SIGKILL)
+    wait_until_gone(orphan.pid)
+    with Memcached():
+        assert not orphan.directory.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "has no record"),
+        ("", "has a record that is none of ours"),
+        ("memcached-sandbox 1\n12 17", "has a record that was written only half"),
+        ("memcached-sandbox 2\n{}", "has the record of another version of memcached-sandbox"),
+        ("\0\0\0\0", "has a record that is none of ours"),
+    ],
+)
+def test_a_record_that_says_nothing(run, orphan: Orphan, content: str | None, problem: str) -> None:
+    """What runs is not guessed: it is left, and told by those commands that are asked."""
+    orphan.record.unlink()
+    if content is not None:
+        orphan.record.write_text(content)
+    with Memcached():
+        assert is_running(orphan.pid)
+    assert orphan.directory.exists()
+    result = run("sandbox", "stop", "--stale")
+    assert result.returncode == 125
+    assert f"{orphan.directory} was left with a process that is not known" in result.stderr
+    assert f"the directory {problem}: find it with 'fuser " in result.stderr
+    assert is_running(orphan.pid)
+
+
+def test_a_record_that_says_nothing_of_a_server_that_has_ended(orphan: Orphan) -> None:
+    orphan.record.write_text("memcached")
+    os.kill(orphan.pid, signal.SIGKILL)
+    wait_until_gone(orphan.pid)
+    with Memcached():
+        assert not orphan.directory.exists()
+
+
+def test_stop_stale(run, orphan: Orphan) -> None:
+    result = run("sandbox", "stop", "--stale")
+    assert result.stderr == "sandbox: removed what 1 killed server had left.\n"
+    assert (result.returncode, result.stdout) == (0, "")
+    wait_until_gone(orphan.pid)
+    assert not orphan.directory.exists()
+
+
+def test_what_is_not_ours_is_left_and_told(run, run_folder: Path) -> None:
+    with Memcached() as server:
+        stray = Path(server.directory).parent / "stray"
+        stray.write_text("somebody's")
+        link = stray.with_name("link")
+        link.symlink_to("/")
+        result = run("sandbox", "stop", "--stale")
+        assert result.returncode == 125
+        assert f"{stray} is none of ours (Not a directory): remove it." in result.stderr
+        assert f"{link} is none of ours" in result.stderr
+        assert stray.read_text() == "somebody's"
+        stray.unlink()
+        link.unlink()
+        server.flush()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a directory to another user")
+def test_a_directory_of_another_user_is_left_and_told(run, run_folder: Path) -> None:
+    with Memcached() as server:
+        other = Path(server.directory).with_name("0a0a0a0a")
+        other.mkdir()
+        os.chown(other, 54321, 54321)
+        result = run("sandbox", "stop", "--stale")
+        assert result.returncode == 125
+        assert f"{other} belongs to another user (54321): have it removed." in result.stderr
+        assert other.exists()
+        other.rmdir()
+
+
+def test_one_that_is_being_made_is_not_swept(run_folder: Path) -> None:
+    directory = ServerDirectory(None)
+    directory.make()
+    with Memcached():
+        assert os.path.exists(directory.fifo)
+    directory.unlock()
+    with Memcached():
+        assert not os.path.exists(directory.path)
+
+
+def test_an_owner_that_was_killed_before_it_had_a_lifeline(python, run_folder: Path) -> None:
+    result = python(
+        "import os\n"
+        "from sandbox import Memcached\n"
+        "os.posix_spawn = lambda *_, **__: os.kill(os.getpid(), 9)\n"
+        "Memcached().start()\n"
+    )
+    assert result.returncode == -signal.SIGKILL
+    assert len(list(Path(run_directory()).iterdir())) == 1
+    with Memcached():
+        assert len(list(Path(run_directory()).iterdir())) == 1
+    assert list(run_folder.iterdir()) == []
+
+
+def test_those_of_living_owners_are_not_swept(run_folder: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        pid = int(owner.stdout.readline().split()[0])
+        for _ in range(20):
+            with Memcached():
+                pass
+        assert is_running(pid)
+        owner.communicate()
+    eventually(lambda: list(run_folder.iterdir()) == [])

@@ -1,0 +1,154 @@
+"""The control socket: one answer for all who ask, and none for those who ask for nonsense."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sandbox import Sandbox, SandboxError
+from sandbox.inject import refusals
+from sandbox.run.control import Control
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[Control]:
+    with Sandbox(memory_mb=8) as sandbox:
+        for server in sandbox.launch(1):
+            server.wait()
+        control = Control(sandbox, str(tmp_path / "control"))
+        yield control
+        control.stop()
+
+
+def send(control: Control, request: bytes) -> dict[str, object]:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(control.path)
+        try:
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # It has seen enough.
+        with connection.makefile("rb") as lines:
+            return json.loads(lines.readline())
+
+
+def ask(control: Control, *addresses: str, worker: str = "") -> list[str]:
+    request = {"stand_in": list(addresses), "worker": worker}
+    answer = send(control, json.dumps(request).encode() + b"\n")["stand_ins"]
+    return [answer[address] for address in addresses]
+
+
+def servers(control: Control) -> int:
+    return len(control._sandbox.servers)
+
+
+def test_first_address_has_the_server_that_is_up_already(control: Control) -> None:
+    (ahead,) = control._sandbox.servers
+    assert ask(control, "a:1") == [ahead.address]
+    assert servers(control) == 1
+
+
+def test_ten_that_ask_at_once_get_one_answer(control: Control) -> None:
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(lambda _: ask(control, "a:1", "b:1", "c:1"), range(10)))
+    assert len(set(map(tuple, answers))) == 1
+    assert len(set(answers[0])) == servers(control) == 3
+
+
+def test_workers_never_share(control: Control) -> None:
+    names = ["", "1", "2", "3"]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda name: ask(control, "a:1", "b:1", worker=name), names))
+    assert len({address for answer in answers for address in answer}) == servers(control) == 8
+
+
+def test_a_server_is_itself_to_its_worker_and_its_counterpart_to_another(control: Control) -> None:
+    a, b = ask(control, "a:1", "b:1")
+    assert ask(control, a, b) == [a, b]
+    worker_a, worker_b = ask(control, a, b, worker="w")
+    assert ask(control, "a:1", "b:1", worker_a, worker="w") == [worker_a, worker_b, worker_a]
+    assert servers(control) == 4
+
+
+def test_the_address_that_the_command_was_given_is_its_own_stand_in(control: Control) -> None:
+    (ahead,) = control._sandbox.servers
+    assert ask(control, ahead.address) == [ahead.address]
+    assert ask(control, "a:1") != [ahead.address]
+
+
+def test_a_server_that_cannot_be_started_is_an_error(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(control, "a:1")
+    monkeypatch.setenv("MEMCACHED_SANDBOX_BINARY", "/no/memcached")
+    answer = send(control, b'{"stand_in": ["b:1"]}\n')
+    assert "/no/memcached' does not exist" in answer["error"]
+    monkeypatch.delenv("MEMCACHED_SANDBOX_BINARY")
+    assert len(ask(control, "b:1")) == 1
+
+
+def test_refusals_are_kept(control: Control) -> None:
+    refused = {"address": "a:1", "alias": "default", "at": "file.py:5"}
+    assert send(control, json.dumps({"refused": refused}).encode() + b"\n") == {}
+    assert control.refusals == [refusals.Refusal("a:1", "default", "file.py:5")]
+
+
+def test_a_path_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(SandboxError, match="AF_UNIX path too long; point TMPDIR to a folder with"):
+        Control(Sandbox(), str(tmp_path / ("x" * 100)))
+
+
+def test_a_folder_that_is_too_long(run, tmp_path: Path) -> None:
+    """A run whose TMPDIR has no room for a socket's path has its files elsewhere."""
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    result = run("sandbox", "exec", "--unix", "-v", "true", TMPDIR=str(folder))
+    assert result.returncode == 0
+    assert re.search(" memcached at unix:(/tmp|/dev/shm)/memcached-sandbox-", result.stderr)
+
+
+def test_it_lies_where_nobody_else_comes(run) -> None:
+    result = run(
+        "sandbox", "exec", "-q", "--", "sh", "-c", 'stat -c %a "${MEMCACHED_SANDBOX_CONTROL%/*}"'
+    )
+    assert result.stdout == "700\n"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda children: st.lists(children) | st.dictionaries(st.text(), children),
+)
+requests = st.one_of(
+    st.binary(),
+    json_values.map(lambda value: json.dumps(value).encode() + b"\n"),
+    st.dictionaries(
+        st.sampled_from(["stand_in", "worker", "refused"]), json_values.filter(bool), min_size=1
+    )
+    .filter(lambda request: request.get("worker") or "stand_in" not in request)
+    .map(lambda request: json.dumps(request).encode() + b"\n"),
+    st.sampled_from([b"[" * 100_000 + b"\n", b"x" * 2_000_000, b"", b"\n", b"\xff\n"]),
+)
+
+
+@given(request=requests)
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_nonsense_is_an_error_and_harms_nobody(control: Control, request: bytes) -> None:
+    before = servers(control)
+    answer = send(control, request)
+    if list(answer) == ["stand_ins"]:  # a list of strings is a list of addresses
+        assert servers(control) >= before
+    else:
+        assert list(answer) == ["error"]
+    assert os.path.exists(control.path)
+    assert ask(control, "a:1") == ask(control, "a:1")

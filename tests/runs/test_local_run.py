@@ -1,0 +1,189 @@
+"""A run of this very process: what it changes, and that everything is as it was afterwards."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import unittest
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.conf import LazySettings, Settings, settings
+from django.core.cache import cache, caches
+from django.core.cache.backends.memcached import BaseMemcachedCache
+from django.test import SimpleTestCase, override_settings
+from django.test.signals import setting_changed
+
+from sandbox import BinaryError, OptionError
+from sandbox.inject import current, run
+from sandbox.run.local import OwnRun, enter_run
+
+from ..django.test_caches import PYMEMCACHE
+from ..helpers.memcacheds import MainMemcached
+
+
+def everything() -> dict[str, Any]:
+    """What of this process a run may change."""
+    return {
+        "environ": dict(os.environ),
+        "meta_path": [*sys.meta_path],
+        "path": [*sys.path],
+        "run": current.known(),
+        "settings": settings.CACHES,
+        "patched": [
+            Settings.__init__,
+            LazySettings.configure,
+            BaseMemcachedCache.__init__,
+            unittest.TestCase.__call__,
+            unittest.TestSuite.run,
+            SimpleTestCase.__call__,
+        ],
+    }
+
+
+@pytest.fixture
+def main(main_memcached: MainMemcached) -> Iterator[MainMemcached]:
+    """A Django that is configured for a main memcached."""
+    location = {"BACKEND": PYMEMCACHE, "LOCATION": main_memcached.address}
+    with override_settings(CACHES={"default": location}):
+        yield main_memcached
+
+
+def test_a_configured_django_follows_and_comes_back(main: MainMemcached) -> None:
+    before = everything()
+    with enter_run() as entered:
+        assert settings.CACHES["default"]["LOCATION"] != main.address
+        assert cache.add("key", "sandbox")
+        assert isinstance(entered, OwnRun)
+        entered.flush()
+        assert cache.get("key") is None
+    main.assert_untouched()
+    assert everything() == before
+    cache.set("key", "main")
+    assert main.client.get(":1:key") is not None
+
+
+def test_after_an_error(main: MainMemcached) -> None:
+    before = everything()
+    with pytest.raises(ZeroDivisionError), enter_run():
+        cache.set("key", 1 / 0)
+    assert everything() == before
+
+
+def test_a_backend_that_was_made_in_the_run_and_kept(main: MainMemcached) -> None:
+    with enter_run():
+        kept = caches.create_connection("default")
+        kept.set("key", "sandbox")
+    kept.set("key", "main")
+    assert kept.get("key") == "main"
+    kept.close()
+    assert main.client.get(":1:key") is not None
+
+
+def test_whoever_listens_for_changed_settings_is_told(main: MainMemcached) -> None:
+    told = []
+
+    def listen(*, setting: str, value: Any, enter: bool, **_: object) -> None:
+        told.append((setting, value["default"]["LOCATION"] == main.address, enter))
+
+    setting_changed.connect(listen)
+    try:
+        with enter_run():
+            pass
+    finally:
+        setting_changed.disconnect(listen)
+    assert told == [("CACHES", False, True), ("CACHES", True, False)]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"memory_mb": 0}, OptionError, "memory_mb: must be 1 or more"),
+        ({"binary": "/no/memcached"}, BinaryError, "'/no/memcached' does not exist"),
+        ({"exclude": ["x"]}, run.RunError, "the aliases to exclude name 'x', but the aliases"),
+    ],
+)
+def test_errors_change_nothing(
+    main: MainMemcached, options: Any, error: type[Exception], message: str
+) -> None:
+    before = everything()
+    with pytest.raises(error, match=message), enter_run(**options):
+        pass
+    assert everything() == before
+
+
+def test_a_memcached_that_does_not_start_changes_nothing(
+    main: MainMemcached, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = everything()
+    with pytest.raises(Exception, match="exit"), enter_run(binary="/bin/false"):
+        pass
+    assert everything() == before
+
+
+def test_one_within_another_joins_it(main: MainMemcached) -> None:
+    with enter_run() as outer:
+        between = everything()
+        cache.set("key", "outer")
+        with enter_run(exclude=["other"], flush="never", guard=["localhost:5"]) as inner:
+            assert inner is outer
+            assert inner.flushed_after == "never"
+            assert cache.get("key") == "outer"
+            with pytest.raises(ConnectionRefusedError, match="the sandbox refuses"):
+                socket.create_connection(("localhost", 5))
+        assert everything() == between
+        assert (outer.flushed_after, outer.excluded) == ("test", set())
+        with pytest.raises(ConnectionRefusedError, match="Connection refused"):
+            socket.create_connection(("localhost", 5))
+
+
+def test_the_guard_lasts_as_long_as_the_run(main: MainMemcached) -> None:
+    with enter_run() as entered:
+        with pytest.raises(ConnectionRefusedError, match="the sandbox refuses"):
+            socket.create_connection((main.host, main.port))
+        assert [refusal.address for refusal in entered.take_refusals()] == [main.address]
+    socket.create_connection((main.host, main.port)).close()
+
+
+def test_no_guard(main: MainMemcached) -> None:
+    with enter_run(guard=None):
+        socket.create_connection((main.host, main.port)).close()
+
+
+def test_what_a_child_was_refused_is_told_once(main: MainMemcached) -> None:
+    script = "import socket; socket.create_connection(('127.0.0.1', 11211))"
+    with enter_run() as entered:
+        for _ in range(2):
+            child = subprocess.run(
+                [sys.executable, "-c", script], stderr=subprocess.PIPE, check=False
+            )
+            assert b"the sandbox refuses the connection" in child.stderr
+        assert [refusal.address for refusal in entered.take_refusals()] == 2 * ["127.0.0.1:11211"]
+        assert entered.take_refusals() == []
+
+
+def test_a_child_that_outlives_the_run_has_nobody_to_tell(main: MainMemcached) -> None:
+    script = "import socket, sys; sys.stdin.read()\nsocket.create_connection(('127.0.0.1', 11211))"
+    with enter_run():
+        child = subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+    _, error = child.communicate()
+    assert b"MainMemcachedRefused" in error
+    assert b"FileNotFoundError" not in error
+
+
+def test_nothing_is_started_before_somebody_asks() -> None:
+    with enter_run() as entered:
+        assert isinstance(entered, OwnRun)
+        entered.flush()
+        assert entered.sandbox.servers == []
+        assert "MEMCACHED_SANDBOX_ADDRESS" not in os.environ
+        first = entered.first_server()
+        assert os.environ["MEMCACHED_SANDBOX_ADDRESS"] == first.address
+        assert entered.first_server() is first
+        # The first address in CACHES has that server, as under sandbox exec.
+        assert entered.stand_in(["main:5"]) == {"main:5": first.address}
