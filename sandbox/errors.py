@@ -12,7 +12,8 @@
     ├── RecordError                                      the record of a server cannot be read
     └── CleanupError                                     a stale directory cannot be removed
 
-The last four are internal: callers turn them into one of the others, or into an error of Django's.
+The last four stay within the package: callers turn them into another error, one of Django's, or a
+line of output. `explain_limit` does the same for errors of the system that mean a limit.
 """
 
 from __future__ import annotations
@@ -41,9 +42,12 @@ class OptionError(SandboxError, ValueError):
     __module__ = "sandbox"
 
     def __init__(self, option: str, problem: str) -> None:
-        super().__init__(f"{option}: {problem}")
+        super().__init__(option, problem)  # pickle calls this with both again
         self.option = option
         self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.option}: {self.problem}"
 
 
 class BinaryError(SandboxError):
@@ -64,6 +68,15 @@ class ServerError(SandboxError):
     __module__ = "sandbox"
 
 
+class RecordError(SandboxError):
+    """The record of a server cannot be read; the text follows the name of the directory."""
+
+
+class CleanupError(SandboxError):
+    """A stale directory cannot be removed."""
+
+
+# What an error of the system says about a limit of this machine, and what helps.
 LIMITS = {
     errno.EMFILE: "this process has no free file descriptor: "
     "close files that it has open, or raise 'ulimit -n'",

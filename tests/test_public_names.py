@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from importlib import import_module
 
 import pytest
@@ -44,12 +45,29 @@ def test_repr_has_the_public_name(name: str) -> None:
     assert repr(getattr(sandbox, name)) == f"<class 'sandbox.{name}'>"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        sandbox.OptionError("memory_mb", "must be 1 or more, but got 0"),
+        sandbox.StartError("memcached was not ready"),
+        sandbox.RunError("the run's sandbox does not answer"),
+        sandbox.MainMemcachedRefused(111, "refused"),
+    ],
+)
+def test_error_can_be_pickled(error: sandbox.SandboxError) -> None:
+    """As parallel test runners do with the errors of their workers."""
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
+
+
 def test_import_loads_nothing_heavy(python) -> None:
     result = python(
         "import sys\n"
-        "import sandbox, sandbox.django\n"
         "heavy = {'click', 'psutil', 'pymemcache', 'django'}\n"
+        "import sandbox, sandbox.django\n"
         "print(sorted(heavy & set(sys.modules)))\n"
         "print(sorted(name for name in sys.modules if name.startswith('sandbox')))\n"
+        "sandbox.SandboxError, sandbox.Server, sandbox.Sandbox\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
     )
-    assert result.stdout == "[]\n['sandbox', 'sandbox.django']\n"
+    assert result.stdout == "[]\n['sandbox', 'sandbox.django']\n[]\n"

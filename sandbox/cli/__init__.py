@@ -14,14 +14,8 @@ import click
 from ..errors import OptionError, SandboxError
 from . import status
 
-# The commands in the order of their use, each with its module, which is loaded when it is called.
-COMMANDS = {
-    "exec": "exec",
-    "start": "start",
-    "stop": "stop",
-    "list": "list",
-    "doctor": "doctor",
-}
+# The commands in the order of their use. Each is a module of that name.
+COMMANDS = ("exec", "start", "stop", "list", "doctor")
 
 
 class Commands(click.Group):
@@ -37,7 +31,7 @@ class Commands(click.Group):
     ) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f".{COMMANDS[cmd_name]}", __package__).command
+        command: click.Command = import_module(f".{cmd_name}", __package__).command
         return command
 
 

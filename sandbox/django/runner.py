@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django.core.management.base import CommandError
 from django.test.runner import DiscoverRunner
 
-from ..errors import OptionError, SandboxError, ServerError
+from ..errors import MainMemcachedRefused, OptionError, SandboxError, ServerError
 from ..run.local import OwnRun, enter_run, is_in_a_run
 from ..run.summary import Usage, refused
 
@@ -88,6 +88,8 @@ class SandboxRunnerMixin(Base):
                 if isinstance(entered, OwnRun) and not joins:
                     self._log_usage(entered)
                 return failures
+        except MainMemcachedRefused:
+            raise  # by code of the project: its traceback shows which
         except OptionError as error:
             names = {"memory_mb": "--memcached-memory"}
             name = names.get(error.option, f"memcached_options[{error.option!r}]")

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from ..errors import SandboxError
+from ..errors import MainMemcachedRefused, SandboxError
 from ..inject import pytest_plugin
 from ..run.local import enter_run, is_in_a_run
 from . import fixtures
@@ -36,5 +36,7 @@ def errors_explained() -> Iterator[None]:
     """Have pytest print our errors as the one line that they are."""
     try:
         yield
+    except MainMemcachedRefused:
+        raise  # by code of the project: its traceback shows which
     except SandboxError as error:
         raise pytest.UsageError(str(error)) from error

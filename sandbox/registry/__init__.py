@@ -1,1 +1,1 @@
-"""What is on disk: the run directory and the directories of servers in it."""
+"""The files on disk: the run directory, and in it a directory of each server."""

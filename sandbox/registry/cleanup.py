@@ -8,18 +8,14 @@ import os
 import select
 import time
 
-from ..errors import SandboxError
+from ..errors import CleanupError, RecordError
 from ..system.interrupts import close_all, store
-from .record import Record, RecordError
+from .record import Record
 from .run_directory import server_directories
 from .server_directory import fifo_in, remove
 
 # A killed server is gone in less than a millisecond, in seconds.
 PATIENCE = 1.0
-
-
-class CleanupError(SandboxError):
-    """Something in the run directory cannot be removed, and why."""
 
 
 def sweep(run_directory: str, but: str = "") -> tuple[int, list[CleanupError]]:
@@ -54,9 +50,9 @@ def is_tended(path: str) -> bool:
 
 
 def _clear(path: str) -> bool:
-    """End the server of a directory that nobody tends, remove it and return whether we did.
+    """End the server of a stale directory, remove it and return whether that was done.
 
-    Not when somebody is just making it, or clearing it. Raises CleanupError.
+    A directory that another process is making or clearing is left. Raises CleanupError.
     """
     lock: list[int] = []
     try:
@@ -73,9 +69,10 @@ def _clear(path: str) -> bool:
 
 
 def _lock(path: str, lock: list[int]) -> None:
-    """Lock a server's directory by a descriptor that is stored.
+    """Lock a server's directory and append the descriptor to ``lock``.
 
-    Raises FileNotFoundError, BlockingIOError when somebody else has locked it, and CleanupError.
+    Raises FileNotFoundError. Raises BlockingIOError when another process has locked it, and
+    CleanupError when it is no directory of this user.
     """
     try:
         store(lock, os.open, path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

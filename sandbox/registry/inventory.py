@@ -1,4 +1,4 @@
-"""What runs on this machine: the servers of this user's sandboxes."""
+"""Lists the servers of this user's sandboxes that run on this machine."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 import psutil
 
-from ..errors import ProtocolError
+from ..errors import ProtocolError, RecordError
 from ..inject import protocol
 from ..system.reaper import NAME as LIFELINE
 from . import cleanup
-from .record import Record, RecordError
+from .record import Record
 from .run_directory import folders, problem_of, run_directory_in, server_directories
 
-# A server that does not hang answers in less than a millisecond, in seconds.
+# Seconds to wait for an answer to "stats".
 ANSWER_TIMEOUT = 1.0
 
 
@@ -64,9 +64,9 @@ def run_directories() -> list[str]:
 
 
 def servers() -> tuple[list[Server], list[str]]:
-    """Return the servers of this user that somebody tends, the oldest first.
+    """Return the servers of this user that are not stale, the oldest first.
 
-    And of which nobody can tell more than where they have their files: in a line each, why.
+    Also returns one line for each directory whose record cannot be read.
     """
     found, unknown = [], []
     for path in filter(cleanup.is_tended, _paths()):
@@ -80,7 +80,7 @@ def servers() -> tuple[list[Server], list[str]]:
 
 
 def stale() -> list[str]:
-    """Return the directories of servers that nobody tends."""
+    """Return the directories of stale servers."""
     return [path for path in _paths() if not cleanup.is_tended(path)]
 
 

@@ -9,15 +9,11 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from ..errors import SandboxError
+from ..errors import RecordError
 from ..system.processes import Identity
 
 # The first line of each record, with the version of its format.
 HEADER = b"memcached-sandbox 1\n"
-
-
-class RecordError(SandboxError):
-    """A record cannot be read: the text, which goes on after the directory's name, says why."""
 
 
 class Record(NamedTuple):

@@ -1,4 +1,4 @@
-"""The memcacheds of this machine that this package did not start."""
+"""Lists the memcacheds of this machine that this package did not start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .options import LONG_OPTIONS, SHORT_OPTIONS
 
 
 class OtherMemcached(NamedTuple):
-    """A memcached that is no server of ours. Nothing here has connected to it."""
+    """A memcached that this package did not start. It is never connected to."""
 
     pid: int
     user: str
@@ -21,7 +21,7 @@ class OtherMemcached(NamedTuple):
 
 
 def other_memcacheds() -> list[OtherMemcached]:
-    """Return the memcacheds on this machine that are not in `inventory.servers`."""
+    """Return the memcacheds on this machine that are not among `inventory.servers`."""
     ours = {server.record.server.pid for server in inventory.servers()[0]}
     return [
         OtherMemcached(process.pid, process.info["username"] or "?", _addresses(process))

@@ -44,12 +44,12 @@ class MemcachedProcess:
                 threading.Event().wait()  # this thread ends where it is
             self._launch()
         # While memcached comes up:
-        from ..registry import record as records
+        from ..registry import record
         from ..registry.cleanup import sweep
 
         path = self.directory.path
         try:
-            records.write(path, self.pid, memory_mb)
+            record.write(path, self.pid, memory_mb)
             sweep(os.path.dirname(path), path)
         except OSError as error:
             what = explain_limit(error) or error
@@ -89,7 +89,7 @@ class MemcachedProcess:
 
     def wait_for_address(self, deadline: float) -> str:
         """Return where memcached listens, once it does. Raises StartError."""
-        from ..registry import record as records
+        from ..registry import record
         from ..system.listener import listener_pid
 
         binary = self.command[0]
@@ -101,7 +101,7 @@ class MemcachedProcess:
                 # memcached has written b"TCP INET: 41877\n".
                 address = f"127.0.0.1:{int(news.split()[2])}"
             listener = listener_pid(address, self.pid, max(0.001, deadline - time.monotonic()))
-            records.add_address(self.directory.path, address)
+            record.add_address(self.directory.path, address)
         except TimeoutError:
             raise StartError(
                 f"{binary} was not ready within its start_timeout and was killed{self._said()}: "

@@ -1,4 +1,4 @@
-"""Who a process is, be it a child of ours or not: a later one with its pid is another."""
+"""Identifies processes by pid and creation time, and the user that memcached runs as."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _created(pid: int) -> float:
 
 
 class User(NamedTuple):
-    """Who a server runs as when it is not ourselves."""
+    """The user that memcached runs as when this process is root."""
 
     name: str
     uid: int
@@ -95,7 +95,10 @@ class User(NamedTuple):
 
 
 def unprivileged_user() -> User | None:
-    """Return whom memcached must become, or None when we are not root. Raises StartError."""
+    """Return the user that memcached must become, or None when this process is not root.
+
+    Raises StartError.
+    """
     if os.geteuid() != 0:
         return None
     import pwd
@@ -103,7 +106,7 @@ def unprivileged_user() -> User | None:
     try:
         entry = pwd.getpwnam("nobody")
     except KeyError:
-        # That is what it says, too, when it has no descriptor left to read the list with.
+        # Python says the same when it has no descriptor left to read the list with.
         reached = _limit_of_reading("/etc/passwd")
         raise StartError(
             f"the user 'nobody' cannot be looked up: {reached}"

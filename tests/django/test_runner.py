@@ -16,7 +16,7 @@ from ..conftest import Run
 from ..helpers.memcacheds import MainMemcached
 from ..helpers.processes import spawn, wait_until_gone
 from ..helpers.projects import PYMEMCACHE, Project
-from ..helpers.suites import CLEAN_CACHE, START_METHODS, WORKERS_AND_CHILDREN
+from ..helpers.suites import CLEAN_CACHE, KILLS_MEMCACHED, START_METHODS, WORKERS_AND_CHILDREN
 
 RUNNER = 'TEST_RUNNER = "sandbox.django.runner.SandboxRunner"\n'
 
@@ -231,6 +231,22 @@ def test_refusals_in_workers_are_told(project: Project) -> None:
         ), result.stdout
 
 
+def test_refusal_outside_of_tests_has_its_traceback(project: Project) -> None:
+    project.write(
+        "runner.py",
+        "import socket\n"
+        "from sandbox.django.runner import SandboxRunner\n"
+        "class Runner(SandboxRunner):\n"
+        "    def setup_databases(self, **kwargs):\n"
+        "        socket.create_connection(('127.0.0.1', 11211))\n",
+    )
+    result = with_runner(project, 'TEST_RUNNER = "runner.Runner"\n').manage("test")
+    assert result.returncode == 1
+    assert result.stderr.startswith("Traceback")
+    assert 'runner.py", line 5, in setup_databases' in result.stderr
+    assert "MainMemcachedRefused: " in result.stderr
+
+
 def test_failfast(project: Project) -> None:
     project.write(
         "tests.py",
@@ -296,14 +312,7 @@ def test_killed(project: Project) -> None:
 
 
 def test_a_memcached_that_dies_is_told(project: Project) -> None:
-    project.write(
-        "tests.py",
-        "import os, signal\n"
-        "from django.test import SimpleTestCase\n"
-        "class Tests(SimpleTestCase):\n"
-        "    def test(self):\n"
-        "        os.kill(int(os.environ['MEMCACHED_SANDBOX_PID']), signal.SIGKILL)\n",
-    )
+    project.write("tests.py", KILLS_MEMCACHED)
     result = project.manage("test")
     assert result.returncode == 1
     assert "the sandbox's memcached cannot be emptied" in result.stderr

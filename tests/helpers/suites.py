@@ -61,3 +61,13 @@ class A(SimpleTestCase):
 class B(A): pass
 class C(A): pass
 """
+
+# What is left of the run cannot be emptied: it has to fail.
+KILLS_MEMCACHED = """
+import os, signal
+from django.test import SimpleTestCase
+
+class Tests(SimpleTestCase):
+    def test(self):
+        os.kill(int(os.environ["MEMCACHED_SANDBOX_PID"]), signal.SIGKILL)
+"""

@@ -20,7 +20,7 @@ from sandbox.run.environment import Injection, for_injection
 from ..conftest import Run
 from ..helpers.memcacheds import MainMemcached
 from ..helpers.projects import PYMEMCACHE, MakeProject, Project, pytest_command, stripped_bookshop
-from ..helpers.suites import CLEAN_CACHE, START_METHODS, WORKERS_AND_CHILDREN
+from ..helpers.suites import CLEAN_CACHE, KILLS_MEMCACHED, START_METHODS, WORKERS_AND_CHILDREN
 
 
 @pytest.fixture
@@ -561,14 +561,7 @@ class TestNotDisturbed:
         assert result.stderr.splitlines()[0] == f"sandbox: {fault}"
 
     def test_a_memcached_that_dies_fails_the_run(self, project: Project) -> None:
-        project.write(
-            "tests.py",
-            "import os, signal\n"
-            "from django.test import SimpleTestCase\n"
-            "class Tests(SimpleTestCase):\n"
-            "    def test(self):\n"
-            "        os.kill(int(os.environ['MEMCACHED_SANDBOX_PID']), signal.SIGKILL)\n",
-        )
+        project.write("tests.py", KILLS_MEMCACHED)
         result = project.sandboxed("--", "./manage.py", "test")
         assert "sandbox's memcached cannot be emptied" in result.stderr
         assert result.returncode == 1

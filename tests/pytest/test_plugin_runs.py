@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pexpect
@@ -609,15 +610,22 @@ def test(memcached):
 """
 
 
+@contextmanager
+def slow_run(project: Project) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
+    """A run of pytest within its test, and the processes that it has started."""
+    project.write("test_it.py", SLOW)
+    with subprocess.Popen(
+        pytest_command("-s"), cwd=project.folder, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        while "ready" not in process.stdout.readline():
+            pass
+        yield process, psutil.Process(process.pid).children(recursive=True)
+
+
 class TestEnd:
     def test_killed(self, project: Project) -> None:
-        project.write("test_it.py", SLOW)
-        with subprocess.Popen(
-            pytest_command("-s"), cwd=project.folder, stdout=subprocess.PIPE, text=True
-        ) as process:
-            while "ready" not in process.stdout.readline():
-                pass
-            children = psutil.Process(process.pid).children(recursive=True)
+        with slow_run(project) as (process, children):
             process.kill()
         assert len(children) == 2  # memcached and the lifeline
         wait_until_gone(*(child.pid for child in children))
@@ -640,14 +648,18 @@ class TestEnd:
         assert len(children) >= 2
         wait_until_gone(*(child.pid for child in children))
 
+    def test_refusal_in_settings_has_its_traceback(self, project: Project) -> None:
+        settings = (project.folder / "settings.py").read_text()
+        connect = "import socket\nsocket.create_connection(('127.0.0.1', 11211))\n"
+        project.write("settings.py", settings + connect)
+        result = project.pytest()
+        assert result.returncode != 0
+        assert "Traceback" in result.stderr
+        assert "settings.py" in result.stderr
+        assert "MainMemcachedRefused: " in result.stderr
+
     def test_a_signal_ends_it(self, project: Project) -> None:
-        project.write("test_it.py", SLOW)
-        with subprocess.Popen(
-            pytest_command("-s"), cwd=project.folder, stdout=subprocess.PIPE, text=True
-        ) as process:
-            while "ready" not in process.stdout.readline():
-                pass
-            children = psutil.Process(process.pid).children(recursive=True)
+        with slow_run(project) as (process, children):
             process.send_signal(signal.SIGTERM)
             assert process.wait() == -signal.SIGTERM
         wait_until_gone(*(child.pid for child in children))

@@ -17,12 +17,12 @@ from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.test import SimpleTestCase, override_settings
 from django.test.signals import setting_changed
 
-from sandbox import BinaryError, OptionError
+from sandbox import BinaryError, MainMemcachedRefused, OptionError
 from sandbox.inject import current, run
 from sandbox.run.local import OwnRun, enter_run
 
-from ..django.test_caches import PYMEMCACHE
 from ..helpers.memcacheds import MainMemcached
+from ..helpers.projects import PYMEMCACHE
 
 
 def everything() -> dict[str, Any]:
@@ -132,7 +132,7 @@ def test_one_within_another_joins_it(main: MainMemcached) -> None:
             assert inner is outer
             assert inner.flushed_after == "never"
             assert cache.get("key") == "outer"
-            with pytest.raises(ConnectionRefusedError, match="the sandbox refuses"):
+            with pytest.raises(MainMemcachedRefused, match="the sandbox refuses"):
                 socket.create_connection(("localhost", 5))
         assert everything() == between
         assert (outer.flushed_after, outer.excluded) == ("test", set())

@@ -6,7 +6,7 @@ import os
 import sys
 
 from . import refusals
-from .errors import RunError
+from .errors import ProtocolError, RunError
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
@@ -72,8 +72,6 @@ class Run:
 
     def flush(self) -> None:
         """Empty the servers of this process. Raises RunError when one cannot be."""
-        from .errors import ProtocolError
-
         if self._connected_in != os.getpid():
             self.disconnect()  # what a fork has inherited is its parent's
             self._connected_in = os.getpid()
