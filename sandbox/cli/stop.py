@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from ..registry import inventory
-from ..registry.cleanup import sweep
+from ..registry.cleanup import remove_stale
 from ..run.environment import NAMES_VARIABLE, without_injection
 from .options import CONTEXT_SETTINGS, shell_option
 from .output import say
@@ -82,7 +82,7 @@ def _remove_stale() -> int:
     """Return how many of them cannot be removed."""
     removed, problems = 0, []
     for directory in inventory.run_directories():
-        swept, left = sweep(directory)
+        swept, left = remove_stale(directory)
         removed += swept
         problems += left
     for problem in problems:

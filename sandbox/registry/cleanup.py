@@ -1,4 +1,4 @@
-"""Finds and removes what a killed owner has left when its lifeline was killed as well."""
+"""Finds and removes what a killed owner has left when its reaper was killed as well."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .server_directory import fifo_in, remove
 PATIENCE = 1.0
 
 
-def sweep(run_directory: str, but: str = "") -> tuple[int, list[CleanupError]]:
+def remove_stale(run_directory: str, keep: str = "") -> tuple[int, list[CleanupError]]:
     """Remove what killed owners have left in a run directory that may be trusted.
 
-    Return how many directories that were, and what cannot be removed. ``but`` is left alone.
+    Return how many directories that were, and what cannot be removed. ``keep`` is left alone.
     """
     removed, problems = 0, []
     for path in server_directories(run_directory):
-        if path != but and not is_tended(path):
+        if path != keep and not is_tended(path):
             try:
                 removed += _clear(path)
             except CleanupError as problem:
@@ -34,7 +34,7 @@ def sweep(run_directory: str, but: str = "") -> tuple[int, list[CleanupError]]:
 
 
 def is_tended(path: str) -> bool:
-    """Whether somebody lives who will remove a server's directory: its owner or the lifeline.
+    """Whether somebody lives who will remove a server's directory: its owner or the reaper.
 
     They have its FIFO open for reading. While it is being made nobody has.
     """

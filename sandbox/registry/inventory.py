@@ -10,7 +10,7 @@ import psutil
 
 from ..errors import ProtocolError, RecordError
 from ..inject import protocol
-from ..system.reaper import NAME as LIFELINE
+from ..system.reaper import NAME as REAPER
 from . import cleanup
 from .record import Record
 from .run_directory import folders, problem_of, run_directory_in, server_directories
@@ -49,13 +49,13 @@ class Server(NamedTuple):
 def run_directories() -> list[str]:
     """Return the run directories of this user that are there and may be trusted.
 
-    Those that this environment leads to, and those that a lifeline has in its command line.
+    Those that this environment leads to, and those that a reaper has in its command line.
     """
     found = [run_directory_in(folder) for folder in folders()]
     for process in psutil.process_iter(["cmdline", "uids"]):
         match process.info:
             case {"cmdline": [_, "-c", _, name, path], "uids": uids} if (
-                name == LIFELINE and uids.effective == os.geteuid()
+                name == REAPER and uids.effective == os.geteuid()
             ):
                 found.append(os.path.dirname(path))
     return [

@@ -1,6 +1,6 @@
 """What a server's directory says about it: who owns it, which process it is, where it listens.
 
-It is read when its owner and the lifeline are gone, and by people who want to know what runs.
+It is read when its owner and the reaper are gone, and by people who want to know what runs.
 Nothing in it is a secret: the command of the owner, which may hold one, is asked of the kernel.
 """
 

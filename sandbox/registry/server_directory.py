@@ -28,7 +28,7 @@ REMEDY = "point TMPDIR to a folder that only you can write to"
 class ServerDirectory:
     """A directory for one server, for its owner alone. Nothing is made before `make`.
 
-    As long as anyone who will remove it lives, its FIFO has a reader: its owner or the lifeline.
+    As long as anyone who will remove it lives, its FIFO has a reader: its owner or the reaper.
     One that is being made is locked, see flock(2). So it can be told from one that was left.
     """
 
@@ -76,7 +76,7 @@ class ServerDirectory:
                 self._make(parent)
                 return
             except (FileNotFoundError, FileExistsError, BlockingIOError) as error:
-                # The run directory was removed with the last server in it, or somebody who sweeps
+                # The run directory was removed with the last server in it, or a cleanup
                 # was faster than our lock, or the name is taken.
                 self.remove()
                 what = f"{error.strerror}, {ATTEMPTS} times; {REMEDY}"

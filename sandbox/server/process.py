@@ -1,4 +1,4 @@
-"""A memcached process with its lifeline and its directory, and what all it may die of."""
+"""A memcached process with its reaper and its directory, and what all it may die of."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from ..errors import BinaryError, ProtocolError, StartError, explain_limit
 from ..registry.server_directory import ServerDirectory
 from ..system.processes import unprivileged_user
-from ..system.reaper import Lifeline
+from ..system.reaper import Reaper
 
-# A launch takes about a millisecond until its lifeline knows of it, in seconds.
+# A launch takes about a millisecond until its reaper knows of it, in seconds.
 SETTLING_TIME = 1.0
 
 # How much of what memcached printed is told when it fails: bytes from the end.
@@ -22,22 +22,22 @@ LAST_WORDS = 500
 
 
 class MemcachedProcess:
-    """A memcached process with its lifeline and its directory. Nothing happens before `launch`."""
+    """A memcached process with its reaper and its directory. Nothing happens before `launch`."""
 
     def __init__(self, command: Sequence[str], unix_socket: bool) -> None:
         self.command = [*command]
         self.directory = ServerDirectory(unprivileged_user())
-        self.lifeline = Lifeline()
+        self.reaper = Reaper()
         self._unix_socket = unix_socket
         self._death: str | None = None
         self._lock = threading.RLock()
 
     @property
     def pid(self) -> int:
-        return self.lifeline.pid
+        return self.reaper.pid
 
     def launch(self, memory_mb: int) -> None:
-        """Start memcached and its lifeline. Raises SandboxError; `end` must follow then."""
+        """Start memcached and its reaper. Raises SandboxError; `end` must follow then."""
         _processes.add(self)
         with self._lock:
             if _exiting and threading.current_thread() is not threading.main_thread():
@@ -45,12 +45,12 @@ class MemcachedProcess:
             self._launch()
         # While memcached comes up:
         from ..registry import record
-        from ..registry.cleanup import sweep
+        from ..registry.cleanup import remove_stale
 
         path = self.directory.path
         try:
             record.write(path, self.pid, memory_mb)
-            sweep(os.path.dirname(path), path)
+            remove_stale(os.path.dirname(path), path)
         except OSError as error:
             what = explain_limit(error) or error
             raise StartError(f"the run directory cannot be used: {what}") from error
@@ -70,7 +70,7 @@ class MemcachedProcess:
             self.command += ["-l", "127.0.0.1", "-p", "-1", "-U", "0"]
             env["MEMCACHED_PORT_FILENAME"] = f"{folder}/port"
         try:
-            self.lifeline.run(
+            self.reaper.run(
                 self.command,
                 env,
                 directory=directory.path,
@@ -124,9 +124,9 @@ class MemcachedProcess:
 
         ``patience`` is for one that may be dying, in seconds.
         """
-        if self._death is None and self.lifeline.has_ended(patience):
-            self.lifeline.kill()
-            self._death = f"{_how_it_ended(self.lifeline.wait())}{self._said()}"
+        if self._death is None and self.reaper.has_ended(patience):
+            self.reaper.kill()
+            self._death = f"{_how_it_ended(self.reaper.wait())}{self._said()}"
         return self._death
 
     def end(self) -> None:
@@ -134,7 +134,7 @@ class MemcachedProcess:
 
         When it is interrupted, it is done all the same. It may be called again.
         """
-        if self.lifeline.is_ours:
+        if self.reaper.is_ours:
             with self._lock:
                 try:
                     self._end()
@@ -143,22 +143,22 @@ class MemcachedProcess:
                     raise
 
     def settle(self) -> None:
-        """Wait until a launch that is under way has come to where the lifeline knows of it.
+        """Wait until a launch that is under way has come to where the reaper knows of it.
 
         From then on nobody launches or ends it any more: for the exit of the interpreter.
         """
         self._lock.acquire(timeout=SETTLING_TIME)
 
     def _end(self) -> None:
-        self.lifeline.kill()
+        self.reaper.kill()
         self.directory.remove()
-        self.lifeline.release()
+        self.reaper.release()
         self.directory.remove()  # should the dying memcached have made another file
 
     def _first_news(self, deadline: float) -> bytes:
         news = b""
         while not news.endswith(b"\n"):
-            more = self.lifeline.news(deadline)
+            more = self.reaper.news(deadline)
             if not more:
                 raise StartError(f"{self.command[0]} {self.death()} before it was ready")
             news += more
@@ -185,7 +185,7 @@ def _end_all() -> None:
     """End what still runs when the interpreter exits.
 
     Not while other threads live on, as daemon threads do: one may be about to use a server, or to
-    start one. Then it is left to the lifeline, which acts when they have ended with us.
+    start one. Then it is left to the reaper, which acts when they have ended with us.
     """
     global _exiting  # noqa: PLW0603
     alone = threading.active_count() == 1

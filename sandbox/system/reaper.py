@@ -1,10 +1,10 @@
 """Runs a program that must not outlive us, however we end.
 
-A helper, the lifeline, blocks on a pipe of which only we hold the other end. When we end, by
-whatever end, the kernel closes it: the lifeline wakes up, kills the program and removes its
+A helper, the reaper, blocks on a pipe of which only we hold the other end. When we end, by
+whatever end, the kernel closes it: the reaper wakes up, kills the program and removes its
 directory. It is a shell, which takes half a millisecond to start, while the program starts too.
 
-There is no moment at which the program could be left alone. We tell the lifeline its pid as soon
+There is no moment at which the program could be left alone. We tell the reaper its pid as soon
 as we know it. Should we be killed before that, the kernel closes our pipe only once the program
 has its own end of a FIFO open, by which it is found in /proc; where there is none, the program,
 which is memcached, says its pid through that FIFO itself.
@@ -43,21 +43,21 @@ rm -rf "$1"
 rmdir "${1%/*}"
 """
 
-# What the lifeline is called in a list of processes, before its directory.
-NAME = "memcached-sandbox-lifeline"
+# What the reaper is called in a list of processes, before its directory.
+NAME = "memcached-sandbox-reaper"
 
-# The program's descriptors, and the lifeline's, beside the standard ones.
+# The program's descriptors, and the reaper's, beside the standard ones.
 FIFO = 3
 FOLDER = 4
 
-# A lifeline that was told to end does so in less than a millisecond, unless someone stopped it.
+# A reaper that was told to end does so in less than a millisecond, unless someone stopped it.
 PATIENCE_MS = 1000
 
-_alive: weakref.WeakSet[Lifeline] = weakref.WeakSet()
+_alive: weakref.WeakSet[Reaper] = weakref.WeakSet()
 
 
-class Lifeline:
-    """A program that `run` starts, and the lifeline that ends it when we end.
+class Reaper:
+    """A program that `run` starts, and the reaper that ends it when we end.
 
     Everything here may be interrupted and called again.
     """
@@ -67,7 +67,7 @@ class Lifeline:
         self._children: list[int] = []  # the helper, and then the program
         self._status: int | None = None
         self._news: list[int] = []  # our end of the FIFO
-        self._pipe: list[int] = []  # the lifeline's end, until it has it, and ours
+        self._pipe: list[int] = []  # the reaper's end, until it has it, and ours
         self._moved: list[int] = []  # a descriptor that has been replaced
 
     def run(
@@ -185,7 +185,7 @@ class Lifeline:
         return self._status
 
     def release(self) -> None:
-        """Wait for the end of the program, which was killed, and end the lifeline meanwhile.
+        """Wait for the end of the program, which was killed, and end the reaper meanwhile.
 
         In a fork of the owner, nothing happens.
         """
@@ -199,7 +199,7 @@ class Lifeline:
             pass  # Someone has ended the helper.
         self.wait()
         if not self.pid:
-            # There is no program. The lifeline, if there is one, sees for itself.
+            # There is no program. The reaper, if there is one, sees for itself.
             close_all(self._pipe)
         # The pipe has lost its reader when the helper has ended.
         elif not _ready(self._pipe[0], 0, PATIENCE_MS):
@@ -235,8 +235,8 @@ def kill_group(leader: int) -> None:
 
 
 def _let_all_go() -> None:
-    for lifeline in list(_alive):
-        lifeline.let_go()
+    for reaper in list(_alive):
+        reaper.let_go()
 
 
 os.register_at_fork(after_in_child=_let_all_go)

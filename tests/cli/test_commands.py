@@ -331,7 +331,7 @@ def test_secrets_are_not_written(run, run_folder: Path) -> None:
 
 
 def test_the_environment_does_not_reach_the_shell(run, tmp_path: Path) -> None:
-    """A shell takes functions from its environment, and the lifeline is one."""
+    """A shell takes functions from its environment, and the reaper is one."""
     script = "from sandbox import Memcached; Memcached().start(); import os; os.kill(os.getpid(),9)"
     variables = {
         "BASH_FUNC_read%%": "() { touch owned; }",

@@ -222,17 +222,17 @@ def sandboxes_alive(count: int) -> str:
         children = set(psutil.Process().children()) - others
         resident = sum(child.memory_info().rss for child in children) / MB
         of_servers = [_own_memory(c) for c in children if c.pid in pids]
-        of_lifelines = [_own_memory(c) for c in children if c.pid not in pids]
+        of_reapers = [_own_memory(c) for c in children if c.pid not in pids]
     finally:
         for server in servers:
             server.stop()
-    assert len(of_servers) == len(of_lifelines) == count
-    largest = max(of_servers) + max(of_lifelines)
+    assert len(of_servers) == len(of_reapers) == count
+    largest = max(of_servers) + max(of_reapers)
     bound = 2 if sys.platform == "linux" else 10
     assert largest <= bound, f"{largest:.1f} MB"
     return (
         f"{count} sandboxes alive at once: at most {max(of_servers):.1f} MB each and "
-        f"{max(of_lifelines):.1f} MB for the lifeline, without the code that all of them share; "
+        f"{max(of_reapers):.1f} MB for the reaper, without the code that all of them share; "
         f"{resident / count:.1f} MB resident with it"
     )
 

@@ -627,7 +627,7 @@ class TestEnd:
     def test_killed(self, project: Project) -> None:
         with slow_run(project) as (process, children):
             process.kill()
-        assert len(children) == 2  # memcached and the lifeline
+        assert len(children) == 2  # memcached and the reaper
         wait_until_gone(*(child.pid for child in children))
 
     @pytest.mark.parametrize("arguments", [["-s"], ["-n2"]])

@@ -1,4 +1,4 @@
-"""What is left when owner and lifeline are killed alike, and who removes it."""
+"""What is left when owner and reaper are killed alike, and who removes it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ sys.stdin.read()
 
 
 class Orphan:
-    """A server whose owner and lifeline were killed, lifeline first."""
+    """A server whose owner and reaper were killed, reaper first."""
 
     def __init__(self) -> None:
         owner = subprocess.Popen(
@@ -40,10 +40,10 @@ class Orphan:
         assert owner.stdout is not None
         pid, directory = owner.stdout.readline().split()
         self.pid, self.directory = int(pid), Path(directory)
-        (lifeline,) = (
+        (reaper,) = (
             child for child in psutil.Process(owner.pid).children() if child.pid != self.pid
         )
-        lifeline.kill()
+        reaper.kill()
         owner.kill()
         owner.communicate()
         assert is_running(self.pid)
@@ -173,7 +173,7 @@ def test_one_that_is_being_made_is_not_swept(run_folder: Path) -> None:
         assert not os.path.exists(directory.path)
 
 
-def test_an_owner_that_was_killed_before_it_had_a_lifeline(python, run_folder: Path) -> None:
+def test_an_owner_that_was_killed_before_it_had_a_reaper(python, run_folder: Path) -> None:
     result = python(
         "import os\n"
         "from sandbox import Memcached\n"

@@ -151,7 +151,7 @@ class TestFolders:
             assert server.address.startswith(f"unix:{odd}/")
             server.flush()
         assert list(odd.iterdir()) == []
-        # The lifeline, which is a shell, has to remove it as well.
+        # The reaper, which is a shell, has to remove it as well.
         script = (
             "import os; from sandbox import Memcached; Memcached().start(); os.kill(os.getpid(), 9)"
         )

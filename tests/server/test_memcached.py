@@ -300,16 +300,16 @@ class TestDeath:
             with pytest.raises(ServerError, match="closed the connection|ended with exit code 0"):
                 server.stats()
 
-    def test_stop_when_someone_has_stopped_or_killed_the_lifeline(self) -> None:
+    def test_stop_when_someone_has_stopped_or_killed_the_reaper(self) -> None:
         for blow in (signal.SIGSTOP, signal.SIGKILL):
             with Memcached() as server:
-                (lifeline,) = (
+                (reaper,) = (
                     child for child in psutil.Process().children() if child.pid != server.pid
                 )
-                lifeline.send_signal(blow)
+                reaper.send_signal(blow)
                 pid = server.pid
             assert not psutil.pid_exists(pid)
-            assert not psutil.pid_exists(lifeline.pid)
+            assert not psutil.pid_exists(reaper.pid)
 
 
 class TestStartErrors:

@@ -85,11 +85,11 @@ def test_owner_ends_by_itself(end: str, run_folder: Path) -> None:
 
 @pytest.mark.parametrize("proc", ["/proc/", "/no/such/folder/"])
 @pytest.mark.parametrize("unix_socket", ["", "yes"])
-def test_owner_killed_between_start_of_the_server_and_word_to_the_lifeline(
+def test_owner_killed_between_start_of_the_server_and_word_to_the_reaper(
     python, run_folder: Path, unix_socket: str, proc: str
 ) -> None:
-    """The lifeline then has to find out whom to end, in /proc or from the server itself."""
-    assert_ended_by_the_lifeline(python, run_folder, unix_socket, proc)
+    """The reaper then has to find out whom to end, in /proc or from the server itself."""
+    assert_ended_by_the_reaper(python, run_folder, unix_socket, proc)
 
 
 def test_owner_killed_then_and_a_server_that_never_says_anything(
@@ -98,10 +98,10 @@ def test_owner_killed_then_and_a_server_that_never_says_anything(
     silent = tmp_path / "silent"
     silent.write_text("#!/bin/sh\nexec sleep 100\n")
     silent.chmod(0o755)
-    assert_ended_by_the_lifeline(python, run_folder, "", MEMCACHED_SANDBOX_BINARY=str(silent))
+    assert_ended_by_the_reaper(python, run_folder, "", MEMCACHED_SANDBOX_BINARY=str(silent))
 
 
-def assert_ended_by_the_lifeline(
+def assert_ended_by_the_reaper(
     python, run_folder: Path, unix_socket: str, proc: str = "/proc/", **env: str
 ) -> None:
     result = python(
@@ -282,7 +282,7 @@ def test_the_interpreter_ends_before_a_daemon_thread(
 
 
 def test_the_interpreter_ends_in_order(python, run_folder: Path) -> None:
-    """Without other threads nothing is left to the lifeline: whoever looks next sees nothing."""
+    """Without other threads nothing is left to the reaper: whoever looks next sees nothing."""
     result = python("from sandbox import Memcached\nserver = Memcached()\nserver.start()\n")
     assert (result.returncode, result.stderr) == (0, "")
     assert list(run_folder.iterdir()) == []
