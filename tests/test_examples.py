@@ -9,6 +9,7 @@ import pytest
 
 from .conftest import REPOSITORY
 from .helpers.memcacheds import MainMemcached
+from .helpers.processes import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +33,7 @@ def test_way_in(run, main_memcached: MainMemcached, run_folder: Path, command: l
     assert result.returncode == 0, result.stdout + result.stderr
     assert "7 passed" in result.stdout or "Ran 7 tests" in result.stderr
     main_memcached.assert_untouched()
-    assert list(run_folder.iterdir()) == []
+    eventually(lambda: list(run_folder.iterdir()) == [])
 
 
 def test_its_tests_need_a_clean_cache(run, main_memcached: MainMemcached) -> None:

@@ -88,7 +88,7 @@ def _keep(
         for server in servers:
             server.wait()
         hold_signals()
-        control = Control(sandbox, os.path.join(servers[0].directory, "control"))
+        control = Control(sandbox, sandbox.control_directory.socket)
     except SandboxError as error:
         os.write(said, json.dumps({"error": str(error)}).encode())
         return

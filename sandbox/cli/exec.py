@@ -78,7 +78,7 @@ def _run(
         if verbose:
             say(f"memcached at {server.address}, pid {server.pid}: {shlex.join(server.command)}")
     mask = hold_signals()
-    control = Control(sandbox, os.path.join(launched[0].directory, "control"))
+    control = Control(sandbox, sandbox.control_directory.socket)
     variables = variables_of(options, os.environ, launched, control.path)
     deaths = Deaths(sandbox)
     child = Command(command, {**os.environ, **variables}, mask)

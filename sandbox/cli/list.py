@@ -44,11 +44,11 @@ def command(as_json: bool) -> None:
         say("no sandbox runs.")
 
 
-def _entry(server: inventory.Server) -> dict[str, Any]:
+def _entry(server: inventory.RunningServer) -> dict[str, Any]:
     record = server.record
     stats = server.stats() or {}
     return {
-        "id": server.id,
+        "id": server.directory.name,
         "address": record.address,
         "pid": record.server.pid,
         "memory": record.memory_mb * MB,

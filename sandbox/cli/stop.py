@@ -38,23 +38,29 @@ def command(ids: tuple[str, ...], every: bool, stale: bool, shell: str) -> int:
     if own and control is None:
         raise click.UsageError("This shell has no sandbox: give an ID, --all or --stale.")
     servers, unknown = inventory.servers()
-    if missing := set(ids).difference(server.id for server in servers):
+    if missing := set(ids).difference(server.directory.name for server in servers):
         raise click.UsageError(
             f"There is no sandbox {min(missing)!r}: 'sandbox list' shows those that there are."
         )
-    ours = os.path.dirname(control or "")
+    ours = os.path.basename(os.path.dirname(control or ""))
     chosen = [
-        server for server in servers if every or server.id in ids or (own and server.path == ours)
+        server
+        for server in servers
+        if every or server.directory.name in ids or (own and server.record.control == ours)
     ]
-    if own or ours in [server.path for server in chosen]:
+    if own or (control and ours in [server.record.control for server in chosen]):
         _forget(shell)
     failures = 0
     for server in chosen:
         if server.kill():
-            say(f"stopped {server.id}, memcached at {server.record.address}.")
+            say(f"stopped {server.directory.name}, memcached at {server.record.address}.")
         else:
             failures += 1
-            say(f"{server.id} cannot be stopped: its pid {server.record.server.pid} lives on.")
+            pid = server.record.server.pid
+            say(
+                f"could not stop {server.directory.name}: process {pid} is still running; "
+                f"run 'kill -9 {pid}'."
+            )
     if every:
         for line in unknown:
             failures += 1

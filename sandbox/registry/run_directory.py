@@ -11,8 +11,8 @@ from ..errors import SandboxError
 # sizeof(sun_path) less the closing zero: unix(7) on Linux, sys/un.h on macOS and the BSDs.
 UNIX_PATH_LIMIT = 107 if sys.platform == "linux" else 103
 
-# The longest path in a server's directory is a Unix socket's: "/0a1b2c3d/server/socket".
-LONGEST_TAIL = 23
+# The longest path in the run directory is a control socket's: "/run-0a1b2c3d4e5f/socket".
+LONGEST_TAIL = 24
 
 # In memory: a start and stop in a folder on a disk may wait for that disk, for a millisecond or so.
 SHARED_MEMORY = "/dev/shm"
@@ -57,15 +57,6 @@ def problems_of_folders() -> list[str]:
 def run_directory_in(folder: str) -> str:
     """Return what this user's run directory is called in a folder that others may use too."""
     return os.path.join(folder, f"memcached-sandbox-{os.geteuid()}")
-
-
-def server_directories(directory: str) -> list[str]:
-    """Return the paths of the servers' directories in a run directory; none if it is not there."""
-    try:
-        names = os.listdir(directory)
-    except FileNotFoundError:
-        return []
-    return [os.path.join(directory, name) for name in sorted(names)]
 
 
 def problem_of(directory: str) -> str | None:

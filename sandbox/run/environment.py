@@ -86,12 +86,12 @@ def for_command(
     }
 
 
-def for_children(first: Memcached) -> dict[str, str]:
+def for_children(first: Memcached, refusals_file: str) -> dict[str, str]:
     """Return what a process that owns its run tells those that it starts of its first server."""
     return {
         "MEMCACHED_SANDBOX_ADDRESS": first.address,
         "MEMCACHED_SANDBOX_PID": str(first.pid),
-        refusals.VARIABLE: os.path.join(first.directory, "refusals"),
+        refusals.VARIABLE: refusals_file,
     }
 
 

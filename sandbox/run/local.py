@@ -54,7 +54,8 @@ class OwnRun(run.Run):
         """Tell the processes that this one starts."""
         if not self.sandbox.servers:
             return  # A worker of a project without memcached has asked for nothing.
-        for name, value in for_children(self.sandbox.servers[0]).items():
+        first, control = self.sandbox.servers[0], self.sandbox.control_directory
+        for name, value in for_children(first, control.refusals).items():
             os.environ.setdefault(name, value)  # a worker has said its own already
         os.environ[STAND_INS] = json.dumps(self.sandbox.stand_ins)
 

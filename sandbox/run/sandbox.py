@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from ..registry.directories import ControlDirectory
 from ..server.memcached import Memcached
+from ..system import deferred
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -28,11 +31,12 @@ class Sandbox:
     def __init__(self, **options: Unpack[MemcachedOptions]) -> None:
         Memcached(**options)  # only to say now what is wrong with them
         self._options = options
-        # Of the kind that `stop` can take even if Ctrl-C has come when we were about to let go.
+        # Re-entrant: after a Ctrl-C just before the release, `stop` must still be able to take it.
         self._lock = threading.RLock()
         self._worker_locks = defaultdict[str, AbstractContextManager[object]](threading.RLock)
         self._ahead: list[Memcached] = []
         self._servers: dict[tuple[str, str], Memcached] = {}  # by worker and main address
+        self._control_directory: ControlDirectory | None = None
 
     @property
     def servers(self) -> list[Memcached]:
@@ -49,6 +53,29 @@ class Sandbox:
                 table.setdefault(worker, {})[main] = server.address
             return table
 
+    @property
+    def control_directory(self) -> ControlDirectory:
+        """The directory for the files of the run, made when it is first asked for.
+
+        It is removed by `stop`, or by the reapers of the servers that were started before. Raises
+        SandboxError.
+        """
+        with deferred(), self._lock:
+            control = self._named_control_directory()
+            control.make_once()
+            return control
+
+    def _named_control_directory(self) -> ControlDirectory:
+        if self._control_directory is None:
+            self._control_directory = ControlDirectory.named()
+            weakref.finalize(self, self._control_directory.release).atexit = False
+        return self._control_directory
+
+    def _new_server(self) -> Memcached:
+        server = Memcached(**self._options)
+        server.control_directory = self._named_control_directory()
+        return server
+
     def launch(self, count: int) -> list[Memcached]:
         """Launch servers for main addresses that will be asked for, and return them.
 
@@ -56,7 +83,7 @@ class Sandbox:
         """
         launched = []
         for _ in range(count):
-            server = Memcached(**self._options)
+            server = self._new_server()
             server.launch()
             launched.append(server)
         with self._lock:
@@ -111,7 +138,7 @@ class Sandbox:
     def _start(self, wanted: Iterable[tuple[str, str]]) -> None:
         """Start what is missing of these, which are workers and main addresses."""
         with self._lock:
-            new = {key: Memcached(**self._options) for key in wanted if key not in self._servers}
+            new = {key: self._new_server() for key in wanted if key not in self._servers}
         try:
             for server in new.values():
                 server.launch()
@@ -131,11 +158,14 @@ class Sandbox:
 
     def stop(self) -> None:
         """End all servers. Another `stand_in` starts new ones."""
-        servers = self.servers
-        with self._lock:
-            self._servers, self._ahead = {}, []
-        for server in servers:
-            server.stop()
+        with deferred():
+            with self._lock:
+                servers, control = self.servers, self._control_directory
+                self._servers, self._ahead, self._control_directory = {}, [], None
+            for server in servers:
+                server.stop()
+            if control is not None:
+                control.release()
 
     def __enter__(self) -> Self:
         return self

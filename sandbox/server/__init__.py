@@ -106,9 +106,9 @@ class Server:
         try:
             yield
         except (OSError, ProtocolError) as error:
-            fate = self._fate(error) or f"does not answer: {error or 'no word in time'}"
-            raise ServerError(f"memcached at {self._address} {fate}") from error
+            reason = self._explain(error) or f"does not answer: {error or 'no word in time'}"
+            raise ServerError(f"memcached at {self._address} {reason}") from error
 
-    def _fate(self, error: Exception) -> str | None:  # noqa: ARG002
-        """Return what became of the server, where it can be known."""
+    def _explain(self, error: Exception) -> str | None:  # noqa: ARG002
+        """Return why the server failed, where that can be known."""
         return None

@@ -1,25 +1,35 @@
-"""One memcached process of our own, from its start to its end."""
+"""One memcached process of this package, from its start to its end."""
 
 from __future__ import annotations
 
 import os
+import socket
+import sys
+import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..errors import ServerError, StartError, explain_limit
+from ..errors import BinaryError, ProtocolError, ServerError, StartError, explain_limit
+from ..registry.directories import ControlDirectory, ServerDirectory
+from ..system import close_in_forks, deferred
+from ..system.processes import listener_pid, unprivileged_user
+from ..system.reaper import Reaper
 from . import NOT_RUNNING, Server
 from .binary import find_memcached
 from .options import check
-from .process import MemcachedProcess
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# How long one may take to die whose connection was closed, in seconds.
+# Seconds to wait, after a lost connection, for the server to exit, so that its exit status can be
+# reported.
 DYING_TIME = 0.2
+
+# Bytes of the end of memcached's output to show when it fails.
+LAST_OUTPUT = 500
 
 
 class Memcached(Server):
@@ -61,13 +71,14 @@ class Memcached(Server):
         self.memory_mb = memory_mb
         self.unix_socket = unix_socket
         self.command: Sequence[str] = ()
+        self.control_directory: ControlDirectory | None = None  # that of its run, if it has one
         self._binary = binary
         self._arguments = [f"-m{memory_mb}", f"-t{threads}", f"-c{max_connections}"]
         if max_item_size is not None:
             self._arguments.append(f"-I{max_item_size}")
         self._arguments += args
         self._start_timeout = start_timeout
-        self._process: MemcachedProcess | None = None
+        self._process: _Process | None = None
         self._finalizer: weakref.finalize[..., Memcached] | None = None
         self._deadline = 0.0
 
@@ -93,21 +104,17 @@ class Memcached(Server):
     def _launch(self) -> None:
         self._deadline = time.monotonic() + self._start_timeout
         command = [find_memcached(self._binary), *self._arguments]
-        process = MemcachedProcess(command, self.unix_socket)
-        self._finalizer = weakref.finalize(self, process.end)
-        self._finalizer.atexit = False  # the process sees to that
-        self._process = process
-        try:
-            process.launch(self.memory_mb)
-        except BaseException:
-            self.stop()
-            raise
+        with deferred():
+            process = _Process(command, self.memory_mb, self.unix_socket, self.control_directory)
+            self._finalizer = weakref.finalize(self, process.end)
+            self._finalizer.atexit = False  # the reaper ends it when the interpreter is gone
+            self._process = process
         self.command = process.command
 
     def wait(self) -> None:
-        """Wait until the launched memcached is ready and has proved to be the one we started.
+        """Wait until the launched memcached is ready and has proved to be the one that was started.
 
-        Raises StartError; nothing is left running then, and no file.
+        Raises BinaryError and StartError; nothing is left running then, and no file.
         """
         if self._process is None:
             raise ServerError("there is nothing to wait for: launch() the server first")
@@ -123,11 +130,11 @@ class Memcached(Server):
 
         By SIGKILL: a cache has nothing to save, and on SIGTERM memcached takes a second to end.
         """
-        if self._process is not None:
-            self._process.end()
-            if self._finalizer is not None:
+        with deferred():
+            if self._process is not None and self._finalizer is not None:
+                self._process.end()
                 self._finalizer.detach()
-        self._finalizer = self._process = self._address = None
+            self._finalizer = self._process = self._address = None
 
     @property
     def host(self) -> str | None:
@@ -151,9 +158,11 @@ class Memcached(Server):
         """The server's directory, for this user alone; it is removed with the server."""
         return self._running().directory.path
 
-    def death(self) -> str | None:
-        """Return how memcached died by itself, with its last words, or None while it lives."""
-        return self._running().death()
+    def exit_reason(self) -> str | None:
+        """Return how memcached ended by itself, with its last output, or None while it runs."""
+        return self._running().exit_reason()
+
+    death = exit_reason
 
     def __enter__(self) -> Self:
         self.start()
@@ -162,14 +171,198 @@ class Memcached(Server):
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _running(self) -> MemcachedProcess:
+    def _running(self) -> _Process:
         if self._process is None:
             raise ServerError(NOT_RUNNING)
         return self._process
 
-    def _fate(self, error: Exception) -> str | None:
+    def _explain(self, error: Exception) -> str | None:
         # A dying process loses its connections one by one, and the end may not be known yet.
-        return self._running().death(0 if isinstance(error, TimeoutError) else DYING_TIME)
+        return self._running().exit_reason(0 if isinstance(error, TimeoutError) else DYING_TIME)
+
+
+class _Process:
+    """A memcached process with its reaper, its directory and its port, from the start on.
+
+    :raises SandboxError: it cannot be started; nothing is left then.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        memory_mb: int,
+        unix_socket: bool,
+        control_directory: ControlDirectory | None,
+    ) -> None:
+        self.command = [*command]
+        self._memory_mb = memory_mb
+        self._unix_socket = unix_socket
+        self._control_directory = control_directory
+        self._port: socket.socket | None = None
+        self._exit_reason: str | None = None
+        self._lock = threading.RLock()
+        self._reaper = Reaper()
+        self.directory = ServerDirectory.create(unprivileged_user())
+        close_in_forks(self)
+        try:
+            self._start()
+            self._register()
+        except BaseException:
+            self.end()
+            raise
+
+    @property
+    def pid(self) -> int:
+        return self._reaper.pid
+
+    def _start(self) -> None:
+        directory, control = self.directory, self._control_directory
+        folder = directory.folder_for_server
+        variables = {}
+        if directory.user is not None:
+            self.command += ["-u", directory.user.name]
+        if self._unix_socket:
+            # memcached writes its pid once it listens: save_pid() in memcached.c.
+            self.command += ["-s", f"{folder}/socket", "-a", "0700", "-P", f"{folder}/pid"]
+        else:
+            self.command += ["-l", "127.0.0.1", "-p", str(self._hold_port()), "-U", "0"]
+            variables["MEMCACHED_PORT_FILENAME"] = f"{folder}/port"
+        try:
+            self._reaper.start(
+                self.command,
+                variables,
+                directory=directory.path,
+                files=(*directory.FILES, directory.FOLDER),
+                control="" if control is None else control.path,
+                control_files=() if control is None else control.PATTERNS,
+                lock=directory.lock,
+                fifo=directory.fifo,
+                folder=directory.folder,
+                output=directory.output,
+            )
+        except OSError as error:
+            if (reached := explain_limit(error)) is not None:
+                raise StartError(f"{self.command[0]} cannot be started: {reached}") from error
+            if error.filename != self.command[0]:
+                raise StartError(f"memcached's reaper cannot be started: {error}") from error
+            raise BinaryError(
+                f"{self.command[0]} cannot be executed: {error.strerror}; "
+                "name another memcached in MEMCACHED_SANDBOX_BINARY"
+            ) from error
+
+    def _register(self) -> None:
+        """Writes the record, and removes what killed runs have left, while memcached comes up."""
+        control, run_directory = self._control_directory, os.path.dirname(self.directory.path)
+        try:
+            name = "" if control is None else control.name
+            self.directory.write_record(self.pid, self._memory_mb, name)
+            if os.listdir(run_directory) != [self.directory.name]:
+                from ..registry.cleanup import remove_stale
+
+                remove_stale(run_directory)
+        except OSError as error:
+            what = explain_limit(error) or error
+            raise StartError(f"the run directory cannot be used: {what}") from error
+
+    def _hold_port(self) -> int:
+        """Binds a free port, to which memcached binds as well, until `end`.
+
+        No other program is given the port meanwhile, and no connection is accepted by it. Linux
+        lets a second socket listen at a port whose first one does not: SO_REUSEADDR in socket(7).
+        Others want SO_REUSEPORT for that, which memcached does not set: it chooses a port there.
+        """
+        if sys.platform != "linux":
+            return -1  # The kernel's choice: server_socket() in memcached.c.
+        self._port = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._port.bind(("127.0.0.1", 0))
+        port: int = self._port.getsockname()[1]
+        return port
+
+    def wait_for_address(self, deadline: float) -> str:
+        """Returns where memcached listens, once it does.
+
+        :param deadline: when to give up, in seconds of the monotonic clock.
+        :raises StartError: memcached has ended, does not answer, or is another process.
+        """
+        binary, directory = self.command[0], self.directory
+        try:
+            if not (line := self._reaper.read_ready(deadline)):
+                raise StartError(f"{binary} {self.exit_reason()} before it was ready")
+            if self._unix_socket:
+                address = f"unix:{directory.socket}"
+            else:
+                # memcached has written b"TCP INET: 41877\n".
+                address = f"127.0.0.1:{int(line.split()[2])}"
+            listener = listener_pid(address, self.pid, max(0.001, deadline - time.monotonic()))
+            directory.add_address(address)
+        except TimeoutError:
+            raise StartError(
+                f"{binary} was not ready within its start_timeout and was killed{self._said()}: "
+                "is it memcached? If it is, give it more time"
+            ) from None
+        except (OSError, ValueError, LookupError, ProtocolError) as error:
+            if isinstance(error, OSError) and (reached := explain_limit(error)) is not None:
+                raise StartError(f"{binary} cannot be used: {reached}") from error
+            reason = (
+                self.exit_reason() or f"does not answer as a memcached does: {error}{self._said()}"
+            )
+            raise StartError(f"{binary} {reason}") from error
+        if listener != self.pid:
+            raise StartError(
+                f"another process than the one that was started serves {address}: "
+                f"if {binary} is a script, let it end with 'exec memcached ...'"
+            )
+        return address
+
+    def exit_reason(self, patience: float = 0) -> str | None:
+        """Returns how memcached ended by itself, with its last output, or None while it runs.
+
+        :param patience: seconds to wait for the end of one that may be ending.
+        """
+        with self._lock:
+            if self._exit_reason is None and self._reaper.has_exited(patience):
+                self._exit_reason = f"{_how_it_ended(self._reaper.exit_code())}{self._said()}"
+            return self._exit_reason
+
+    def end(self) -> None:
+        """Kills memcached and removes its directory. Does nothing in a fork of the owner."""
+        if self._reaper.is_mine:
+            with deferred(), self._lock:
+                # One after the other: files that are removed while memcached ends can hold up its
+                # end until the kernel's next tick (4 ms on Linux 6.18 with two CPUs).
+                self._reaper.end()
+                self.directory.remove()
+                self._release_port()
+
+    def close_fds(self) -> None:
+        """Closes what this process has open for memcached: a fork must not hold it."""
+        self._reaper.close_fds()
+        self._release_port()
+
+    def _release_port(self) -> None:
+        if self._port is not None:
+            self._port.close()
+
+    def _said(self) -> str:
+        """Returns the end of memcached's output in one line; nothing if it has printed nothing."""
+        try:
+            with open(self.directory.output, "rb") as output:
+                output.seek(max(0, output.seek(0, os.SEEK_END) - LAST_OUTPUT))
+                words = " ".join(output.read().decode(errors="replace").split())
+        except FileNotFoundError:
+            return ""
+        return f", saying: {words}" if words else ""
+
+
+def _how_it_ended(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "ended with an unknown exit code"
+    if exit_code < 0:
+        import signal
+
+        return f"was killed by signal {-exit_code} ({signal.strsignal(-exit_code)})"
+    return f"ended with exit code {exit_code}"
 
 
 @contextmanager

@@ -1,15 +1,31 @@
-"""Identifies processes by pid and creation time, and the user that memcached runs as."""
+"""Looks at processes: which one it is, which one listens at an address, which user they run as.
+
+Who listens is asked of the kernel where it tells, and of the server by ``stats`` elsewhere. Both
+prove it. But memcached sleeps 1 ms between opening its sockets and answering its first command
+(``usleep(1000)`` in main() of memcached.c), and the kernel answers in 0.1 ms.
+"""
 
 from __future__ import annotations
 
-import functools
 import os
+import signal
+import socket
+import struct
 import sys
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import StartError, explain_limit
-from .reaper import kill_group
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# From linux/sock_diag.h, linux/inet_diag.h and linux/netlink.h.
+NETLINK_SOCK_DIAG = 4
+SOCK_DIAG_BY_FAMILY = 20
+NLM_F_REQUEST = 1
+TCP_LISTEN = 10
+NO_COOKIE = 0xFFFFFFFF
 
 # By how many seconds two readings of one process's creation may differ: the kernel keeps it since
 # boot, and psutil takes the time of boot in whole seconds.
@@ -24,21 +40,22 @@ class Identity(NamedTuple):
 
     @classmethod
     def of_this_process(cls) -> Identity:
+        """Returns the identity of this process."""
         return cls(os.getpid(), _created(os.getpid()))
 
     @classmethod
     def of_new_child(cls, pid: int) -> Identity:
-        """Return that of a process which we have started just now."""
+        """Returns the identity of a process that has just been started."""
         return cls(pid, time.time())
 
     def is_running(self) -> bool:
-        """Whether the pid is still that of this process, and of no later one."""
+        """Returns whether the process runs: a later one with its pid is another process."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return False
         except PermissionError:
-            pass  # Another user's: memcached is, when we are not root any more.
+            pass  # It is another user's.
         import psutil
 
         try:
@@ -49,14 +66,24 @@ class Identity(NamedTuple):
             return False
 
     def kill(self) -> bool:
-        """Kill the process and its process group, and return whether there was one to kill."""
-        running = self.is_running()
-        if running:
-            kill_group(self.pid)
-        return running
+        """Kills the process, and returns whether there was one to kill."""
+        return self._send(os.kill, lambda: self.pid)
+
+    def kill_group(self) -> bool:
+        """Kills the process and its process group, and returns whether there was one to kill."""
+        return self._send(os.killpg, lambda: os.getpgid(self.pid))
+
+    def _send(self, kill: Callable[[int, int], None], target: Callable[[], int]) -> bool:
+        if not self.is_running():
+            return False
+        try:
+            kill(target(), signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            return False  # It has just ended; macOS calls that a lack of permission.
+        return True
 
     def command(self) -> list[str]:
-        """Return its command line; nothing when it does not run, or may not be looked at."""
+        """Returns its command line; nothing if it does not run, or may not be looked at."""
         import psutil
 
         try:
@@ -65,11 +92,10 @@ class Identity(NamedTuple):
             return []
 
 
-@functools.cache  # a process asks for itself only, and a fork has another pid
 def _created(pid: int) -> float:
-    """As psutil's create_time(), whose import would take three times what a server's start does.
+    """Returns what psutil's create_time() does, without the import: it takes longer than a start.
 
-    0 on a Linux without /proc, where psutil could not tell either.
+    :returns: seconds since 1970; 0 on a Linux without /proc, where psutil could not tell either.
     """
     if sys.platform != "linux":
         import psutil
@@ -95,9 +121,9 @@ class User(NamedTuple):
 
 
 def unprivileged_user() -> User | None:
-    """Return the user that memcached must become, or None when this process is not root.
+    """Returns the user that memcached must become, or None if this process is not root.
 
-    Raises StartError.
+    :raises StartError: there is no such user.
     """
     if os.geteuid() != 0:
         return None
@@ -124,3 +150,69 @@ def _limit_of_reading(path: str) -> str | None:
     except OSError as error:
         return explain_limit(error)
     return None
+
+
+def listener_pid(address: str, expected_pid: int, timeout: float) -> int | None:
+    """Returns the pid of the process that listens at an address.
+
+    :param expected_pid: the kernel only tells whether it is this one.
+    :param timeout: seconds to wait for a server that has to be asked itself.
+    :returns: None if it is not the expected one, and the kernel was asked.
+    :raises OSError: nobody listens there, or answers.
+    :raises ProtocolError: it is no memcached.
+    """
+    if sys.platform == "linux":
+        try:
+            if address.startswith("unix:"):
+                return _unix_listener_pid(address[len("unix:") :])
+            host, _, port = address.rpartition(":")
+            inode = _tcp_listener_inode(host, int(port))
+            return expected_pid if _has_socket(expected_pid, inode) else None
+        except OSError:
+            pass  # No socket diagnosis in this kernel or container: the server is asked.
+    from ..inject import protocol
+
+    with protocol.Connection(address, timeout) as connection:
+        return int(connection.stats()["pid"])
+
+
+def _unix_listener_pid(path: str) -> int:
+    # The peer of a fresh connection is the process that called listen(): unix(7), SO_PEERCRED.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(path)
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    pid: int = struct.unpack("=iII", credentials)[0]
+    return pid
+
+
+def _tcp_listener_inode(host: str, port: int) -> int:
+    """Asks for the one socket that listens at an IPv4 address: sock_diag(7), inet_diag_req_v2.
+
+    Reading /proc/net/tcp instead takes over a millisecond: it walks the kernel's whole table.
+    """
+    request = (
+        struct.pack("=BBBBI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0, 1 << TCP_LISTEN)
+        + struct.pack("!HH", port, 0)
+        + socket.inet_aton(host).ljust(32, b"\0")
+        + struct.pack("=III", 0, NO_COOKIE, NO_COOKIE)
+    )
+    header = struct.pack("=IHHII", 16 + len(request), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, 0, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as kernel:
+        kernel.send(header + request)
+        answer = kernel.recv(4096)
+    _, kind, _, _, _ = struct.unpack_from("=IHHII", answer)
+    if kind != SOCK_DIAG_BY_FAMILY:
+        raise OSError(-struct.unpack_from("=i", answer, 16)[0], "no such listener")
+    inode: int = struct.unpack_from("=I", answer, 16 + 68)[0]
+    return inode
+
+
+def _has_socket(pid: int, inode: int) -> bool:
+    """Returns whether a process holds a socket: proc(5), /proc/PID/fd."""
+    folder = f"/proc/{pid}/fd"
+    wanted = f"socket:[{inode}]"
+    # Listening sockets are among the last that memcached opens.
+    return any(
+        os.readlink(f"{folder}/{descriptor}") == wanted
+        for descriptor in sorted(os.listdir(folder), key=int, reverse=True)
+    )

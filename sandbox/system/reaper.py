@@ -1,266 +1,275 @@
-"""Runs a program that must not outlive us, however we end.
+"""Runs a program that must not outlive this process, however this process ends.
 
-A helper, the reaper, blocks on a pipe of which only we hold the other end. When we end, by
-whatever end, the kernel closes it: the reaper wakes up, kills the program and removes its
-directory. It is a shell, which takes half a millisecond to start, while the program starts too.
+This process, the owner, starts two children in a process group of their own: the reaper, a shell
+that leads the group, and the program. The reaper waits for the owner's word on a socket whose other
+end only the owner has. The kernel closes that end when the owner ends, by whatever end: the reaper
+then kills the group and removes the program's files.
 
-There is no moment at which the program could be left alone. We tell the reaper its pid as soon
-as we know it. Should we be killed before that, the kernel closes our pipe only once the program
-has its own end of a FIFO open, by which it is found in /proc; where there is none, the program,
-which is memcached, says its pid through that FIFO itself.
+There is no moment at which the program could be left alone. While the owner starts it, it has the
+owner's end of the socket, too, until it is executed: posix_spawn(3) and close-on-exec. By then it
+is in the group. So no pid has to be handed over, and none is searched for.
 """
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import select
 import signal
+import socket
 import time
-import weakref
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
-from .interrupts import close, close_all, store, store_all
-
-# Standard input is the pipe, descriptor 3 the FIFO, $1 the directory. The pipe says the pid, and
-# "end" when we see to the rest ourselves. In the FIFO only the pid is a line of one word, and at
-# its end there is nobody left to kill. The program leads a process group of its own: what a script
-# in its place has started goes with it.
+# "kill 0" is for the whole process group. SIGALRM ends the program before its files are removed,
+# which it may be making: memcached does not handle that signal, and the shell ignores it.
 SCRIPT = """\
-read -r pid
-if read -r word; then exit; fi
-ours=/proc/$$/fd/3
-[ "$pid" ] || for fifo in /proc/[0-9]*/fd/3; do
-    if [ "$fifo" != "$ours" ] && [ "$fifo" -ef "$ours" ]; then
-        pid=${fifo#/proc/}
-        pid=${pid%/fd/3}
-    fi
-done
-while [ -z "$pid" ] && read -r word rest <&3; do [ "$rest" ] || pid=$word; done
-[ "$pid" ] && { kill -9 "-$pid" || kill -9 "$pid"; }
-rm -rf "$1"
-rmdir "${1%/*}"
+directory=$1 files=$2 control=$3 control_files=$4 rm=$5 rmdir=$6
+cd "$directory" || kill -9 0
+read -r word && kill -9 0
+trap '' ALRM
+kill -ALRM 0
+"$rm" -rf $files
+[ "$control" ] && cd "$control" && "$rm" -f $control_files
+cd /
+"$rmdir" ${control:+"$control"} "$directory" "${directory%/*}"
+kill -9 0
 """
 
-# What the reaper is called in a list of processes, before its directory.
+# The reaper's name in a list of processes. Its directory is the next word there.
 NAME = "memcached-sandbox-reaper"
 
-# The program's descriptors, and the reaper's, beside the standard ones.
+# The only variables that reaper and program get: a shell executes code from some others.
+VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
+
+# The program's descriptors beside the standard ones: the FIFO, and a folder that it may write to.
 FIFO = 3
 FOLDER = 4
 
-# A reaper that was told to end does so in less than a millisecond, unless someone stopped it.
-PATIENCE_MS = 1000
+# The reaper's: the lock of the directory.
+LOCK = 3
 
-_alive: weakref.WeakSet[Reaper] = weakref.WeakSet()
+# Where rm and rmdir usually are, before PATH is searched.
+TOOL_FOLDERS = ("/bin", "/usr/bin")
+
+# Seconds to wait for the reaper to obey: it takes less than a millisecond unless it is stopped.
+PATIENCE = 1.0
 
 
 class Reaper:
-    """A program that `run` starts, and the reaper that ends it when we end.
+    """A program, and the reaper that ends it when its owner ends.
 
-    Everything here may be interrupted and called again.
+    Every method may be called again. In a fork of the owner only `close_fds` does anything.
     """
 
     def __init__(self) -> None:
+        self.pid = 0  # the program's, once it was started
+        self._shell = 0
         self._owner = os.getpid()
-        self._children: list[int] = []  # the helper, and then the program
-        self._status: int | None = None
-        self._news: list[int] = []  # our end of the FIFO
-        self._pipe: list[int] = []  # the reaper's end, until it has it, and ours
-        self._moved: list[int] = []  # a descriptor that has been replaced
+        self._waited = False  # for the program
+        self._exit_code: int | None = None
+        self._ready = self._socket = -1
+        self._unread = b""
 
-    def run(
+    def start(
         self,
         program: Sequence[str],
-        env: Mapping[str, str],
+        variables: Mapping[str, str],
         *,
         directory: str,
-        output: str,
+        files: Iterable[str],
+        control: str,
+        control_files: Iterable[str],
+        lock: int,
         fifo: str,
         folder: str,
+        output: str,
     ) -> None:
-        """Start the program, which prints into ``output``.
+        """Starts the reaper and the program.
 
-        It inherits ``fifo``, into which it may write its news and must write its pid, and
-        ``folder``. ``directory`` is removed after us, and its parent when that is empty then.
-
-        Raises OSError, when the program cannot be executed or a limit is reached; `release` then.
+        :param program: the command, with the path of its executable first.
+        :param variables: variables of the program, beside those in `VARIABLES`.
+        :param directory: removed when the owner has ended, and its parent if that is empty then.
+        :param files: names of what is in ``directory``.
+        :param control: another directory to remove then, or "".
+        :param control_files: names of what is in it; they may be patterns of the shell.
+        :param lock: a descriptor that the reaper inherits, and the program does not.
+        :param fifo: the path of a FIFO; the program inherits an end to write to as `FIFO`.
+        :param folder: the path of a folder that the program inherits as `FOLDER`.
+        :param output: the path of the file that the program prints into.
+        :raises OSError: one of them cannot be started; `end` must follow.
         """
-        _alive.add(self)
-        store(self._news, os.open, fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        os.set_blocking(self._news[0], True)
-        store_all(self._pipe, os.pipe)
-        for ends in (self._news, self._pipe):
-            self._move_out_of_the_way(ends)
-        self._spawn(
-            ["/bin/sh", "-c", SCRIPT, NAME, directory],
-            # None of the user's: a shell takes functions from its environment, for rm even.
-            {"PATH": "/bin:/usr/bin"},
-            (os.POSIX_SPAWN_DUP2, self._pipe[0], 0),
-            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-            (os.POSIX_SPAWN_DUP2, self._news[0], FIFO),
-        )
-        close(self._pipe, 1)
-        self._spawn(
-            program,
-            env,
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-            (os.POSIX_SPAWN_OPEN, FIFO, fifo, os.O_WRONLY, 0),
-            (os.POSIX_SPAWN_OPEN, FOLDER, folder, os.O_RDONLY, 0),
-        )
-        os.write(self._pipe[0], b"%d\n" % self.pid)
-
-    def _spawn(
-        self, command: Sequence[str], env: Mapping[str, str], *file_actions: tuple[Any, ...]
-    ) -> None:
-        """Start a child in a session of its own, where neither Ctrl-C nor a hangup reaches it."""
-        spawn = functools.partial(
-            os.posix_spawn,
-            command[0],
-            list(command),
-            env,
-            file_actions=file_actions,
-            setsid=True,
-            setsigmask=(),
-        )
-        store(self._children, spawn)
+        env = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+        inherited: list[int] = []
+        try:
+            ends = socket.socketpair()
+            with ends[0], ends[1]:
+                self._socket = _above(FOLDER, ends[0].detach())
+                inherited.append(_above(FOLDER, ends[1].detach()))
+            inherited.append(_above(FOLDER, os.dup(lock)))
+            self._ready = _above(FOLDER, os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
+            # Not opened by the program: without an owner it would wait for a reader for ever.
+            inherited.append(_above(FOLDER, os.open(fifo, os.O_WRONLY)))
+            words, to_lock, to_fifo = inherited
+            tools = map(_find_tool, ("rm", "rmdir"))
+            arguments = [directory, " ".join(files), control, " ".join(control_files), *tools]
+            self._shell = os.posix_spawn(
+                "/bin/sh",
+                ["sh", "-c", SCRIPT, NAME, *arguments],
+                env,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, words, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, 1, 2),
+                    (os.POSIX_SPAWN_DUP2, to_lock, LOCK),
+                ],
+                setpgroup=0,  # Ctrl-C and a hangup reach the terminal's foreground group only.
+                setsigmask=(),
+                setsigdef=(signal.SIGCHLD,),  # If it is ignored, a shell cannot wait for rm.
+            )
+            self.pid = os.posix_spawn(
+                program[0],
+                [*program],
+                {**env, **variables},
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+                    (os.POSIX_SPAWN_DUP2, 1, 2),
+                    (os.POSIX_SPAWN_DUP2, to_fifo, FIFO),
+                    (os.POSIX_SPAWN_OPEN, FOLDER, folder, os.O_RDONLY, 0),
+                ],
+                setpgroup=self._shell,
+                setsigmask=(),
+            )
+        finally:
+            for descriptor in inherited:
+                os.close(descriptor)
 
     @property
-    def pid(self) -> int:
-        """The program's pid; 0 while there is none."""
-        return self._children[1] if len(self._children) > 1 else 0
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether this process started the program, and is no fork of the one that did."""
+    def is_mine(self) -> bool:
+        """Whether this process is the owner, and no fork of it."""
         return os.getpid() == self._owner
 
-    def news(self, deadline: float) -> bytes:
-        """Wait for what the program writes into its FIFO and return it; b"" when it has ended.
+    def read_ready(self, deadline: float) -> bytes:
+        """Returns the line that the program writes into its FIFO; b"" if it ends without one.
 
-        ``deadline`` is in seconds of the monotonic clock. Raises TimeoutError.
+        :param deadline: when to give up, in seconds of the monotonic clock.
+        :raises TimeoutError: there was no line by then.
         """
-        left_ms = max(0, (deadline - time.monotonic()) * 1000)
-        if not _ready(self._news[0], select.POLLIN, left_ms):
-            raise TimeoutError
-        return os.read(self._news[0], 1000)
+        while b"\n" not in self._unread:
+            if not _readable(self._ready, deadline - time.monotonic()):
+                raise TimeoutError
+            more = os.read(self._ready, 1000)
+            if not more:
+                return b""
+            self._unread += more
+        return self._unread
 
-    def has_ended(self, patience: float = 0) -> bool:
-        """Whether the program has ended, or does so within seconds.
+    def has_exited(self, patience: float = 0) -> bool:
+        """Returns whether the program has ended: nobody can write into its FIFO any more.
 
-        A fork of the owner cannot tell and says no.
+        :param patience: seconds to wait for that.
         """
-        # Without reading: what is in the FIFO is for `news`.
-        if not self._news:
-            return self.is_ours
-        return _ready(self._news[0], 0, patience * 1000)
-
-    def kill(self) -> None:
-        """Kill the program, without waiting for its end. Not in a fork of the owner."""
-        if self.is_ours and self.pid and _is_unreaped(self.pid):
-            kill_group(self.pid)
-
-    def wait(self) -> int | None:
-        """Wait for the program's end; return its exit code, or minus the signal that ended it.
-
-        None if that cannot be known, because something else waited for our children. The pid
-        stays taken until `release`, so that meanwhile nobody else can be killed for it.
-        """
-        if not self.is_ours or not self.pid or self._status is not None:
-            return self._status
-        try:
-            if hasattr(os, "waitid"):
-                end = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-                assert end is not None, "waitid() without WNOHANG returns an end"
-                exited = end.si_code == os.CLD_EXITED
-                self._status = end.si_status if exited else -end.si_status
-            else:  # macOS, before Python 3.13
-                self._status = _reap(self.pid)
-        except ChildProcessError:
-            pass
-        return self._status
-
-    def release(self) -> None:
-        """Wait for the end of the program, which was killed, and end the reaper meanwhile.
-
-        In a fork of the owner, nothing happens.
-        """
-        if not self.is_ours:
-            return
-        try:
-            if self.pid:
-                # Twice: if we were interrupted before we told the pid, the first is taken for it.
-                os.write(self._pipe[0], b"end\nend\n")
-        except BrokenPipeError:
-            pass  # Someone has ended the helper.
-        self.wait()
-        if not self.pid:
-            # There is no program. The reaper, if there is one, sees for itself.
-            close_all(self._pipe)
-        # The pipe has lost its reader when the helper has ended.
-        elif not _ready(self._pipe[0], 0, PATIENCE_MS):
-            os.kill(self._children[0], signal.SIGKILL)
-        for child in self._children:
-            _reap(child)
-        self._children.clear()
-        self.let_go()
-
-    def let_go(self) -> None:
-        """Close our ends: after the end, and in a fork, which must not keep the program alive."""
-        _alive.discard(self)
-        for ends in (self._pipe, self._news, self._moved):
-            close_all(ends)
-
-    def _move_out_of_the_way(self, ends: list[int]) -> None:
-        """See that none of ours is one that the program shall have, as a daemon's may well be."""
-        for index, end in enumerate(ends):
-            if end <= FOLDER:
-                import fcntl
-
-                store(self._moved, fcntl.fcntl, end, fcntl.F_DUPFD_CLOEXEC, FOLDER + 1)
-                ends[index], self._moved[0] = self._moved[0], end
-                close_all(self._moved)
-
-
-def kill_group(leader: int) -> None:
-    """Kill a process and what it has started in its process group."""
-    try:
-        os.killpg(leader, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass  # It has just ended; macOS calls that a lack of permission.
-
-
-def _let_all_go() -> None:
-    for reaper in list(_alive):
-        reaper.let_go()
-
-
-os.register_at_fork(after_in_child=_let_all_go)
-
-
-def _ready(descriptor: int, events: int, timeout_ms: float) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, events)
-    return bool(poll.poll(timeout_ms))
-
-
-def _is_unreaped(child: int) -> bool:
-    """Whether the pid is still that of our child: nobody has waited for it, be it dead or alive."""
-    if not hasattr(os, "waitid"):  # macOS, before Python 3.13
-        return True
-    try:
-        os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:  # SIGCHLD is ignored in this process, or someone called os.wait().
+        if self._ready < 0:
+            return self.is_mine
+        deadline = time.monotonic() + patience
+        while _readable(self._ready, deadline - time.monotonic()):
+            more = os.read(self._ready, 1000)
+            if not more:
+                return True
+            self._unread += more
         return False
-    return True
+
+    def exit_code(self) -> int | None:
+        """Returns the exit code of a program that has ended, or minus the signal that ended it.
+
+        A program that has only closed its end of the FIFO is killed.
+
+        :returns: None if something else has waited for the children of this process.
+        """
+        if self.is_mine and self.pid:
+            self._kill()
+            self._wait()
+        return self._exit_code
+
+    def end(self) -> None:
+        """Ends the program, what it has started and the reaper, and waits for that."""
+        if not self.is_mine:
+            return
+        if self._shell:
+            patience = PATIENCE if self._tell(b"end\n") else 0
+            # The reaper's end of the socket is closed with its own end.
+            if not _readable(self._socket, patience):
+                os.killpg(self._shell, signal.SIGKILL)  # Somebody has stopped it.
+            if not self.has_exited(patience):
+                self._kill()  # Somebody has killed the reaper, or the program has left its group.
+            if self.pid:
+                self._wait()
+            _wait_for(self._shell)
+            self._shell = 0
+        self.close_fds()
+
+    def close_fds(self) -> None:
+        """Closes the owner's descriptors, which a fork must not hold."""
+        for descriptor in (self._ready, self._socket):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._ready = self._socket = -1
+
+    def _tell(self, word: bytes) -> bool:
+        """Sends a word to the reaper and returns whether it was there."""
+        try:
+            return os.write(self._socket, word) > 0
+        except BrokenPipeError:
+            return False
+
+    def _kill(self) -> None:
+        """Kills the program, unless it was waited for: its pid may be another's then."""
+        self._wait(os.WNOHANG)
+        if not self._waited:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def _wait(self, options: int = 0) -> None:
+        if not self._waited:
+            self._waited, self._exit_code = _wait_for(self.pid, options)
 
 
-def _reap(child: int) -> int | None:
+def _wait_for(child: int, options: int = 0) -> tuple[bool, int | None]:
+    """Waits for a child; returns whether it has ended, and its exit code if that is known."""
     try:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        ended, status = os.waitpid(child, options)
     except ChildProcessError:
-        return None
+        return True, None  # SIGCHLD is ignored, or other code of this process has waited for it.
+    return ended == child, os.waitstatus_to_exitcode(status) if ended else None
+
+
+def _above(lowest: int, descriptor: int) -> int:
+    """Moves a descriptor above those that a child needs: a daemon that closed its own has them.
+
+    :returns: the descriptor, or the one that replaces it.
+    """
+    if descriptor > lowest:
+        return descriptor
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest + 1)
+    finally:
+        os.close(descriptor)
+
+
+def _readable(descriptor: int, seconds: float) -> bool:
+    """Returns whether there is something to read, or the end, within some seconds.
+
+    Asks for POLLIN: gevent's poll() and that of macOS report no end without it.
+    """
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(max(0, seconds * 1000)))
+
+
+@functools.cache
+def _find_tool(name: str) -> str:
+    for folder in (*TOOL_FOLDERS, *os.get_exec_path()):
+        path = f"{folder}/{name}"
+        if os.access(path, os.X_OK):
+            return path
+    raise FileNotFoundError(2, f"no {name} on PATH to remove the server's files with")

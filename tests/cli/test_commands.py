@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from sandbox import Memcached
-from sandbox.registry import cleanup
+from sandbox.registry.directories import ServerDirectory
 from sandbox.server import others
 
 from ..helpers.cli import Cli
@@ -156,17 +156,20 @@ class TestStop:
             result = cli("stop", name)
             assert (result.returncode, result.stdout) == (0, "")
             assert result.stderr == f"sandbox: stopped {name}, memcached at {server.address}.\n"
-            assert cleanup.has_ended(server.directory, 0)
+            assert ServerDirectory(server.directory).has_exited(0)
             assert server.death() == "was killed by signal 9 (Killed)"
             other.flush()
 
     def test_one_that_does_not_end(self, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
         """A kernel that is waiting for a disk keeps a killed process."""
-        monkeypatch.setattr("sandbox.registry.cleanup.has_ended", lambda path, patience: False)
+        monkeypatch.setattr(ServerDirectory, "has_exited", lambda directory, patience: False)
         with Memcached() as server:
             name = os.path.basename(server.directory)
             result = cli("stop", name)
-            words = f"{name} cannot be stopped: its pid {server.pid} lives on."
+            words = (
+                f"could not stop {name}: process {server.pid} is still running; "
+                f"run 'kill -9 {server.pid}'."
+            )
         assert (result.returncode, result.stderr) == (125, f"sandbox: {words}\n")
 
     def test_all_or_nothing(self, cli: Cli) -> None:
@@ -179,8 +182,8 @@ class TestStop:
         with Memcached() as server, Memcached() as other, PlainMemcached() as main:
             result = cli("stop", "--all")
             assert (result.returncode, result.stderr.count("stopped")) == (0, 2)
-            assert cleanup.has_ended(server.directory, 0)
-            assert cleanup.has_ended(other.directory, 0)
+            assert ServerDirectory(server.directory).has_exited(0)
+            assert ServerDirectory(other.directory).has_exited(0)
             assert main.process.poll() is None
 
     def test_all_of_a_version_that_is_not_understood(self, cli: Cli) -> None:
@@ -193,8 +196,7 @@ class TestStop:
 
     def test_the_run_is_told(self, run) -> None:
         """What it had was taken from it: the run must not end as if nothing had been."""
-        stop = 'sandbox stop "$(basename "$(dirname "$MEMCACHED_SANDBOX_CONTROL")")"'
-        result = run("sandbox", "exec", "--", "sh", "-c", stop)
+        result = run("sandbox", "exec", "--", "sandbox", "stop")
         assert re.search(r"sandbox: memcached at .* was killed by signal 9", result.stderr)
 
     def test_nothing_to_do(self, cli: Cli) -> None:

@@ -17,6 +17,9 @@ import psutil
 import pytest
 from pymemcache import Client
 
+from sandbox.registry import inventory
+from sandbox.registry.directories import ServerDirectory
+
 from ..helpers.memcacheds import MainMemcached
 from ..helpers.processes import eventually, is_running, spawn, wait_until_gone
 from ..helpers.projects import Project
@@ -77,7 +80,10 @@ class Shell:
         return psutil.Process(int(self.variables()["MEMCACHED_SANDBOX_PID"]))
 
     def id(self) -> str:
-        return Path(self.variables()["MEMCACHED_SANDBOX_CONTROL"]).parent.name
+        """The ID of the server that was started first."""
+        pid = self.server().pid
+        (server,) = (s for s in inventory.servers()[0] if s.record.server.pid == pid)
+        return server.directory.name
 
     def end(self) -> None:
         self.process.kill()
@@ -152,7 +158,8 @@ def test_values_of_any_kind_in_fish() -> None:
     assert re.fullmatch(re.escape(odd) + r"\d+", session.variables()["URL"])
     session.end()
     (control,) = re.findall("SANDBOX_CONTROL '(.*)'", printed)
-    subprocess.run(["sandbox", "stop", Path(control).parent.name], capture_output=True, check=True)
+    env = {**os.environ, "MEMCACHED_SANDBOX_CONTROL": control}
+    subprocess.run(["sandbox", "stop"], env=env, capture_output=True, check=True)
 
 
 def test_a_project_uses_it(shell: Shell, project: Project, main_memcached: MainMemcached) -> None:
@@ -238,7 +245,8 @@ def test_stop_of_one_server_ends_the_sandbox(run, shell: Shell, run_folder: Path
     shell.run('eval "$(sandbox start --servers 2)"')
     keeper, first = shell.server().parent(), shell.id()
     (run_directory,) = run_folder.iterdir()
-    (second,) = {directory.name for directory in run_directory.iterdir()} - {first}
+    names = {path.name for path in run_directory.iterdir() if ServerDirectory.is_named(path.name)}
+    (second,) = names - {first}
     assert run("sandbox", "stop", second).returncode == 0
     wait_until_gone(keeper.pid)
     assert list(run_folder.iterdir()) == []

@@ -19,8 +19,8 @@ def main() -> None:
         os.environ.pop("XDG_RUNTIME_DIR", None)
         os.environ["TMPDIR"] = folder
         for harm in (
-            lambda: faults.sigkills(200, seed),
-            lambda: faults.interrupts(200, seed),
+            lambda: faults.sigkills(1000, seed),
+            lambda: faults.interrupts(1000, seed),
             lambda: faults.starts_and_stops(1000),
             lambda: faults.execs_at_once(50),
             lambda: faults.sandboxes_alive(100),

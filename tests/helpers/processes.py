@@ -81,3 +81,10 @@ def without_coverage(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     it then waits for ever.
     """
     return {name: value for name, value in environ.items() if not name.startswith("COVERAGE_")}
+
+
+def script(path: Path, text: str) -> Path:
+    """Write an executable file and return its path."""
+    path.write_text(text)
+    path.chmod(0o755)
+    return path

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from sandbox import Memcached
+from sandbox.registry.directories import ControlDirectory, ServerDirectory
 from sandbox.registry.run_directory import run_directory
-from sandbox.registry.server_directory import ServerDirectory
 
 from ..helpers.processes import eventually, is_running, wait_until_gone
 
@@ -75,11 +75,12 @@ def test_a_reused_pid_is_not_killed(orphan: Orphan) -> None:
     """Another process has the pid of the server by now, created at another time."""
     with subprocess.Popen(["sleep", "100"], start_new_session=True) as other:
         os.kill(orphan.pid, signal.SIGKILL)
-        text = orphan.record.read_text().replace(f"\n{orphan.pid} ", f"\n{other.pid} ")
         created = psutil.Process(other.pid).create_time() - 60
-        lines = text.splitlines()
-        lines[2] = f"{other.pid} {created:.2f}"
-        orphan.record.write_text("\n".join(lines) + "\n")
+        server = ServerDirectory(str(orphan.directory)).read_record().server
+        text = orphan.record.read_text()
+        this, another = f"{server.pid} {server.created:.6f}", f"{other.pid} {created:.6f}"
+        assert this in text
+        orphan.record.write_text(text.replace(this, another))
         with Memcached():
             assert not orphan.directory.exists()
         assert other.poll() is None
@@ -97,10 +98,10 @@ def test_the_pid_of_nobody(orphan: Orphan) -> None:
     ("content", "problem"),
     [
         (None, "has no record"),
-        ("", "has a record that is none of ours"),
-        ("memcached-sandbox 1\n12 17", "has a record that was written only half"),
-        ("memcached-sandbox 2\n{}", "has the record of another version of memcached-sandbox"),
-        ("\0\0\0\0", "has a record that is none of ours"),
+        ("", "has a record that is none of memcached-sandbox"),
+        ("memcached-sandbox 2\n12 17", "has a record that was written only half"),
+        ("memcached-sandbox 1\n{}", "has the record of another version of memcached-sandbox"),
+        ("\0\0\0\0", "has a record that is none of memcached-sandbox"),
     ],
 )
 def test_a_record_that_says_nothing(run, orphan: Orphan, content: str | None, problem: str) -> None:
@@ -142,10 +143,13 @@ def test_what_is_not_ours_is_left_and_told(run, run_folder: Path) -> None:
         link.symlink_to("/")
         result = run("sandbox", "stop", "--stale")
         assert result.returncode == 125
-        assert f"{stray} is none of ours (Not a directory): remove it." in result.stderr
+        assert f"{stray} is none of ours: remove it." in result.stderr
         assert f"{link} is none of ours" in result.stderr
         assert stray.read_text() == "somebody's"
-        stray.unlink()
+        stray.rename(stray.with_name("0a0a0a0a"))
+        result = run("sandbox", "stop", "--stale")
+        assert "0a0a0a0a is none of ours (Not a directory): remove it." in result.stderr
+        stray.with_name("0a0a0a0a").unlink()
         link.unlink()
         server.flush()
 
@@ -164,11 +168,10 @@ def test_a_directory_of_another_user_is_left_and_told(run, run_folder: Path) -> 
 
 
 def test_one_that_is_being_made_is_not_swept(run_folder: Path) -> None:
-    directory = ServerDirectory(None)
-    directory.make()
+    directory = ServerDirectory.create(None)
     with Memcached():
         assert os.path.exists(directory.fifo)
-    directory.unlock()
+    directory.close_fds()
     with Memcached():
         assert not os.path.exists(directory.path)
 
@@ -199,3 +202,29 @@ def test_those_of_living_owners_are_not_swept(run_folder: Path) -> None:
         assert is_running(pid)
         owner.communicate()
     eventually(lambda: list(run_folder.iterdir()) == [])
+
+
+def test_control_directory_of_a_killed_owner(run_folder: Path) -> None:
+    directory = ControlDirectory.named()
+    directory.make_once()
+    for name in ("socket", "refusals", "refusals-17"):
+        (Path(directory.path) / name).touch()
+    with Memcached():
+        assert os.path.exists(directory.socket)
+    directory.close_fds()
+    with Memcached():
+        assert not os.path.exists(directory.path)
+
+
+def test_foreign_file_in_a_stale_directory_is_left_and_told(run, run_folder: Path) -> None:
+    directory = ServerDirectory.create(None)
+    stray = Path(directory.path) / "stray"
+    stray.write_text("somebody's")
+    directory.close_fds()
+    result = run("sandbox", "stop", "--stale")
+    assert result.returncode == 125
+    assert f"{directory.path} has files in it that are none of ours: remove it." in result.stderr
+    assert stray.read_text() == "somebody's"
+    stray.unlink()
+    with Memcached():
+        assert not os.path.exists(directory.path)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from sandbox import Memcached, SandboxError
+from sandbox.registry.directories import ServerDirectory
 from sandbox.registry.run_directory import run_directory
-from sandbox.registry.server_directory import ServerDirectory
 from sandbox.server.binary import find_memcached
 
 from ..helpers.processes import eventually
@@ -197,16 +197,14 @@ def test_something_always_comes_in_between(
         os.rmdir(path)
 
     monkeypatch.setattr("os.mkdir", racing_mkdir)
-    with pytest.raises(SandboxError, match="no server's directory can be made in .*No such file"):
+    with pytest.raises(SandboxError, match="no directory can be made in .*No such file"):
         Memcached().start()
 
 
 def test_a_name_that_is_taken(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = iter([b"aaaa", b"aaaa", b"bbbb"])
     monkeypatch.setattr("os.urandom", lambda _: next(names))
-    first, second = ServerDirectory(None), ServerDirectory(None)
-    first.make()
-    second.make()
+    first, second = ServerDirectory.create(None), ServerDirectory.create(None)
     assert [os.path.basename(directory.path) for directory in (first, second)] == [
         b"aaaa".hex(),
         b"bbbb".hex(),

@@ -33,13 +33,7 @@ from sandbox import (
 )
 
 from ..conftest import Run
-from ..helpers.processes import wait_until_gone
-
-
-def script(path: Path, text: str) -> Path:
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
+from ..helpers.processes import script, wait_until_gone
 
 
 def sockets(pid: int) -> list[Any]:
@@ -100,9 +94,10 @@ class TestRunning:
             assert connection.laddr == ("127.0.0.1", server.port)
             assert connection.status == psutil.CONN_LISTEN
 
-    def test_it_is_in_a_session_of_its_own_and_not_root(self) -> None:
+    def test_process_group_is_its_own_and_user_is_not_root(self) -> None:
+        """What a terminal sends is for its foreground process group."""
         with Memcached() as server:
-            assert os.getsid(server.pid) not in (os.getsid(0), 0)
+            assert os.getpgid(server.pid) != os.getpgrp()
             assert psutil.Process(server.pid).uids().effective != 0
 
     def test_its_directory_is_for_its_owner_alone(self, run_folder: Path) -> None:
@@ -300,17 +295,6 @@ class TestDeath:
             with pytest.raises(ServerError, match="closed the connection|ended with exit code 0"):
                 server.stats()
 
-    def test_stop_when_someone_has_stopped_or_killed_the_reaper(self) -> None:
-        for blow in (signal.SIGSTOP, signal.SIGKILL):
-            with Memcached() as server:
-                (reaper,) = (
-                    child for child in psutil.Process().children() if child.pid != server.pid
-                )
-                reaper.send_signal(blow)
-                pid = server.pid
-            assert not psutil.pid_exists(pid)
-            assert not psutil.pid_exists(reaper.pid)
-
 
 class TestStartErrors:
     def test_no_memcached_anywhere(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -396,18 +380,6 @@ class TestStartErrors:
         assert time.monotonic() - begin >= 0.3
         wait_until_gone(int((tmp_path / "pid").read_text()))
 
-    def test_a_version_that_does_not_know_port_minus_one(self, tmp_path: Path) -> None:
-        """What an old one does: it looks a port of this name up."""
-        old = script(
-            tmp_path / "old",
-            '#!/bin/sh\ncase "$*" in *"-p -1"*) echo "failed to listen on TCP port -1: '
-            'Servname not supported for ai_socktype" >&2; exit 71;; esac\nexec memcached "$@"\n',
-        )
-        with pytest.raises(
-            StartError, match="/old ended with exit code 71, saying: failed to .* TCP port -1"
-        ):
-            Memcached(binary=old).start()
-
     def test_a_script_that_leaves_memcached_to_a_child(self, tmp_path: Path) -> None:
         parent = script(
             tmp_path / "parent", f'#!/bin/sh\nmemcached "$@" & echo $! >{tmp_path}/pid; wait\n'
@@ -453,8 +425,8 @@ class TestStartErrors:
         def refused(*_: object) -> int:
             raise PermissionError
 
-        monkeypatch.setattr("sandbox.system.listener._tcp_listener_inode", refused)
-        monkeypatch.setattr("sandbox.system.listener._unix_listener_pid", refused)
+        monkeypatch.setattr("sandbox.system.processes._tcp_listener_inode", refused)
+        monkeypatch.setattr("sandbox.system.processes._unix_listener_pid", refused)
         with Memcached(unix_socket=unix_socket) as server:
             server.flush()
 

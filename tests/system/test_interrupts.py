@@ -4,51 +4,46 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Literal
 
 import psutil
 import pytest
 
 import sandbox
 from sandbox import Memcached, Sandbox
-from sandbox.system.interrupts import close, close_all, store, store_all
+from sandbox.system import deferred
 
 PACKAGE = str(Path(sandbox.__file__).parent)
 
 
 class Tracer:
-    """Raises KeyboardInterrupt before the n-th line, or opcode, that is executed in some files."""
+    """Sends SIGINT to this process before the n-th line that is executed in some files."""
 
-    def __init__(self, files: str, number: int, unit: Literal["line", "opcode"]) -> None:
+    def __init__(self, files: str, number: int) -> None:
         self.files = files
         self.left = number
-        self.unit = unit
         self.line = ""
 
     def __call__(self, frame: FrameType, event: str, argument: object) -> Tracer | None:
         if not frame.f_code.co_filename.startswith(self.files):
             return None
-        frame.f_trace_opcodes = self.unit == "opcode"
-        if event == self.unit:
+        if event == "line":
             self.left -= 1
             if self.left == 0:
                 self.line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-                raise KeyboardInterrupt
+                signal.raise_signal(signal.SIGINT)
         return self
 
 
 @contextmanager
-def interrupted_at(
-    files: str, number: int, unit: Literal["line", "opcode"] = "line"
-) -> Iterator[Tracer]:
-    tracer, outer = Tracer(files, number, unit), sys.gettrace()
-    # Python 3.12 traces opcodes only if some frame wants that when settrace() is called.
-    sys._getframe().f_trace_opcodes = unit == "opcode"
+def interrupted_at(files: str, number: int) -> Iterator[Tracer]:
+    tracer, outer = Tracer(files, number), sys.gettrace()
     sys.settrace(tracer)
     try:
         yield tracer
@@ -81,9 +76,9 @@ def in_a_with_statement() -> None:
 def stand_ins() -> None:
     with Sandbox() as box:
         box.stand_in(["a:1", "b:1"])
+        assert os.path.isdir(box.control_directory.path)
 
 
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # what is left open then is closed
 @pytest.mark.parametrize(
     ("action", "files"),
     [
@@ -95,6 +90,7 @@ def stand_ins() -> None:
 def test_interrupt_at_any_line(action: Callable[[], None], files: str, run_folder: Path) -> None:
     action()  # what is imported on first use is imported now
     before = resources()
+    handler = signal.getsignal(signal.SIGINT)
     assert before[1] is False
     gc.collect()
     gc.freeze()  # what there is by now need not be looked at hundreds of times
@@ -106,29 +102,76 @@ def test_interrupt_at_any_line(action: Callable[[], None], files: str, run_folde
         gc.collect()
         assert resources() == before, tracer.line
         assert list(run_folder.iterdir()) == [], tracer.line
+        assert signal.getsignal(signal.SIGINT) is handler, tracer.line
         lines += tracer.left == 0
     gc.unfreeze()
     assert lines > 20
 
 
-def test_interrupt_at_any_opcode() -> None:
-    """What is open is in the list, and what is in the list is open."""
-    descriptors: list[int] = []
+@pytest.fixture
+def received() -> Iterator[list[int]]:
+    """The signals that were handled; the handler of SIGUSR1 raises InterruptedError."""
+    numbers: list[int] = []
 
-    def use() -> None:
-        store_all(descriptors, os.pipe)
-        store(descriptors, os.dup, descriptors[0])
-        close(descriptors, 1)
-        close_all(descriptors)
+    def handle(number: int, _: FrameType | None) -> None:
+        numbers.append(number)
+        if number == signal.SIGUSR1:
+            raise InterruptedError
 
-    before = psutil.Process().num_fds()
-    number = opcodes = 0
-    while opcodes == number:
+    before = {n: signal.signal(n, handle) for n in (signal.SIGUSR1, signal.SIGUSR2)}
+    yield numbers
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_handlers_are_called_when_the_block_has_ended(received: list[int]) -> None:
+    """Each of them, even if another one raises an exception."""
+    steps = []
+    with pytest.raises(InterruptedError), deferred():  # noqa: PT012
+        signal.raise_signal(signal.SIGUSR1)
+        steps.append(list(received))
+        signal.raise_signal(signal.SIGUSR2)
+        steps.append(list(received))
+    assert steps == [[], []]
+    assert sorted(received) == [signal.SIGUSR1, signal.SIGUSR2]
+
+
+def test_handlers_are_called_once_for_nested_blocks(received: list[int]) -> None:
+    with deferred():
+        with deferred():
+            signal.raise_signal(signal.SIGUSR2)
+        assert received == []
+    assert received == [signal.SIGUSR2]
+
+
+def test_interrupt_at_any_line_of_the_deferral(received: list[int]) -> None:
+    """It is neither lost nor does it keep a handler from being put back."""
+    signals = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+    handlers = [signal.getsignal(number) for number in signals]
+    number = interrupts = 0
+    while interrupts == number:
         number += 1
-        with interrupted_at(f"{PACKAGE}/system/interrupts.py", number, "opcode") as tracer:
-            use()
-        assert psutil.Process().num_fds() == before + len(descriptors), tracer.line
-        while descriptors:
-            os.close(descriptors.pop())
-        opcodes += tracer.left == 0
-    assert opcodes > 40
+        with interrupted_at(f"{PACKAGE}/system/__init__.py", number) as tracer:
+            try:
+                with deferred():
+                    pass
+            except KeyboardInterrupt:
+                interrupts += 1
+        assert [signal.getsignal(number) for number in signals] == handlers, tracer.line
+    assert tracer.left > 0  # there was no such line any more
+    assert interrupts > 20
+
+
+def test_thread_that_has_no_handlers_to_defer() -> None:
+    """Only the main thread may set handlers, and only there they are called."""
+    ended = threading.Event()
+
+    def work() -> None:
+        with deferred():
+            pass
+        ended.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert ended.is_set()

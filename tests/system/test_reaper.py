@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from ..helpers.processes import eventually, is_running, wait_until_gone, without_coverage
+from sandbox import Memcached
+from sandbox.system.reaper import VARIABLES
+
+from ..conftest import Run
+from ..helpers.processes import eventually, is_running, script, wait_until_gone, without_coverage
 
 # Starts a server, says which, and waits for the end of its standard input.
 OWNER = """
@@ -83,48 +93,138 @@ def test_owner_ends_by_itself(end: str, run_folder: Path) -> None:
         owner.assert_nothing_left(run_folder)
 
 
-@pytest.mark.parametrize("proc", ["/proc/", "/no/such/folder/"])
-@pytest.mark.parametrize("unix_socket", ["", "yes"])
-def test_owner_killed_between_start_of_the_server_and_word_to_the_reaper(
-    python, run_folder: Path, unix_socket: str, proc: str
+@pytest.mark.parametrize("spawned", [0, 1, 2])
+@pytest.mark.parametrize("binary", ["memcached", "silent"])
+def test_owner_killed_in_the_middle_of_a_start(
+    python: Run, run_folder: Path, tmp_path: Path, spawned: int, binary: str
 ) -> None:
-    """The reaper then has to find out whom to end, in /proc or from the server itself."""
-    assert_ended_by_the_reaper(python, run_folder, unix_socket, proc)
-
-
-def test_owner_killed_then_and_a_server_that_never_says_anything(
-    python, run_folder: Path, tmp_path: Path
-) -> None:
-    silent = tmp_path / "silent"
-    silent.write_text("#!/bin/sh\nexec sleep 100\n")
-    silent.chmod(0o755)
-    assert_ended_by_the_reaper(python, run_folder, "", MEMCACHED_SANDBOX_BINARY=str(silent))
-
-
-def assert_ended_by_the_reaper(
-    python, run_folder: Path, unix_socket: str, proc: str = "/proc/", **env: str
-) -> None:
+    """Before the reaper was started, when it was, and when the server was."""
+    script(tmp_path / "silent", "#!/bin/sh\nexec sleep 100\n")
     result = python(
         "import os, sys\n"
         "from sandbox import Memcached\n"
-        "from sandbox.system import reaper\n"
-        "reaper.SCRIPT = reaper.SCRIPT.replace('/proc/', sys.argv[2])\n"
         "spawn, pids = os.posix_spawn, []\n"
-        "def posix_spawn(*arguments, **options):\n"
-        "    pids.append(spawn(*arguments, **options))\n"
-        "    if len(pids) == 2:\n"
+        "def kill_after(count):\n"
+        "    if len(pids) == count:\n"
         "        print(*pids, flush=True)\n"
         "        os.kill(os.getpid(), 9)\n"
+        "def posix_spawn(*arguments, **options):\n"
+        f"    kill_after({spawned})\n"
+        "    pids.append(spawn(*arguments, **options))\n"
+        f"    kill_after({spawned})\n"
         "    return pids[-1]\n"
         "os.posix_spawn = posix_spawn\n"
-        "Memcached(unix_socket=bool(sys.argv[1])).start()\n",
-        unix_socket,
-        proc,
-        **env,
+        "Memcached().start()\n",
+        PATH=f"{tmp_path}:{os.environ['PATH']}",
+        MEMCACHED_SANDBOX_BINARY=binary,
     )
     assert result.returncode == -signal.SIGKILL
     wait_until_gone(*map(int, result.stdout.split()))
+    if spawned == 0:
+        with Memcached():  # there was no reaper yet: the next start removes the directory
+            pass
     eventually(lambda: list(run_folder.iterdir()) == [])
+
+
+def test_owner_killed_while_the_server_is_being_executed(run_folder: Path) -> None:
+    """The kernel ends it then, or it is executed and in the reaper's process group already."""
+    chance = random.Random(1)
+    for _ in range(30):
+        process = subprocess.Popen(
+            [sys.executable, "-c", OWNER.format(then="")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        # This is the random moment: a start takes some milliseconds after the imports.
+        time.sleep(chance.uniform(0.02, 0.08))
+        process.kill()
+        process.communicate()
+    with Memcached():
+        pass
+    eventually(lambda: list(run_folder.iterdir()) == [])
+
+
+def reaper_of(server: Memcached) -> psutil.Process:
+    (reaper,) = (child for child in psutil.Process().children() if child.pid != server.pid)
+    return reaper
+
+
+@pytest.mark.parametrize("blow", [signal.SIGSTOP, signal.SIGKILL])
+def test_stop_when_the_reaper_was_stopped_or_killed(blow: signal.Signals) -> None:
+    with Memcached() as server:
+        reaper, pid = reaper_of(server), server.pid
+        reaper.send_signal(blow)
+    assert not psutil.pid_exists(pid)
+    assert not psutil.pid_exists(reaper.pid)
+
+
+@pytest.mark.parametrize("blow", [signal.SIGSTOP, signal.SIGKILL])
+def test_stop_when_the_server_was_stopped_or_killed(blow: signal.Signals) -> None:
+    with Memcached() as server:
+        reaper, pid = reaper_of(server), server.pid
+        os.kill(pid, blow)
+    assert not psutil.pid_exists(pid)
+    assert not psutil.pid_exists(reaper.pid)
+
+
+def test_server_that_leaves_the_process_group_is_ended(tmp_path: Path) -> None:
+    if shutil.which("setsid") is None:
+        pytest.skip("there is no setsid here")
+    leaver = script(tmp_path / "leaver", '#!/bin/sh\nexec setsid memcached "$@"\n')
+    with Memcached(binary=leaver) as server:
+        pid = server.pid
+        assert os.getpgid(pid) == pid
+    assert not psutil.pid_exists(pid)
+
+
+def test_environment_of_server_and_reaper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell takes code from some variables: functions, ENV, BASH_ENV."""
+    monkeypatch.setenv("BASH_FUNC_rm%%", "() { :; }")
+    monkeypatch.setenv("LD_PRELOAD", "")
+    monkeypatch.setenv("SECRET", "secret")
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    says_env = script(tmp_path / "env", f'#!/bin/sh\nenv >{tmp_path}/said\nexec memcached "$@"\n')
+    with Memcached(binary=says_env) as server:
+        of_reaper = set(reaper_of(server).environ())
+    of_server = {line.partition("=")[0] for line in (tmp_path / "said").read_text().splitlines()}
+    known = {*VARIABLES, "MEMCACHED_PORT_FILENAME"}
+    of_shells = {"PWD", "OLDPWD", "SHLVL", "_"}  # which they set themselves
+    assert {"PATH", "LANG", "TMPDIR"} <= of_reaper <= known
+    assert {"PATH", "LANG", "TMPDIR", "MEMCACHED_PORT_FILENAME"} <= of_server <= known | of_shells
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists descriptors in /proc")
+def test_server_inherits_neither_lock_nor_socket_of_the_reaper(tmp_path: Path) -> None:
+    says_files = script(
+        tmp_path / "files",
+        f'#!/bin/sh\nls -l /proc/$$/fd >{tmp_path}/said\nexec memcached "$@"\n',
+    )
+    with Memcached(binary=says_files) as server:
+        directory = server.directory
+        of_reaper = {file.path for file in reaper_of(server).open_files()}
+        assert of_reaper == set()
+    targets = re.findall("-> (.*)", (tmp_path / "said").read_text())
+    assert f"{directory}/fifo" in targets
+    assert f"{directory}/server" in targets
+    assert directory not in targets
+    assert not [target for target in targets if target.startswith("socket:")]
+
+
+def test_port_is_kept_while_the_server_is_down() -> None:
+    """Nobody is given it meanwhile, and nobody can connect to it."""
+    if sys.platform != "linux":
+        pytest.skip("only Linux lets a second socket listen at a port that is bound")
+    with Memcached() as server:
+        peer = (server.host, server.port)
+        os.kill(server.pid, signal.SIGKILL)
+        assert server.exit_reason() or eventually(server.exit_reason) is None
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(peer)
+        with socket.socket() as other, pytest.raises(OSError, match="Address already in use"):
+            other.bind(peer)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(peer)
 
 
 FORK = """
@@ -260,7 +360,7 @@ SHUTDOWNS = {
 def test_the_interpreter_ends_before_a_daemon_thread(
     python, run_folder: Path, body: str, end: str
 ) -> None:
-    """No traceback of ours, which the loss of its server before its own end would be."""
+    """It prints no traceback: its server ends after it. A start that it began leaves no process."""
     result = python(
         "import sys, threading, time\n"
         "from sandbox import Memcached\n"
@@ -278,14 +378,34 @@ def test_the_interpreter_ends_before_a_daemon_thread(
     )
     assert "sandbox" not in result.stderr
     assert result.returncode in (0, 3)
+    eventually(lambda: no_process_of(run_folder))
+    with Memcached():  # A start may have come as far as the directory, and no further.
+        pass
     eventually(lambda: list(run_folder.iterdir()) == [])
 
 
-def test_the_interpreter_ends_in_order(python, run_folder: Path) -> None:
-    """Without other threads nothing is left to the reaper: whoever looks next sees nothing."""
-    result = python("from sandbox import Memcached\nserver = Memcached()\nserver.start()\n")
-    assert (result.returncode, result.stderr) == (0, "")
-    assert list(run_folder.iterdir()) == []
+def no_process_of(run_folder: Path) -> bool:
+    """Return whether no reaper, and so no server, of this folder's run directory is left."""
+    return not any(
+        str(run_folder) in " ".join(process.info["cmdline"] or [])
+        for process in psutil.process_iter(["cmdline"])
+    )
+
+
+def test_server_outlives_what_runs_at_the_exit_of_the_interpreter(
+    python: Run, run_folder: Path
+) -> None:
+    """The reaper ends it when the interpreter is gone."""
+    result = python(
+        "import atexit\n"
+        "from sandbox import Memcached\n"
+        "@atexit.register\n"
+        "def use(): server.flush(); print('flushed')\n"
+        "server = Memcached()\n"
+        "server.start()\n"
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "flushed\n", "")
+    eventually(lambda: list(run_folder.iterdir()) == [])
 
 
 def test_as_an_ordinary_user(tmp_path: Path) -> None:
