@@ -71,3 +71,17 @@ def test_import_loads_nothing_heavy(python) -> None:
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     assert result.stdout == "[]\n['sandbox', 'sandbox.django']\n[]\n"
+
+
+def test_start_loads_few_modules(python) -> None:
+    """Each of them takes time before the server starts, more than that under pytest."""
+    result = python(
+        "import sys\n"
+        "from sandbox import Memcached\n"
+        "with Memcached(): pass\n"
+        "own = [name for name in sys.modules if 'sandbox' in name.partition('.')[0]]\n"
+        "print(*sorted(own), sep='\\n')\n"
+    )
+    modules = result.stdout.splitlines()
+    assert "sandbox.server.memcached" in modules
+    assert len(modules) <= 15, modules

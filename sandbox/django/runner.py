@@ -105,7 +105,7 @@ class SandboxRunnerMixin(Base):
 
     def _log_usage(self, own: OwnRun) -> None:
         try:
-            usage = Usage.of(own.sandbox.servers)
+            usage = Usage.of(own.own_servers())
         except ServerError as error:
             self.log(f"memcached-sandbox: {error}.")
         else:

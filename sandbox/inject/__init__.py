@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _memcached_sandbox import current as current
     from _memcached_sandbox import errors as errors
+    from _memcached_sandbox import flushing as flushing
     from _memcached_sandbox import guard as guard
     from _memcached_sandbox import hooks as hooks
     from _memcached_sandbox import inherited as inherited

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from ..server.memcached import Memcached
 from .options import memcached_options
-from .other_caches import other_caches
 from .plugin import session_of
 
 if TYPE_CHECKING:
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..run.sandbox import Sandbox
     from ..server import Server
+    from ..server.memcached import Memcached
     from ..server.options import MemcachedOptions
 
 
@@ -39,6 +38,8 @@ def memcached_factory(pytestconfig: pytest.Config) -> Iterator[Callable[..., Mem
 
     Takes the options of `sandbox.Memcached`; what is not given is as configured for the run.
     """
+    from ..server.memcached import Memcached
+
     with ExitStack() as servers:
 
         def start(**options: Unpack[MemcachedOptions]) -> Memcached:
@@ -71,6 +72,8 @@ def sandboxed_caches_fixture(
 
     @pytest.fixture(scope=scope, autouse=autouse)
     def caches(pytestconfig: pytest.Config) -> Iterator[Sandbox]:
+        from .other_caches import other_caches
+
         configured = memcached_options(pytestconfig)
         with other_caches(pytestconfig, flush, exclude, guard, configured | options) as box:
             yield box

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from ..errors import OptionError
-from ..inject import locations
-from ..server.memcached import Memcached
-from ..server.options import size
+from ..server.options import check, size
 from . import NAME, flag, on_command_line
 
 if TYPE_CHECKING:
@@ -37,6 +35,8 @@ def _addresses(texts: Sequence[str]) -> list[str] | None:
         if len(texts) > 1:
             raise ValueError("'off' is for no guard at all: give either it or addresses")
         return None
+    from ..inject import locations
+
     return [locations.address(text) for text in texts]
 
 
@@ -62,7 +62,7 @@ def memcached_options(config: pytest.Config) -> MemcachedOptions:
     """Return the arguments of `Memcached` that were given. Raises pytest.UsageError."""
     options = cast("MemcachedOptions", _read(config, OF_MEMCACHED))
     try:
-        Memcached(**options)  # only to say now what is wrong with them
+        check(**options)
     except OptionError as error:
         names = {argument: name for name, (argument, _) in OF_MEMCACHED.items()}
         raise _usage_error(config, names[error.option], error.problem) from None

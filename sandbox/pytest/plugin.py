@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Generator
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from ..errors import ServerError
-from ..inject import locations, refusals, run
 from ..run.local import OwnRun
-from ..run.summary import Usage, contents, refused
 from ..server import Server
 from . import NAME
 from .options import memcached_options
+
+if TYPE_CHECKING:
+    from ..inject import refusals, run
+    from ..run.summary import Usage
 
 # What hooks that wrap others return.
 Hook = Generator[None, Any, Any]
@@ -62,6 +64,8 @@ class SandboxedSession:
             return {}
         from django.conf import ENVIRONMENT_VARIABLE, settings
 
+        from ..inject import locations
+
         if not settings.configured and ENVIRONMENT_VARIABLE not in os.environ:
             return {}
         servers = {}
@@ -80,7 +84,7 @@ class SandboxedSession:
 
     def _server(self, address: str) -> Server:
         """Return the server that we own, for it can tell of its death, or else its address."""
-        owned = self._run.sandbox.servers if isinstance(self._run, OwnRun) else []
+        owned = self._run.own_servers() if isinstance(self._run, OwnRun) else []
         return next((server for server in owned if server.address == address), Server(address))
 
     def pytest_report_header(self, config: pytest.Config) -> str:
@@ -104,6 +108,8 @@ class SandboxedSession:
         """Fail a test that reached for the main memcached, and show what the caches held."""
         report: pytest.TestReport = yield
         if taken := self._run.take_refusals():
+            from ..run.summary import refused
+
             if report.failed:
                 report.sections.append((TITLE, refused(taken)))
             else:
@@ -133,6 +139,9 @@ class SandboxedSession:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         """Take what a worker of xdist has sent, if it lived to send it."""
+        from ..inject import refusals
+        from ..run.summary import Usage
+
         usages, sent, problems = getattr(node, "workeroutput", {}).get(NAME, ([], [], []))
         self._usages += [Usage(*usage) for usage in usages]
         self._refusals += [refusals.Refusal(*refusal) for refusal in sent]
@@ -140,6 +149,10 @@ class SandboxedSession:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         self._take_stock()
+        if not (self._usages or self._refusals or self._problems):
+            return
+        from ..run.summary import Usage, refused
+
         usage = Usage.sum(self._usages)
         if usage.servers:
             line = usage.line("--memcached-sandbox-memory")
@@ -151,12 +164,16 @@ class SandboxedSession:
     def _take_stock(self) -> None:
         """Add what our own servers have to tell. Of a run that we have joined, its owner tells."""
         self._refusals += self._run.take_refusals()
-        if isinstance(self._run, OwnRun) and not self._joins:
+        if isinstance(self._run, OwnRun) and not self._joins and self._run.own_servers():
+            from ..run.summary import Usage
+
             try:
-                self._usages.append(Usage.of(self._run.sandbox.servers))
+                self._usages.append(Usage.of(self._run.own_servers()))
             except ServerError as error:
                 self._problems.append(f"{error}.")
 
 
 def show_contents(report: pytest.TestReport, server: Server, place: str = "") -> None:
+    from ..run.summary import contents
+
     report.sections.append((f"memcached at {server.address}{place}", contents(server)))

@@ -23,7 +23,7 @@ from ..system.reaper import FOLDER
 from .run_directory import problem_of, run_directory
 
 if TYPE_CHECKING:
-    from ..system.processes import User
+    import pwd
 
 # The first line of each record, with the version of its format.
 HEADER = b"memcached-sandbox 2\n"
@@ -244,7 +244,7 @@ class ServerDirectory(LockedDirectory):
     FIFO_NAMES = ("port.lck", "pid.tmp")
     FOLDER_FILES = (*FIFO_NAMES, "port", "pid", "socket")
 
-    def __init__(self, path: str, user: User | None = None) -> None:
+    def __init__(self, path: str, user: pwd.struct_passwd | None = None) -> None:
         super().__init__(path)
         self.user = user
         # Another user may not pass through this directory. Linux lets memcached reach its folder
@@ -254,7 +254,7 @@ class ServerDirectory(LockedDirectory):
             self.mode = 0o711
 
     @classmethod
-    def create(cls, user: User | None) -> ServerDirectory:
+    def create(cls, user: pwd.struct_passwd | None) -> ServerDirectory:
         """Makes one under a new name, with a FIFO and a folder that ``user`` may write to.
 
         :param user: the user that memcached becomes, or None for this process's own.
@@ -270,8 +270,8 @@ class ServerDirectory(LockedDirectory):
         for name in self.FIFO_NAMES:
             os.link(self.fifo, os.path.join(self.folder, name))
         if self.user is not None:
-            os.chown(self.fifo, self.user.uid, self.user.gid)
-            os.chown(self.folder, self.user.uid, self.user.gid)
+            os.chown(self.fifo, self.user.pw_uid, self.user.pw_gid)
+            os.chown(self.folder, self.user.pw_uid, self.user.pw_gid)
 
     @property
     def folder(self) -> str:

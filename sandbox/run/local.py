@@ -8,27 +8,48 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..inject import current, guard, hooks, inherited, patches, refusals, run
+from ..inject import current, flushing, guard, hooks, refusals, run
 from ..server.binary import find_memcached
+from ..server.options import check
 from .environment import MAIN_MEMCACHED, STAND_INS, Injection, for_children, injected, restored
-from .sandbox import Sandbox
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ..server.memcached import Memcached
     from ..server.options import MemcachedOptions
+    from .sandbox import Sandbox
 
 
 class OwnRun(run.Run):
     """The run of the process that owns the sandbox. Raises what `Sandbox` raises."""
 
-    def __init__(self, sandbox: Sandbox, flush: str) -> None:
+    def __init__(self, options: MemcachedOptions, flush: str) -> None:
         super().__init__()
-        self.sandbox = sandbox
+        self._options = options
+        self._sandbox: Sandbox | None = None
         self.flushed_after = flush
         self.tests_in = os.getpid()
         self._worker_sets = 0
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """The sandbox, made when it is first asked for: a run may never use a cache."""
+        if self._sandbox is None:
+            from .sandbox import Sandbox
+
+            self._sandbox = Sandbox(**self._options)
+        return self._sandbox
+
+    def own_servers(self) -> list[Memcached]:
+        """Return the servers that were started, in that order."""
+        return [] if self._sandbox is None else self._sandbox.servers
+
+    def stop(self) -> None:
+        """End all servers."""
+        self.disconnect()
+        if self._sandbox is not None:
+            self._sandbox.stop()
 
     def first_server(self) -> Memcached:
         """Return the server that was started first, or start one for whoever asks first."""
@@ -45,6 +66,8 @@ class OwnRun(run.Run):
         self._publish()
 
     def _ask(self, addresses: Iterable[str]) -> dict[str, str]:
+        from ..inject import inherited
+
         worker = inherited.set_of(self.worker, self._worker_sets)
         stand_ins = self.sandbox.stand_in(addresses, worker)
         self._publish()
@@ -52,7 +75,7 @@ class OwnRun(run.Run):
 
     def _publish(self) -> None:
         """Tell the processes that this one starts."""
-        if not self.sandbox.servers:
+        if not self.own_servers():
             return  # A worker of a project without memcached has asked for nothing.
         first, control = self.sandbox.servers[0], self.sandbox.control_directory
         for name, value in for_children(first, control.refusals).items():
@@ -87,7 +110,7 @@ def enter_run(
 
     Raises SandboxError and RunError.
     """
-    depth = patches.replace_depth(0)
+    depth = flushing.replace_depth(0)
     try:
         with (
             _joined(exclude, flush, guard)
@@ -96,7 +119,7 @@ def enter_run(
         ) as entered:
             yield entered
     finally:
-        patches.replace_depth(depth)
+        flushing.replace_depth(depth)
 
 
 @contextmanager
@@ -143,14 +166,13 @@ def _owned(
     guarded: Collection[str] | None,
     options: MemcachedOptions,
 ) -> Iterator[OwnRun]:
-    find_memcached(options.get("binary"))  # to say now that there is none
+    # To say now what is wrong, and not when the first server is asked for.
+    check(**options)
+    find_memcached(options.get("binary"))
     guarded = [] if guarded is None else [MAIN_MEMCACHED, *guarded]
     children_flush = "test" if flush == "test" else "never"  # they know no more
-    with (
-        Sandbox(**options) as sandbox,
-        injected(os.environ, Injection(exclude, children_flush, guarded)),
-    ):
-        own = OwnRun(sandbox, flush)
+    with injected(os.environ, Injection(exclude, children_flush, guarded)):
+        own = OwnRun(options, flush)
         outer = current.replace(own)
         try:
             # This process may be one that another run has had hooks put into.
@@ -159,5 +181,5 @@ def _owned(
             yield own
         finally:
             hooks.uninstall()
-            own.disconnect()
             current.replace(outer)
+            own.stop()

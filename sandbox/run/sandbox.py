@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..registry.directories import ControlDirectory
 from ..server.memcached import Memcached
+from ..server.options import check
 from ..system import deferred
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Sandbox:
     __module__ = "sandbox"  # where its users find it
 
     def __init__(self, **options: Unpack[MemcachedOptions]) -> None:
-        Memcached(**options)  # only to say now what is wrong with them
+        check(**options)
         self._options = options
         # Re-entrant: after a Ctrl-C just before the release, `stop` must still be able to take it.
         self._lock = threading.RLock()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _socket  # without what socket adds, whose import takes as long as a server's start
 import os
-import socket
 import sys
 import threading
 import time
@@ -67,7 +67,14 @@ class Memcached(Server):
         start_timeout: float = 5.0,
     ) -> None:
         super().__init__(None)
-        check(memory_mb, max_item_size, threads, max_connections, args, start_timeout)
+        check(
+            memory_mb=memory_mb,
+            max_item_size=max_item_size,
+            threads=threads,
+            max_connections=max_connections,
+            args=args,
+            start_timeout=start_timeout,
+        )
         self.memory_mb = memory_mb
         self.unix_socket = unix_socket
         self.command: Sequence[str] = ()
@@ -198,7 +205,7 @@ class _Process:
         self._memory_mb = memory_mb
         self._unix_socket = unix_socket
         self._control_directory = control_directory
-        self._port: socket.socket | None = None
+        self._port: _socket.socket | None = None
         self._exit_reason: str | None = None
         self._lock = threading.RLock()
         self._reaper = Reaper()
@@ -220,7 +227,7 @@ class _Process:
         folder = directory.folder_for_server
         variables = {}
         if directory.user is not None:
-            self.command += ["-u", directory.user.name]
+            self.command += ["-u", directory.user.pw_name]
         if self._unix_socket:
             # memcached writes its pid once it listens: save_pid() in memcached.c.
             self.command += ["-s", f"{folder}/socket", "-a", "0700", "-P", f"{folder}/pid"]
@@ -273,8 +280,8 @@ class _Process:
         """
         if sys.platform != "linux":
             return -1  # The kernel's choice: server_socket() in memcached.c.
-        self._port = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._port = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+        self._port.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
         self._port.bind(("127.0.0.1", 0))
         port: int = self._port.getsockname()[1]
         return port

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import TYPE_CHECKING
 
 from ..errors import OptionError
+
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    class MemcachedOptions(TypedDict, total=False):
+        """The keyword arguments of `Memcached`, described there."""
+
+        memory_mb: int
+        max_item_size: int | None
+        threads: int
+        max_connections: int
+        unix_socket: bool
+        binary: str | os.PathLike[str] | None
+        args: Sequence[str]
+        start_timeout: float
+
 
 MB = 1024 * 1024
 
@@ -52,19 +68,6 @@ REFUSED_ARGUMENTS = {
 SUFFIXES = {"": 1, "k": 1024, "m": MB}
 
 
-class MemcachedOptions(TypedDict, total=False):
-    """The keyword arguments of `Memcached`, described there."""
-
-    memory_mb: int
-    max_item_size: int | None
-    threads: int
-    max_connections: int
-    unix_socket: bool
-    binary: str | os.PathLike[str] | None
-    args: Sequence[str]
-    start_timeout: float
-
-
 def size(text: str) -> int:
     """Return the bytes that a size is, with k and m for the multiples as memcached's -I has them.
 
@@ -77,12 +80,15 @@ def size(text: str) -> int:
 
 
 def check(
-    memory_mb: int,
-    max_item_size: int | None,
-    threads: int,
-    max_connections: int,
-    args: Sequence[str],
-    start_timeout: float,
+    *,
+    memory_mb: int = 64,
+    max_item_size: int | None = None,
+    threads: int = 1,
+    max_connections: int = 1024,
+    unix_socket: bool = False,  # noqa: ARG001
+    binary: str | os.PathLike[str] | None = None,  # noqa: ARG001
+    args: Sequence[str] = (),
+    start_timeout: float = 5.0,
 ) -> None:
     """Raise OptionError if memcached would not start with these options of `Memcached`."""
     _check_whole_number("memory_mb", memory_mb)

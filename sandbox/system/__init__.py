@@ -10,7 +10,14 @@ from __future__ import annotations
 import os
 import signal
 import weakref
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class HasDescriptors(Protocol):
+        def close_fds(self) -> None: ...
+
 
 # Signals whose handlers may raise: Ctrl-C, time limits, and requests to end.
 SIGNALS = (
@@ -73,10 +80,6 @@ class deferred:  # noqa: N801 - used as `with deferred():`, like contextlib's su
                 signal.raise_signal(self._received.pop())
             finally:  # The handler may have raised: the others are called all the same.
                 self._send_again()
-
-
-class HasDescriptors(Protocol):
-    def close_fds(self) -> None: ...
 
 
 _to_close: weakref.WeakSet[HasDescriptors] = weakref.WeakSet()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import struct
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..errors import StartError, explain_limit
 
 if TYPE_CHECKING:
+    import pwd
     from collections.abc import Callable
 
 # From linux/sock_diag.h, linux/inet_diag.h and linux/netlink.h.
@@ -112,15 +112,7 @@ def _created(pid: int) -> float:
     return boot + ticks / os.sysconf("SC_CLK_TCK")
 
 
-class User(NamedTuple):
-    """The user that memcached runs as when this process is root."""
-
-    name: str
-    uid: int
-    gid: int
-
-
-def unprivileged_user() -> User | None:
+def unprivileged_user() -> pwd.struct_passwd | None:
     """Returns the user that memcached must become, or None if this process is not root.
 
     :raises StartError: there is no such user.
@@ -130,7 +122,7 @@ def unprivileged_user() -> User | None:
     import pwd
 
     try:
-        entry = pwd.getpwnam("nobody")
+        return pwd.getpwnam("nobody")
     except KeyError:
         # Python says the same when it has no descriptor left to read the list with.
         reached = _limit_of_reading("/etc/passwd")
@@ -140,7 +132,6 @@ def unprivileged_user() -> User | None:
             else "memcached must not run as root, and this system has no user 'nobody' to run it "
             "as: add one, or run as another user"
         ) from None
-    return User(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
 def _limit_of_reading(path: str) -> str | None:
@@ -177,6 +168,8 @@ def listener_pid(address: str, expected_pid: int, timeout: float) -> int | None:
 
 
 def _unix_listener_pid(path: str) -> int:
+    import socket
+
     # The peer of a fresh connection is the process that called listen(): unix(7), SO_PEERCRED.
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(path)
@@ -190,6 +183,8 @@ def _tcp_listener_inode(host: str, port: int) -> int:
 
     Reading /proc/net/tcp instead takes over a millisecond: it walks the kernel's whole table.
     """
+    import socket
+
     request = (
         struct.pack("=BBBBI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0, 1 << TCP_LISTEN)
         + struct.pack("!HH", port, 0)

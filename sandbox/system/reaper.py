@@ -12,12 +12,12 @@ is in the group. So no pid has to be handed over, and none is searched for.
 
 from __future__ import annotations
 
+import _socket  # without what socket adds, whose import takes as long as a server's start
 import fcntl
 import functools
 import os
 import select
 import signal
-import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -102,10 +102,9 @@ class Reaper:
         env = {name: os.environ[name] for name in VARIABLES if name in os.environ}
         inherited: list[int] = []
         try:
-            ends = socket.socketpair()
-            with ends[0], ends[1]:
-                self._socket = _above(FOLDER, ends[0].detach())
-                inherited.append(_above(FOLDER, ends[1].detach()))
+            ends = _socket.socketpair()
+            self._socket = _above(FOLDER, ends[0].detach())
+            inherited.append(_above(FOLDER, ends[1].detach()))
             inherited.append(_above(FOLDER, os.dup(lock)))
             self._ready = _above(FOLDER, os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
             # Not opened by the program: without an owner it would wait for a reader for ever.

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import sandbox
 from sandbox import Memcached, Sandbox
-from sandbox.inject import guard, patches, protocol
+from sandbox.inject import flushing, guard, protocol
 from sandbox.run.control import Control
 from sandbox.run.environment import Injection, for_injection
 
@@ -90,7 +90,7 @@ def run(*command: str, **env: str) -> Action:
 
 def hundred_tests() -> None:
     for _ in range(100):
-        with patches.test():
+        with flushing.flushed_after_test():
             pass
 
 
@@ -139,6 +139,25 @@ def settings_and_round_trip(injected: dict[str, str], folder: str) -> Iterator[B
         control.stop()
 
 
+def pytest_that_is_on(folder: str) -> Benchmark:
+    """A pytest of one test that uses no cache, with the plugin on and off."""
+    (Path(folder) / "test_nothing.py").write_text("def test(): pass\n")
+    off = (
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:django",
+        folder,
+    )
+    return Benchmark(
+        "pytest with the plugin on, off", run(*off, "--memcached-sandbox"), run(*off), times=1.05
+    )
+
+
 def pytest_that_is_off(folder: str) -> Iterator[Benchmark]:
     """A pytest of one test, with the plugin and with an empty one.
 
@@ -168,22 +187,23 @@ def pytest_that_is_off(folder: str) -> Iterator[Benchmark]:
 
 def benchmarks() -> Iterator[Benchmark]:
     compileall.compile_dir(str(Path(sandbox.__file__).parent), quiet=1)  # as pip does
-    yield Benchmark("start and stop, bare memcached", start_and_stop, BareMemcached(), times=1.3)
+    yield Benchmark("start and stop, bare memcached", start_and_stop, BareMemcached(), times=1.15)
     yield Benchmark(
         "sandbox exec -- true, python -c 'import click'",
         run(str(Path(sys.executable).parent / "sandbox"), "exec", "--", shutil.which("true") or ""),
         run(sys.executable, "-c", "import click"),
-        times=1.6,
+        times=1.5,
     )
     injected = for_injection(os.environ, Injection([], "test", ["127.0.0.1:11211"]))
     yield Benchmark(
         "a Python that never imports Django, without us",
         run(sys.executable, "-c", "pass", **injected),
         run(sys.executable, "-c", "pass"),
-        more_ms=3,
+        times=1.06,
     )
     with tempfile.TemporaryDirectory() as folder:
         yield from settings_and_round_trip(injected, folder)
+        yield pytest_that_is_on(folder)
         yield from pytest_that_is_off(folder)
     with Memcached() as server, protocol.Connection(server.address, 5) as connection:
         os.environ["MEMCACHED_SANDBOX_ADDRESS"] = server.address

@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from sandbox import Memcached, Sandbox, SandboxError
+from sandbox.registry.directories import ServerDirectory
 from sandbox.run.control import Control
 
 from ..helpers.processes import is_running, run_command, without_coverage
@@ -341,8 +342,8 @@ def _ask(path: str, request: bytes) -> dict[str, object]:
 def assert_nothing_left() -> None:
     """No file, and so no process: but for those that fuzz has started on purpose."""
     if _run_directory().exists():
-        names = [directory.name for directory in _run_directory().iterdir()]
-        command = [sys.executable, "-m", "sandbox", "stop", *names]
+        servers = filter(ServerDirectory.is_named, os.listdir(_run_directory()))
+        command = [sys.executable, "-m", "sandbox", "stop", *servers]
         subprocess.run(command, check=True, capture_output=True)
     deadline = time.monotonic() + 5
     while _run_directory().exists():

@@ -154,6 +154,31 @@ class TestSandbox:
                 box.stand_in(["a:1", "b:1", "c:1"])
             assert box.servers == []
 
+    def test_control_directory_is_removed_with_a_dropped_sandbox(self, run_folder: Path) -> None:
+        box = Sandbox()
+        box.stand_in(["a:1"])
+        assert box.control_directory.name in os.listdir(next(run_folder.iterdir()))
+        del box
+        gc.collect()
+        assert list(run_folder.iterdir()) == []
+
+    def test_control_directory_is_not_removed_by_a_fork(self, python) -> None:
+        result = python(
+            "import os\n"
+            "from sandbox import Sandbox\n"
+            "box = Sandbox()\n"
+            "box.stand_in(['a:1'])\n"
+            "directory = box.control_directory\n"
+            "child = os.fork()\n"
+            "if not child:\n"
+            "    box.stop()\n"
+            "    del box\n"
+            "    os._exit(0)\n"
+            "os.waitpid(child, 0)\n"
+            "print(directory.is_alive(), os.path.isdir(directory.path))\n"
+        )
+        assert (result.stdout, result.stderr) == ("True True\n", "")
+
     def test_bad_options_are_told_before_anything_is_asked_for(self) -> None:
         with pytest.raises(OptionError):
             Sandbox(memory_mb=0)

@@ -1,9 +1,8 @@
-"""Waits for the modules that have something to change, and changes them when they are imported.
+"""Changes modules of Django and unittest when they are imported, and guards when sockets are.
 
-Nothing is imported earlier than without us, and what is never imported costs nothing.
+Each Python process of a run loads this: it imports nothing that the process does not have. Hence
+the quoted annotations, which take the place of the module __future__.
 """
-
-from __future__ import annotations
 
 import os
 import sys
@@ -15,8 +14,8 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-# The modules to wait for, and the function of `patches` that is called with each.
-WAITING = {
+# The modules to change, and the function of `patches` that is called with each.
+PATCHES = {
     "django.conf": "django_conf",
     "django.core.cache.backends.memcached": "memcached_backend",
     "django.test.runner": "django_runner",
@@ -26,37 +25,46 @@ WAITING = {
 }
 
 
-class Waiting:
-    """A finder that lets the others find, and has `patches` at what they have loaded."""
+# The module without which no Python process connects to anything.
+SOCKETS = "_socket"
+
+# The addresses to guard once it is imported.
+_to_guard: "list[str]" = []
+
+
+class PatchingFinder:
+    """A finder that lets the others find a module, and changes it when it is loaded."""
 
     def find_spec(
-        self, name: str, path: Any = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if name not in WAITING:
+        self, name: str, path: "Any" = None, target: "ModuleType | None" = None
+    ) -> "ModuleSpec | None":
+        if name == SOCKETS:
+            _guard()
+        if name not in PATCHES:
             return None
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(name, path, target)
             if spec is not None:
-                spec.loader = Loader(spec.loader, WAITING[name])
+                spec.loader = PatchingLoader(spec.loader, PATCHES[name])
                 return spec
         return None
 
 
-class Loader:
-    """A module's loader, and the change to the module after it. All else is the loader's."""
+class PatchingLoader:
+    """A module's loader, which changes the module after that. All else is the loader's."""
 
-    def __init__(self, loader: Any, patch: str) -> None:
+    def __init__(self, loader: "Any", patch: str) -> None:
         self._loader = loader
         self._patch = patch
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> "Any":
         return getattr(self._loader, name)
 
-    def create_module(self, spec: ModuleSpec) -> Any:
+    def create_module(self, spec: "ModuleSpec") -> "Any":
         return self._loader.create_module(spec)
 
-    def exec_module(self, module: Any) -> None:
-        # The module must not see that it was waited for.
+    def exec_module(self, module: "Any") -> None:
+        # The module must not see that it is being changed.
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
         from . import patches
@@ -64,26 +72,24 @@ class Loader:
         getattr(patches, self._patch)(module)
 
 
-_waiting = Waiting()
+_finder = PatchingFinder()
 
 
 def installed() -> bool:
-    """Whether this process waits for the modules."""
-    return _waiting in sys.meta_path
+    """Returns whether this process changes modules."""
+    return _finder in sys.meta_path
 
 
 def install() -> None:
-    """Wait for the modules from now on; those that are loaded already are changed at once."""
+    """Changes modules from now on; those that are loaded already are changed at once."""
     if installed():
         return
-    addresses = os.environ.get("MEMCACHED_SANDBOX_GUARDED", "").split()
-    if addresses:
-        from . import guard
-
-        for address in addresses:
-            guard.guard(address)
-    sys.meta_path.insert(0, _waiting)
-    for name, patch in WAITING.items():
+    # Now: the process may change its environment before it imports the module.
+    _to_guard[:] = os.environ.get("MEMCACHED_SANDBOX_GUARDED", "").split()
+    if SOCKETS in sys.modules:
+        _guard()
+    sys.meta_path.insert(0, _finder)
+    for name, patch in PATCHES.items():
         if name in sys.modules:
             from . import patches
 
@@ -91,10 +97,19 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Change everything back, and wait for nothing and guard nothing any more."""
-    from . import guard, patches
-
+    """Changes everything back, and changes and guards nothing any more."""
     if installed():
-        sys.meta_path.remove(_waiting)
-    patches.undo()
-    guard.restore({})
+        sys.meta_path.remove(_finder)
+    loaded = (sys.modules.get(f"{__package__}.{name}") for name in ("patches", "guard"))
+    patches, guard = loaded
+    if patches is not None:
+        patches.undo()
+    if guard is not None:
+        guard.restore({})
+
+
+def _guard() -> None:
+    while _to_guard:
+        from . import guard
+
+        guard.guard(_to_guard.pop())

@@ -12,6 +12,7 @@ import weakref
 
 from . import current, guard, locations
 from .errors import CachesError, RunError
+from .flushing import flushed_after_test
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
@@ -28,9 +29,6 @@ _inherited: list[Any] = []
 
 # What undoes the changes, in the order of these.
 _undoing: list[Callable[[], object]] = []
-
-# How many tests are under way, one within another: pytest's around unittest's, Django's around it.
-_depth = 0
 
 
 def django_conf(module: Any) -> None:
@@ -216,34 +214,10 @@ def _flushing(call: Callable[..., Any]) -> Callable[..., Any]:
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         method = getattr(self, getattr(self, "_testMethodName", ""), None)
         keep = getattr(self, "keep_cache", False) or getattr(method, "keep_cache", False)
-        with test(keep or current.run().flushed_after != "test"):
+        with flushed_after_test(keep or current.run().flushed_after != "test"):
             return call(self, *args, **kwargs)
 
     return __call__
-
-
-def replace_depth(depth: int) -> int:
-    """Have so many tests be under way, as for a run within a test; return how many there were."""
-    global _depth
-    old, _depth = _depth, depth
-    return old
-
-
-class test:  # noqa: N801
-    """A context in which one test runs, and after which the caches of this process are empty."""
-
-    def __init__(self, keep_cache: bool = False) -> None:
-        self._keep_cache = keep_cache
-
-    def __enter__(self) -> None:
-        global _depth  # noqa: PLW0603
-        _depth += 1
-
-    def __exit__(self, *_: object) -> None:
-        global _depth  # noqa: PLW0603
-        _depth -= 1
-        if _depth == 0 and not self._keep_cache:
-            current.run().flush()
 
 
 def unittest_suite(module: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from . import current
 from .errors import RunError
-from .patches import become_worker, test
+from .flushing import flushed_after_test
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
@@ -23,7 +23,7 @@ KEEP_CACHE_ARGUMENTS = ((), ("class",), ("module",), ("session",))
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     try:
-        with test(keeps(item, nextitem, current.run().flushed_after)):
+        with flushed_after_test(keeps(item, nextitem, current.run().flushed_after)):
             yield
     except RunError as error:
         item.session.shouldstop = str(error)
@@ -70,4 +70,6 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     if hasattr(config, "workerinput") and current.run().worker:
         # Django's settings have asked under this name already; the environment has not.
+        from .patches import become_worker
+
         become_worker(current.run().worker)

@@ -87,9 +87,9 @@ class Run:
                 raise RunError(f"the sandbox's memcached cannot be emptied: {error}") from error
 
     def _flush(self, addresses: set[str]) -> None:
-        from .protocol import Connection
-
         for address in addresses.difference(self._connections):
+            from .protocol import Connection  # Many processes of a run use no cache.
+
             self._connections[address] = Connection(address, ANSWER_TIMEOUT)
         connections = [self._connections[address] for address in addresses]
         for connection in connections:

@@ -1,0 +1,32 @@
+"""Empties the caches of this process after each test."""
+
+from __future__ import annotations
+
+from . import current
+
+# How many tests are under way, one within another: pytest's around unittest's, Django's around it.
+_depth = 0
+
+
+class flushed_after_test:  # noqa: N801 - used as `with flushed_after_test():`
+    """A context in which one test runs, and after which the caches of this process are empty."""
+
+    def __init__(self, keep_cache: bool = False) -> None:
+        self._keep_cache = keep_cache
+
+    def __enter__(self) -> None:
+        global _depth  # noqa: PLW0603
+        _depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        global _depth  # noqa: PLW0603
+        _depth -= 1
+        if _depth == 0 and not self._keep_cache:
+            current.run().flush()
+
+
+def replace_depth(depth: int) -> int:
+    """Sets how many tests are under way, for a run within a test; returns how many there were."""
+    global _depth
+    old, _depth = _depth, depth
+    return old
