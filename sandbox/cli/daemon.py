@@ -99,7 +99,7 @@ def _keep(
     os.close(said)
     os.dup2(0, 2)
     threading.Thread(target=_await_end_of, args=(shell, ttl), daemon=True).start()
-    while not any(server.death() for server in sandbox.servers):
+    while not any(server.exit_reason() for server in sandbox.servers):
         if signal.sigwait({signal.SIGCHLD, *ENDS}) != signal.SIGCHLD:
             return
 

@@ -26,7 +26,7 @@ class Deaths:
 
     def look(self) -> None:
         for server in self._sandbox.servers:
-            if server not in self._dead and (death := server.death()):
+            if server not in self._dead and (death := server.exit_reason()):
                 self._dead[server] = death
                 say(f"memcached at {server.address} {death}.")
 

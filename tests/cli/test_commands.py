@@ -157,7 +157,7 @@ class TestStop:
             assert (result.returncode, result.stdout) == (0, "")
             assert result.stderr == f"sandbox: stopped {name}, memcached at {server.address}.\n"
             assert ServerDirectory(server.directory).has_exited(0)
-            assert server.death() == "was killed by signal 9 (Killed)"
+            assert server.exit_reason() == "was killed by signal 9 (Killed)"
             other.flush()
 
     def test_one_that_does_not_end(self, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

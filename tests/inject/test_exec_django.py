@@ -552,7 +552,7 @@ class TestNotDisturbed:
     def test_a_fault_of_ours_at_the_start_of_a_python_ends_it(self, project: Project) -> None:
         broken = project.folder / "inject"
         shutil.copytree(FOLDER, broken)
-        (broken / "_memcached_sandbox" / "guard.py").write_text("1 / 0\n")
+        (broken / "_memcached_sandbox" / "hooks.py").write_text("1 / 0\n")
         result = project.sandboxed(
             "--", "sh", "-c", f"PYTHONPATH={broken} python -c 'print(5)'; echo $?"
         )
@@ -644,6 +644,32 @@ class TestGuard:
         result = project.sandboxed(*options, "--", sys.executable, "-c", script)
         assert result.stdout == "name\nname\npath\n", result.stderr
         assert project.sandboxed("--guard", "no address", "true").returncode == 2
+
+    @pytest.mark.parametrize(
+        ("fault", "said"),
+        [
+            ("", "the sandbox refuses the connection"),
+            ("sys.modules['_memcached_sandbox.guard'] = None", "ModuleNotFoundError"),
+        ],
+    )
+    def test_guard_of_a_process_that_clears_its_environment(
+        self, run: Run, main_memcached: MainMemcached, tmp_path: Path, fault: str, said: str
+    ) -> None:
+        """A guard that cannot be loaded lets nothing through either."""
+        (tmp_path / "connect.py").write_text(
+            "import os, sys\n"
+            "os.environ.clear()\n"
+            f"{fault}\n"
+            "import socket\n"
+            f"socket.create_connection(('127.0.0.1', {main_memcached.port}))\n"
+        )
+        result = run(
+            *("sandbox", "exec", "-q", "--guard", main_memcached.address),
+            *("--", sys.executable, "connect.py"),
+        )
+        assert result.returncode == 1
+        assert said in result.stderr
+        main_memcached.assert_untouched()
 
     def test_no_guard(self, run: Run, main_memcached: MainMemcached, tmp_path: Path) -> None:
         project = Project(tmp_path, run, main_memcached.address)

@@ -282,10 +282,10 @@ class TestDeath:
             "from sandbox import Memcached\n"
             "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})\n"
             "with Memcached() as server:\n"
-            "    assert server.death() is None\n"
+            "    assert server.exit_reason() is None\n"
             "    os.kill(server.pid, signal.SIGKILL)\n"
             "    signal.sigwait({signal.SIGCHLD})\n"
-            "    print(server.death())\n"
+            "    print(server.exit_reason())\n"
         )
         assert result.stdout == "was killed by signal 9 (Killed)\n", result.stderr
 

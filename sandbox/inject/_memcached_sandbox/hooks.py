@@ -100,12 +100,11 @@ def uninstall() -> None:
     """Changes everything back, and changes and guards nothing any more."""
     if installed():
         sys.meta_path.remove(_finder)
-    loaded = (sys.modules.get(f"{__package__}.{name}") for name in ("patches", "guard"))
-    patches, guard = loaded
-    if patches is not None:
-        patches.undo()
-    if guard is not None:
-        guard.restore({})
+    loaded = vars(sys.modules[__package__])
+    if "patches" in loaded:
+        loaded["patches"].undo()
+    if "guard" in loaded:
+        loaded["guard"].restore({})
 
 
 def _guard() -> None:
