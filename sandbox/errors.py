@@ -36,18 +36,18 @@ for _error in (SandboxError, RunError, MainMemcachedRefused):
 class OptionError(SandboxError, ValueError):
     """An option is of the wrong type or out of range; nothing was started.
 
-    ``option`` is its name as a keyword argument.
+    ``option`` is its name as a keyword argument. The text begins with what was typed.
     """
 
     __module__ = "sandbox"
 
-    def __init__(self, option: str, problem: str) -> None:
-        super().__init__(option, problem)  # pickle calls this with both again
+    def __init__(self, option: str, text: str) -> None:
+        super().__init__(option, text)  # pickle calls this with both again
         self.option = option
-        self.problem = problem
+        self.text = text
 
     def __str__(self) -> str:
-        return f"{self.option}: {self.problem}"
+        return self.text
 
 
 class BinaryError(SandboxError):

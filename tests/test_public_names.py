@@ -48,7 +48,7 @@ def test_repr_has_the_public_name(name: str) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        sandbox.OptionError("memory_mb", "must be 1 or more, but got 0"),
+        sandbox.OptionError("memory_mb", "memory_mb=0: must be 1 or more"),
         sandbox.StartError("memcached was not ready"),
         sandbox.RunError("the run's sandbox does not answer"),
         sandbox.MainMemcachedRefused(111, "refused"),

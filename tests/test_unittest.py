@@ -75,7 +75,7 @@ def test_flushed_after_all_that_the_test_cleans_up(run: Run, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("memcached_options = {'memory_mb': 0}", "OptionError: memory_mb: must be 1 or more"),
+        ("memcached_options = {'memory_mb': 0}", "OptionError: memory_mb=0: must be 1 or more"),
         ("memcached_options = {'binary': '/no/memcached'}", "'/no/memcached' does not exist"),
         ("def setUpClass(): pass", "has no attribute 'memcached'"),
         (

@@ -58,7 +58,8 @@ def main(prog_name: str = "sandbox") -> None:
     except click.ClickException as error:
         fail(error.format_message(), error.exit_code)
     except OptionError as error:
-        fail(f"{error}.", status.USAGE)
+        path = " ".join([prog_name, *sys.argv[1:2]])
+        fail(f"{error}. See '{path} --help'.", status.USAGE)
     except SandboxError as error:
         fail(f"{error}.", status.FAILURE)
     except (click.Abort, KeyboardInterrupt):

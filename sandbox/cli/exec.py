@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import ServerError
-from .options import CONTEXT_SETTINGS, sandbox_of, sandbox_options, variables_of
+from ..server.options import BY_KEYWORD
+from .options import (
+    CONTEXT_SETTINGS,
+    SandboxOption,
+    sandbox_of,
+    sandbox_options,
+    table_option,
+    variables_of,
+)
 from .status import FAILURE
 
 if TYPE_CHECKING:
@@ -24,9 +32,15 @@ if TYPE_CHECKING:
 
 @click.command("exec", context_settings={"allow_interspersed_args": False, **CONTEXT_SETTINGS})
 @sandbox_options
-@click.option("--strict", is_flag=True, help="Exit with 125 when the guard refused a connection.")
-@click.option("-q", "--quiet", is_flag=True, help="No summary at the end.")
-@click.option("-v", "--verbose", is_flag=True, help="Say what is started, and where it listens.")
+@table_option(BY_KEYWORD["strict"])
+@table_option(BY_KEYWORD["quiet"])
+@click.option(
+    "-v",
+    "--verbose",
+    cls=SandboxOption,
+    is_flag=True,
+    help="Say what is started, and where it listens.",
+)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def command(
     strict: bool,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
-from ..errors import OptionError
 from ..run.environment import (
     MAIN_MEMCACHED,
     Injection,
@@ -17,87 +18,70 @@ from ..run.environment import (
     without_injection,
 )
 from ..run.sandbox import Sandbox
-from .parameters import Address, Size, Variable
+from ..server.options import BY_KEYWORD, OF_MEMCACHED, Given, Option, read_memcached
+from .parameters import Address, Variable
 
 if TYPE_CHECKING:
+    from typing import TypedDict
+
     from ..server.memcached import Memcached
 
 CommandFunction = TypeVar("CommandFunction", bound=Callable[..., Any])
 
 # Has each option taken from the environment too, --memory from MEMCACHED_SANDBOX_MEMORY.
-CONTEXT_SETTINGS = {"auto_envvar_prefix": "MEMCACHED_SANDBOX"}
+PREFIX = "MEMCACHED_SANDBOX"
+CONTEXT_SETTINGS = {"auto_envvar_prefix": PREFIX}
 
-# The options as `Memcached` calls them, and as they are called here.
-NAMES = {
-    "memory_mb": "--memory",
-    "max_item_size": "--max-item-size",
-    "threads": "--threads",
-    "args": "--memcached-arg",
-}
+if TYPE_CHECKING:
 
+    class SandboxOptions(TypedDict, total=False):
+        """What `sandbox_options` has click pass, but for the options of memcached."""
 
-class SandboxOptions(TypedDict):
-    """Their values, as `sandbox_options` has click pass them."""
-
-    memory: int
-    max_item_size: int | None
-    threads: int
-    unix: bool
-    memcached: str | None
-    memcached_arg: tuple[str, ...]
-    env: tuple[tuple[str, str], ...]
-    servers: int
-    exclude: tuple[str, ...]
-    flush: str
-    guard: tuple[str, ...]
-    no_guard: bool
-    no_inject: bool
+        unix: bool
+        env: tuple[tuple[str, str], ...]
+        servers: int
+        exclude: tuple[str, ...]
+        flush: str
+        guard: tuple[str, ...]
+        no_guard: bool
+        no_inject: bool
 
 
-_OPTIONS = [
-    click.option(
-        "-m",
-        "--memory",
-        type=int,
-        default=64,
-        show_default=True,
-        metavar="MB",
-        help="The cap of each server's memory.",
-    ),
-    click.option(
-        "-I",
-        "--max-item-size",
-        type=Size(),
-        metavar="SIZE",
-        help="The largest value it takes, such as 2m. [default: 1m]",
-    ),
-    click.option(
-        "-t",
-        "--threads",
-        type=int,
-        default=1,
-        show_default=True,
-        metavar="N",
-        help="Its worker threads.",
-    ),
-    click.option(
-        "--unix",
-        is_flag=True,
-        help="Listen on a Unix socket, out of reach of other users of this machine.",
-    ),
-    click.option(
-        "--memcached",
-        metavar="PATH",
-        help="The memcached to run. [default: $MEMCACHED_SANDBOX_BINARY, or the one on PATH]",
-    ),
-    click.option(
-        "--memcached-arg",
-        multiple=True,
-        metavar="ARG",
-        help="A further argument for memcached; repeatable.",
-    ),
+class SandboxOption(click.Option):
+    """An option whose errors name its variable if it was set in the environment."""
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        if ctx and self.name and ctx.get_parameter_source(self.name) is ParameterSource.ENVIRONMENT:
+            return f"{PREFIX}_{self.name.upper()}"
+        return super().get_error_hint(ctx)
+
+
+def table_option(option: Option, **attributes: Any) -> Callable[[CommandFunction], CommandFunction]:
+    """Returns click's option for one of the table.
+
+    The values of memcached's own are read by the table, so that their errors are those of all ways
+    in.
+    """
+    default = f" [default: {option.default}]" if option.default else ""
+    if option.metavar:
+        attributes = {"metavar": option.metavar, "multiple": option.repeatable} | attributes
+    else:
+        attributes["is_flag"] = True
+    return click.option(
+        # click makes the variable from this name.
+        option.word,
+        *option.command_flags,
+        cls=SandboxOption,
+        help=f"{option.help}{default}",
+        **attributes,
+    )
+
+
+_OPTIONS: list[Callable[..., Any]] = [
+    *map(table_option, OF_MEMCACHED),
     click.option(
         "--env",
+        cls=SandboxOption,
         type=Variable(),
         multiple=True,
         metavar="NAME=TEMPLATE",
@@ -105,35 +89,22 @@ _OPTIONS = [
     ),
     click.option(
         "--servers",
+        cls=SandboxOption,
         type=click.IntRange(min=1),
         default=1,
         show_default=True,
         metavar="N",
         help="Servers to start for --env, as {address1} to {addressN} and so on.",
     ),
-    click.option(
-        "--exclude",
-        multiple=True,
-        metavar="ALIAS",
-        help="An alias in CACHES to leave alone; repeatable.",
+    table_option(BY_KEYWORD["exclude"]),
+    table_option(
+        BY_KEYWORD["flush"], type=click.Choice(["test", "never"]), default="test", metavar=None
     ),
-    click.option(
-        "--flush",
-        type=click.Choice(["test", "never"]),
-        default="test",
-        show_default=True,
-        help="Empty the caches after each test, or never.",
-    ),
-    click.option(
-        "--guard",
-        type=Address(),
-        multiple=True,
-        metavar="HOST:PORT",
-        help="A further address that must not be connected to; repeatable.",
-    ),
-    click.option("--no-guard", is_flag=True, help="Let the main memcached be connected to."),
+    table_option(BY_KEYWORD["guard"], type=Address()),
+    table_option(BY_KEYWORD["no_guard"]),
     click.option(
         "--no-inject",
+        cls=SandboxOption,
         is_flag=True,
         help="Change nothing in Python processes: only set variables.",
     ),
@@ -142,10 +113,11 @@ _OPTIONS = [
 
 shell_option = click.option(
     "--shell",
+    cls=SandboxOption,
     type=click.Choice(["sh", "bash", "zsh", "fish"]),
     default="sh",
     show_default=True,
-    help="In whose language to print.",
+    help="Shell syntax to print.",
 )
 
 
@@ -157,23 +129,33 @@ def sandbox_options(command: CommandFunction) -> CommandFunction:
 
 
 def sandbox_of(options: SandboxOptions) -> Sandbox:
-    """Return the sandbox that was asked for; nothing runs yet. Raises click's BadParameter."""
+    """Returns the sandbox that the command was asked for; nothing runs yet.
+
+    :raises click.BadParameter: a template has an unknown placeholder.
+    :raises OptionError: an option of memcached is wrong.
+    """
     for name, template in options["env"]:
         if problem := unknown_placeholder(
             f"{name}={template}", options["servers"], options["unix"]
         ):
             raise click.BadParameter(problem, param_hint="--env")
-    try:
-        return Sandbox(
-            memory_mb=options["memory"],
-            max_item_size=options["max_item_size"],
-            threads=options["threads"],
-            unix_socket=options["unix"],
-            binary=options["memcached"],
-            args=options["memcached_arg"],
-        )
-    except OptionError as error:
-        raise click.BadParameter(f"{error.problem}.", param_hint=NAMES[error.option]) from None
+    context = click.get_current_context()
+    given = {option.keyword: _given(context, option) for option in OF_MEMCACHED}
+    typed = {keyword: value for keyword, value in given.items() if value is not None}
+    return Sandbox(**read_memcached(typed, lambda keyword: BY_KEYWORD[keyword].command_flags[-1]))
+
+
+def _given(context: click.Context, option: Option) -> Given | None:
+    value, flag = context.params[option.word], option.command_flags[-1]
+    match context.get_parameter_source(option.word):
+        case ParameterSource.ENVIRONMENT:
+            return Given(value, f"{option.variable}={os.environ[option.variable]}")
+        case ParameterSource.COMMANDLINE if option.repeatable:
+            return Given(value, " ".join(f"{flag} {text}" for text in value))
+        case ParameterSource.COMMANDLINE:
+            return Given(value, f"{flag} {value}" if option.metavar else flag)
+        case _:
+            return None
 
 
 def variables_of(

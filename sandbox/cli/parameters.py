@@ -6,24 +6,8 @@ import re
 
 import click
 
-from ..server.options import size
-
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 LONGEST = 7 * UNITS["d"]
-
-
-class Size(click.ParamType):  # type: ignore[type-arg]
-    """A number of bytes, with k and m for the multiples that memcached's own -I takes."""
-
-    name = "size"
-
-    def convert(
-        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        try:
-            return size(str(value))
-        except ValueError as error:
-            self.fail(f"{error}.", param, ctx)
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]

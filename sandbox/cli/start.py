@@ -11,6 +11,7 @@ import click
 from ..run.environment import NAMES_VARIABLE
 from .options import (
     CONTEXT_SETTINGS,
+    SandboxOption,
     sandbox_of,
     sandbox_options,
     shell_option,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 @click.command("start", context_settings=CONTEXT_SETTINGS)
 @click.option(
     "--ttl",
+    cls=SandboxOption,
     type=Duration(),
     default="8h",
     show_default=True,

@@ -12,9 +12,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django.core.management.base import CommandError
 from django.test.runner import DiscoverRunner
 
-from ..errors import MainMemcachedRefused, OptionError, SandboxError, ServerError
+from ..errors import MainMemcachedRefused, SandboxError, ServerError
 from ..run.local import OwnRun, enter_run, is_in_a_run
+from ..run.options import read_run
 from ..run.summary import Usage, refused
+from ..server.options import (
+    BY_KEYWORD,
+    OPTIONS,
+    Given,
+    Option,
+    from_environment,
+    read,
+    read_memcached,
+)
 
 if TYPE_CHECKING:
     from ..inject import run
@@ -25,6 +35,10 @@ else:
     Base = object
 
 
+# When the caches can be emptied.
+FLUSHES = ("test", "never")
+
+
 class SandboxRunnerMixin(Base):
     """Gives each run of a Django test runner memcached servers of its own; put it first.
 
@@ -33,67 +47,84 @@ class SandboxRunnerMixin(Base):
     They are there before the databases are, and each worker of ``--parallel`` has its own. The
     caches are emptied after each test. Under ``sandbox exec`` the runner joins that run.
 
-    What the command line does not say is said by attributes:
+    Its options are ``--memcached-WORD`` on the command line and MEMCACHED_SANDBOX_WORD in the
+    environment. Class attributes set the defaults:
 
-    memcached_exclude: memcached aliases to leave alone.
-    memcached_guard: further addresses not to connect to; None for no guard at all.
     memcached_options: those of `sandbox.Memcached`.
+    memcached_exclude: memcached aliases to leave alone.
+    memcached_flush: "test" to empty the caches after each test, or "never".
+    memcached_guard: further addresses not to connect to; None for no guard at all.
+    memcached_strict: whether a refused connection fails the run.
+    memcached_quiet: whether there is no summary at the end.
     """
 
-    memcached_exclude: ClassVar[Collection[str]] = ()
-    memcached_guard: ClassVar[Collection[str] | None] = ()
     memcached_options: ClassVar[MemcachedOptions] = {}
+    memcached_exclude: ClassVar[Collection[str]] = ()
+    memcached_flush: ClassVar[str | None] = None
+    memcached_guard: ClassVar[Collection[str] | None] = ()
+    memcached_strict: ClassVar[bool] = False
+    memcached_quiet: ClassVar[bool] = False
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument(
-            "--memcached-memory",
-            type=int,
-            metavar="MB",
-            help="The cap of each memcached's memory (64).",
-        )
-        parser.add_argument(
-            "--memcached-flush",
-            choices=["test", "never"],
-            help="Empty the caches after each test (the default), or never.",
-        )
+        for option in OPTIONS:
+            default = f" (default: {option.default})" if option.default else ""
+            kind: dict[str, Any] = {"action": "store_const", "const": True}
+            if option.metavar:
+                kind = {
+                    "metavar": option.metavar,
+                    "action": "append" if option.repeatable else "store",
+                }
+            parser.add_argument(_flag(option), help=f"{option.help}{default}", **kind)
 
-    def __init__(
-        self,
-        *args: Any,
-        memcached_memory: int | None = None,
-        memcached_flush: str | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        typed = {option.keyword: kwargs.pop(_destination(option), None) for option in OPTIONS}
         super().__init__(*args, **kwargs)
-        self._sandbox_options: MemcachedOptions = {**self.memcached_options}
-        if memcached_memory is not None:
-            self._sandbox_options["memory_mb"] = memcached_memory
-        self._sandbox_flush = memcached_flush
+        self._typed = {keyword: value for keyword, value in typed.items() if value is not None}
         self._sandbox_run: run.Run | None = None
+
+    def _given(self) -> dict[str, Given]:
+        """Returns the options, from the command line, the environment or the attributes."""
+        given = {
+            keyword: Given(value, f"memcached_options[{keyword!r}]={value!r}")
+            for keyword, value in self.memcached_options.items()
+        }
+        for keyword in ("exclude", "flush", "guard", "strict", "quiet"):
+            attribute = f"memcached_{keyword}"
+            value = getattr(self, attribute)
+            if value is not None or keyword == "guard":
+                given[keyword] = Given(value, f"{attribute}={value!r}")
+        given |= from_environment()
+        for keyword, value in self._typed.items():
+            option = BY_KEYWORD[keyword]
+            texts = [f"={text}" for text in value] if option.repeatable else [f"={value}"]
+            spelled = " ".join(_flag(option) + (text if option.metavar else "") for text in texts)
+            given[keyword] = Given(value, spelled)
+        return given
 
     def run_tests(self, *args: Any, **kwargs: Any) -> int:
         """Run the tests with servers that are gone when this ends, in whatever way."""
         joins = is_in_a_run()
         try:
-            with enter_run(
-                exclude=self.memcached_exclude,
-                flush=self._sandbox_flush,
-                guard=self.memcached_guard,
-                **self._sandbox_options,
-            ) as entered:
+            given = self._given()
+            switches = read({keyword: given[keyword] for keyword in ("strict", "quiet")})
+            options = {
+                **read_run(given, FLUSHES),
+                **read_memcached(given, lambda keyword: _flag(BY_KEYWORD[keyword])),
+            }
+            with enter_run(**options) as entered:
                 self._sandbox_run = entered
                 failures = super().run_tests(*args, **kwargs)
                 if isinstance(entered, OwnRun) and not joins:
-                    self._log_usage(entered)
+                    if not switches["quiet"]:
+                        self._log_usage(entered)
+                    if refusals := entered.take_refusals():
+                        self.log(f"memcached-sandbox: {refused(refusals)}")
+                        failures += switches["strict"]
                 return failures
         except MainMemcachedRefused:
             raise  # by code of the project: its traceback shows which
-        except OptionError as error:
-            names = {"memory_mb": "--memcached-memory"}
-            name = names.get(error.option, f"memcached_options[{error.option!r}]")
-            raise CommandError(f"{name}: {error.problem}.") from error
         except SandboxError as error:
             raise CommandError(f"{error}.") from error
 
@@ -111,9 +142,16 @@ class SandboxRunnerMixin(Base):
         else:
             if usage.servers:
                 self.log(f"memcached-sandbox: {usage.line('--memcached-memory')}")
-        if refusals := own.take_refusals():
-            self.log(f"memcached-sandbox: {refused(refusals)}")
 
 
 class SandboxRunner(SandboxRunnerMixin, DiscoverRunner):
     """Django's own test runner, with memcached servers of its own for each run."""
+
+
+def _flag(option: Option) -> str:
+    return f"--memcached-{option.word.replace('_', '-')}"
+
+
+def _destination(option: Option) -> str:
+    """Returns the name by which Django passes the option to the runner."""
+    return f"memcached_{option.word}"

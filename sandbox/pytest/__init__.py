@@ -20,31 +20,37 @@ __all__ = ["sandboxed_caches_fixture"]
 
 NAME = "memcached_sandbox"
 
-# What may be given on the command line and in the ini file: the type there, what to call the value,
-# and what it is about. `options` has what becomes of it.
+# The options, by their words in the table of `sandbox.server.options`: the type in the ini file,
+# what stands for the value, and the help text. That table would take a millisecond to import, which
+# every pytest would pay; a test compares the two.
 OPTIONS: dict[str, tuple[Literal["string", "bool", "args"], str, str]] = {
-    "memory": ("string", "MB", "the cap of each server's memory (64)"),
-    "max_item_size": ("string", "SIZE", "the largest value it takes, such as 2m (1m)"),
-    "threads": ("string", "N", "its worker threads (1)"),
-    "unix": ("bool", "", "listen on a Unix socket, out of reach of other users of this machine"),
-    "binary": ("string", "PATH", "the memcached to run"),
-    "exclude": ("args", "ALIAS", "an alias in CACHES to leave alone; repeatable"),
+    "memory": ("string", "MB", "The cap of each server's memory."),
+    "max_item_size": ("string", "SIZE", "The largest value it takes, such as 2m."),
+    "threads": ("string", "N", "Its worker threads."),
+    "max_connections": ("string", "N", "The clients that may be connected at a time."),
+    "unix": ("bool", "", "Listen on a Unix socket, out of reach of other users of this machine."),
+    "binary": ("string", "PATH", "The memcached to run, if not the one on PATH."),
+    "arg": ("args", "ARG", "A further argument for memcached; repeatable."),
+    "start_timeout": ("string", "SECONDS", "How long it may take to come up."),
+    "exclude": ("args", "ALIAS", "An alias in CACHES to leave alone; repeatable."),
     "flush": (
         "string",
-        "SCOPE",
-        "empty the caches after each test, class, module or session, or never (test)",
+        "WHEN",
+        "Empty the caches after each test, or class, module or session, or never.",
     ),
     "guard": (
         "args",
         "HOST:PORT",
-        "a further address that must not be connected to, or 'off' for no guard; repeatable",
+        "A further address that must not be connected to; repeatable; 'off' for no guard.",
     ),
+    "strict": ("bool", "", "Fail if the guard refused a connection."),
+    "quiet": ("bool", "", "No summary at the end."),
 }
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup(NAME, "memcached-sandbox")
-    about = "give Django's CACHES a memcached of this run's own"
+    about = "Give Django's CACHES a memcached of this run's own."
     group.addoption(flag(NAME), action="store_true", help=about)
     parser.addini(NAME, about, "bool", default=False)
     for name, (kind, metavar, about) in OPTIONS.items():
@@ -57,19 +63,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def flag(name: str) -> str:
-    """Return how an option is called on the command line."""
+    """Returns the name of an option on the command line."""
     return f"--{name.replace('_', '-')}"
 
 
 def on_command_line(config: pytest.Config, name: str) -> Any:
-    """Return what the command line says of an option, or None."""
+    """Returns what the command line says of an option, or None."""
     # What was parsed before the conftests are loaded lacks the options of plugins that they name.
     late = getattr(config.option, name, None)
     return getattr(config.known_args_namespace, name, late)
 
 
+def in_ini_file(config: pytest.Config, name: str) -> Any:
+    """Returns what the ini file says of an option, or None.
+
+    :raises pytest.UsageError: it is not of the option's type.
+    """
+    try:
+        return config.getini(name)
+    except (ValueError, TypeError, pytest.UsageError) as error:  # it depends on the version
+        raise pytest.UsageError(f"{name} in {config.inipath}: {error}") from None
+
+
 def is_on(config: pytest.Config) -> bool:
-    return bool(on_command_line(config, NAME) or config.getini(NAME))
+    """Returns whether the plugin is on."""
+    return bool(on_command_line(config, NAME) or in_ini_file(config, NAME))
 
 
 @pytest.hookimpl(wrapper=True)

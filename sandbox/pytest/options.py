@@ -1,95 +1,77 @@
-"""Reads the options of the pytest plugin, from the command line or else from the ini file."""
+"""Reads the plugin's options: from the command line, the environment or the ini file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ..errors import OptionError
-from ..server.options import check, size
-from . import NAME, flag, on_command_line
+from ..run.options import read_run
+from ..server.options import BY_KEYWORD, Given, from_environment, read, read_memcached
+from . import NAME, OPTIONS, flag, in_ini_file, on_command_line
 
 if TYPE_CHECKING:
     from ..server.options import MemcachedOptions
 
-FLUSHED_AFTER = ("test", "class", "module", "session", "never")
-
-
-def _whole_number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a whole number") from None
-
-
-def _scope(text: str) -> str:
-    if text not in FLUSHED_AFTER:
-        raise ValueError(f"{text!r} is none of {', '.join(FLUSHED_AFTER)}")
-    return text
-
-
-def _addresses(texts: Sequence[str]) -> list[str] | None:
-    if "off" in texts:
-        if len(texts) > 1:
-            raise ValueError("'off' is for no guard at all: give either it or addresses")
-        return None
-    from ..inject import locations
-
-    return [locations.address(text) for text in texts]
-
-
-# By their names in pytest: the arguments that they are in Python, and how they are read.
-Arguments = Mapping[str, tuple[str, Callable[[Any], object]]]
-
-OF_MEMCACHED: Arguments = {
-    "memory": ("memory_mb", _whole_number),
-    "max_item_size": ("max_item_size", size),
-    "threads": ("threads", _whole_number),
-    "unix": ("unix_socket", bool),
-    "binary": ("binary", str),
-}
-
-OF_RUN: Arguments = {
-    "exclude": ("exclude", list),
-    "flush": ("flush", _scope),
-    "guard": ("guard", _addresses),
-}
+FLUSHES = ("test", "class", "module", "session", "never")
 
 
 def memcached_options(config: pytest.Config) -> MemcachedOptions:
-    """Return the arguments of `Memcached` that were given. Raises pytest.UsageError."""
-    options = cast("MemcachedOptions", _read(config, OF_MEMCACHED))
+    """Returns the arguments of `Memcached` that were given.
+
+    :raises pytest.UsageError: one of them is wrong.
+    """
     try:
-        check(**options)
+        return read_memcached(_given(config), lambda keyword: f"{NAME}_{BY_KEYWORD[keyword].word}")
     except OptionError as error:
-        names = {argument: name for name, (argument, _) in OF_MEMCACHED.items()}
-        raise _usage_error(config, names[error.option], error.problem) from None
-    return options
+        raise pytest.UsageError(str(error)) from None
 
 
 def run_options(config: pytest.Config) -> dict[str, Any]:
-    """Return the arguments of `enter_run` that were given. Raises pytest.UsageError."""
-    return _read(config, OF_RUN)
+    """Returns the arguments of `enter_run` that were given.
+
+    :raises pytest.UsageError: one of them is wrong.
+    """
+    try:
+        return read_run(_given(config), FLUSHES)
+    except OptionError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
-def _read(config: pytest.Config, arguments: Arguments) -> dict[str, Any]:
+def is_set(config: pytest.Config, keyword: str) -> bool:
+    """Returns whether a switch is on.
+
+    :raises pytest.UsageError: it is neither on nor off.
+    """
+    given = _given(config)
+    try:
+        return bool(read({keyword: given[keyword]})[keyword]) if keyword in given else False
+    except OptionError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def _given(config: pytest.Config) -> dict[str, Given]:
     given = {}
-    for name, (argument, read) in arguments.items():
-        value = on_command_line(config, f"{NAME}_{name}")
-        if value is None:
-            value = config.getini(f"{NAME}_{name}")
-        if value is not None:
-            try:
-                given[argument] = read(value)
-            except ValueError as error:
-                raise _usage_error(config, name, str(error)) from None
+    for option in BY_KEYWORD.values():
+        if option.word in OPTIONS:
+            name = f"{NAME}_{option.word}"
+            value = in_ini_file(config, name)
+            if value is not None:
+                text = " ".join(value) if option.repeatable else value
+                given[option.keyword] = Given(value, f"{name} = {text} in {config.inipath}")
+    given |= from_environment()
+    for option in BY_KEYWORD.values():
+        if option.word in OPTIONS:
+            name = flag(f"{NAME}_{option.word}")
+            value = on_command_line(config, f"{NAME}_{option.word}")
+            if value is not None:
+                spelled = (
+                    " ".join(f"{name}={text}" for text in value)
+                    if option.repeatable
+                    else f"{name}={value}"
+                    if option.metavar
+                    else name
+                )
+                given[option.keyword] = Given(value, spelled)
     return given
-
-
-def _usage_error(config: pytest.Config, name: str, problem: str) -> pytest.UsageError:
-    full_name = f"{NAME}_{name}"
-    if on_command_line(config, full_name) is None:
-        return pytest.UsageError(f"{full_name} in {config.inipath}: {problem}")
-    return pytest.UsageError(f"{flag(full_name)}: {problem}")

@@ -13,7 +13,7 @@ from ..errors import ServerError
 from ..run.local import OwnRun
 from ..server import Server
 from . import NAME
-from .options import memcached_options
+from .options import is_set, memcached_options
 
 if TYPE_CHECKING:
     from ..inject import refusals, run
@@ -87,7 +87,9 @@ class SandboxedSession:
         owned = self._run.own_servers() if isinstance(self._run, OwnRun) else []
         return next((server for server in owned if server.address == address), Server(address))
 
-    def pytest_report_header(self, config: pytest.Config) -> str:
+    def pytest_report_header(self, config: pytest.Config) -> str | None:
+        if is_set(config, "quiet"):
+            return None
         places = ", ".join(
             f"{server} in place of {main}"
             for main, server in self._run.stand_ins.items()
@@ -126,8 +128,9 @@ class SandboxedSession:
         """Keep what modules were refused on import, which is not the first test's doing."""
         self._refusals += self._run.take_refusals()
 
-    def pytest_sessionfinish(self) -> None:
-        """Send the controller of xdist what it has to tell."""
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Hook:
+        """Send the controller of xdist what a worker has to tell; fail the session if strict."""
         if hasattr(self._config, "workeroutput"):
             self._take_stock()
             self._config.workeroutput[NAME] = (
@@ -135,6 +138,11 @@ class SandboxedSession:
                 [tuple(refusal) for refusal in self._refusals],
                 self._problems,
             )
+
+        yield
+        refused_elsewhere = self._refusals and is_set(self._config, "strict")
+        if refused_elsewhere and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -154,7 +162,7 @@ class SandboxedSession:
         from ..run.summary import Usage, refused
 
         usage = Usage.sum(self._usages)
-        if usage.servers:
+        if usage.servers and not is_set(self._config, "quiet"):
             line = usage.line("--memcached-sandbox-memory")
             terminalreporter.write_line(f"{TITLE}: {line}", yellow=bool(usage.evictions))
         problems = [*self._problems, *([refused(self._refusals)] if self._refusals else [])]

@@ -128,8 +128,8 @@ def for_injection(environ: Mapping[str, str], injection: Injection) -> dict[str,
     return {
         "PYTHONPATH": _with_first(FOLDER, environ.get("PYTHONPATH", ""), os.pathsep),
         "PYTEST_PLUGINS": _with_first(PYTEST_PLUGIN, environ.get("PYTEST_PLUGINS", ""), ","),
-        "MEMCACHED_SANDBOX_EXCLUDE": " ".join(injection.exclude),
-        "MEMCACHED_SANDBOX_FLUSH": injection.flush,
+        "MEMCACHED_SANDBOX_RUN_EXCLUDE": " ".join(injection.exclude),
+        "MEMCACHED_SANDBOX_RUN_FLUSH": injection.flush,
         "MEMCACHED_SANDBOX_GUARDED": " ".join(injection.guarded),
     }
 

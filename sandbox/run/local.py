@@ -167,7 +167,7 @@ def _owned(
     options: MemcachedOptions,
 ) -> Iterator[OwnRun]:
     # To say now what is wrong, and not when the first server is asked for.
-    check(**options)
+    check(options)
     find_memcached(options.get("binary"))
     guarded = [] if guarded is None else [MAIN_MEMCACHED, *guarded]
     children_flush = "test" if flush == "test" else "never"  # they know no more

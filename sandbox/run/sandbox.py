@@ -30,7 +30,7 @@ class Sandbox:
     __module__ = "sandbox"  # where its users find it
 
     def __init__(self, **options: Unpack[MemcachedOptions]) -> None:
-        check(**options)
+        check(options)
         self._options = options
         # Re-entrant: after a Ctrl-C just before the release, `stop` must still be able to take it.
         self._lock = threading.RLock()

@@ -68,12 +68,14 @@ class Memcached(Server):
     ) -> None:
         super().__init__(None)
         check(
-            memory_mb=memory_mb,
-            max_item_size=max_item_size,
-            threads=threads,
-            max_connections=max_connections,
-            args=args,
-            start_timeout=start_timeout,
+            {
+                "memory_mb": memory_mb,
+                "max_item_size": max_item_size,
+                "threads": threads,
+                "max_connections": max_connections,
+                "args": args,
+                "start_timeout": start_timeout,
+            }
         )
         self.memory_mb = memory_mb
         self.unix_socket = unix_socket

@@ -1,10 +1,14 @@
-"""The options of one memcached, checked before anything starts."""
+"""The one table of options, and the check of those of memcached before anything starts.
+
+Each way in gives an option the name that is usual there, and reads it here. An error repeats what
+was typed, under the name by which it was typed.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import OptionError
 
@@ -24,12 +28,16 @@ if TYPE_CHECKING:
         start_timeout: float
 
 
-MB = 1024 * 1024
+KB = 1024
+MB = 1024 * KB
+GB = 1024 * MB
+
+UNITS = {"k": KB, "m": MB, "g": GB}
 
 # memcached refuses others: "must be evenly divisible by slab_chunk_max", which is half a slab
 # page unless -o slab_chunk_max says otherwise (main() in memcached.c, seen with 1.6.18).
 ITEM_SIZE_STEP = MB // 2
-ITEM_SIZE_LIMIT = 1024 * MB
+ITEM_SIZE_LIMIT = GB
 DEFAULT_ITEM_SIZE = MB
 
 # getopt_long's tables in main() of memcached.c, 1.6: what takes a value is followed by ":" or "=".
@@ -44,19 +52,21 @@ LONG_OPTIONS = [
     "memory-file=", "extended=", "napi-ids=",
 ]  # fmt: skip
 
-_SET_BY_US = "it is set by the sandbox itself"
+_SET_BY_SANDBOX = "it is set by the sandbox itself"
+
+# What memcached must not be told, and why; "{keyword}" is the option to use in its place.
 REFUSED_ARGUMENTS = {
-    ("-m", "--memory-limit"): "use memory_mb (-m/--memory)",
-    ("-I", "--max-item-size"): "use max_item_size (-I/--max-item-size)",
-    ("-t", "--threads"): "use threads (-t/--threads)",
-    ("-c", "--conn-limit"): "use max_connections",
-    ("-s", "--unix-socket"): "use unix_socket (--unix)",
+    ("-m", "--memory-limit"): "use {memory_mb}",
+    ("-I", "--max-item-size"): "use {max_item_size}",
+    ("-t", "--threads"): "use {threads}",
+    ("-c", "--conn-limit"): "use {max_connections}",
+    ("-s", "--unix-socket"): "use {unix_socket}",
     ("-l", "--listen"): "a sandbox listens on this machine's loopback only",
     ("-a", "--unix-mask"): "the socket is for its owner alone",
     ("-p", "--port"): "the kernel chooses the port",
     ("-U", "--udp-port"): "a sandbox has no UDP",
-    ("-u", "--user"): _SET_BY_US,
-    ("-P", "--pidfile"): _SET_BY_US,
+    ("-u", "--user"): _SET_BY_SANDBOX,
+    ("-P", "--pidfile"): _SET_BY_SANDBOX,
     ("-d", "--daemon"): "a daemon could not be ended with its owner",
     ("-F", "--disable-flush-all"): "a sandbox must be emptied between tests",
     ("-h", "--help"): "it makes memcached exit at once",
@@ -65,109 +75,332 @@ REFUSED_ARGUMENTS = {
 }
 
 
-SUFFIXES = {"": 1, "k": 1024, "m": MB}
+def whole_number(text: str) -> int:
+    """Reads a whole number.
+
+    :raises ValueError: it is none.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("must be a whole number") from None
+
+
+def megabytes(text: str) -> int:
+    """Reads a number of MB, or a size in MB or GB such as 512m or 1g.
+
+    :raises ValueError: it is neither.
+    """
+    number, unit = _split(text)
+    if number is None or unit not in ("", "m", "g"):
+        raise ValueError("must be a whole number of MB, or a size such as 512m or 1g")
+    return number * UNITS["g"] // MB if unit == "g" else number
 
 
 def size(text: str) -> int:
-    """Return the bytes that a size is, with k and m for the multiples as memcached's -I has them.
+    """Reads a number of bytes, or a size such as 512k, 2m or 1g.
 
-    Raises ValueError.
+    :raises ValueError: it is neither.
     """
-    digits, suffix = (text[:-1], text[-1:].lower()) if text[-1:].isalpha() else (text, "")
-    if not (digits.isascii() and digits.isdigit() and suffix in SUFFIXES):
-        raise ValueError(f"{text!r} is not a size: give bytes, or 512k, or 2m")
-    return int(digits) * SUFFIXES[suffix]
+    number, unit = _split(text)
+    if number is None or unit not in ("", *UNITS):
+        raise ValueError("must be a size: bytes, or such as 512k or 2m")
+    return number * UNITS.get(unit, 1)
+
+
+def _split(text: str) -> tuple[int | None, str]:
+    unit = text[-1:].lower() if text[-1:].isalpha() else ""
+    digits = text[: len(text) - len(unit)]
+    sign, unsigned = ("-", digits[1:]) if digits.startswith("-") else ("", digits)
+    if not (unsigned.isascii() and unsigned.isdigit()):
+        return None, unit
+    return int(sign + unsigned), unit
+
+
+def seconds(text: str) -> float:
+    """Reads a number of seconds.
+
+    :raises ValueError: it is none.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("must be a number of seconds") from None
+
+
+def switch(text: str) -> bool:
+    """Reads what turns something on or off.
+
+    :raises ValueError: it is neither.
+    """
+    values = {"1": True, "true": True, "yes": True, "on": True}
+    values |= {"0": False, "false": False, "no": False, "off": False}
+    try:
+        return values[text.lower()]
+    except KeyError:
+        raise ValueError("must be true or false") from None
+
+
+class Option(NamedTuple):
+    """One option, as every way in knows it.
+
+    keyword: its name in Python.
+    word: its name elsewhere: MEMCACHED_SANDBOX_WORD, memcached_sandbox_word, --memcached-word.
+    read: makes its value of a text; raises ValueError with what the text must be.
+    metavar: what stands for the value in a help text; "" if it takes none.
+    help: what it is for, in a line.
+    default: what is assumed without it, as it would be typed; "" for nothing.
+    flags: its names on the command line, if they are not --word.
+    repeatable: it may be given several times.
+    """
+
+    keyword: str
+    word: str
+    read: Callable[[str], Any]
+    metavar: str
+    help: str
+    default: str = ""
+    flags: tuple[str, ...] = ()
+    repeatable: bool = False
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return f"MEMCACHED_SANDBOX_{self.word.upper()}"
+
+    @property
+    def command_flags(self) -> tuple[str, ...]:
+        """The names on the command line, the long one last."""
+        return self.flags or (f"--{self.word.replace('_', '-')}",)
+
+
+# Those of a memcached, as `Memcached` has them, and then those of a run.
+OPTIONS = (
+    Option(
+        *("memory_mb", "memory", megabytes, "MB", "The cap of each server's memory."),
+        default="64",
+        flags=("-m", "--memory"),
+    ),
+    Option(
+        *("max_item_size", "max_item_size", size, "SIZE"),
+        "The largest value it takes, such as 2m.",
+        default="1m",
+        flags=("-I", "--max-item-size"),
+    ),
+    Option(
+        *("threads", "threads", whole_number, "N", "Its worker threads."),
+        default="1",
+        flags=("-t", "--threads"),
+    ),
+    Option(
+        *("max_connections", "max_connections", whole_number, "N"),
+        "The clients that may be connected at a time.",
+        default="1024",
+    ),
+    Option(
+        *("unix_socket", "unix", switch, ""),
+        "Listen on a Unix socket, out of reach of other users of this machine.",
+    ),
+    Option(
+        *("binary", "binary", str, "PATH", "The memcached to run, if not the one on PATH."),
+        flags=("--memcached",),
+    ),
+    Option(
+        *("args", "arg", str, "ARG", "A further argument for memcached; repeatable."),
+        flags=("--memcached-arg",),
+        repeatable=True,
+    ),
+    Option(
+        *("start_timeout", "start_timeout", seconds, "SECONDS"),
+        "How long it may take to come up.",
+        default="5",
+    ),
+    Option(
+        *("exclude", "exclude", str, "ALIAS", "An alias in CACHES to leave alone; repeatable."),
+        repeatable=True,
+    ),
+    Option(
+        *("flush", "flush", str, "WHEN", "Empty the caches after each test, or never."),
+        default="test",
+    ),
+    Option(
+        *("guard", "guard", str, "HOST:PORT"),
+        "A further address that must not be connected to; repeatable.",
+        repeatable=True,
+    ),
+    Option("no_guard", "no_guard", switch, "", "Let the main memcached be connected to."),
+    Option("strict", "strict", switch, "", "Fail if the guard refused a connection."),
+    Option(
+        *("quiet", "quiet", switch, "", "No summary at the end."),
+        flags=("-q", "--quiet"),
+    ),
+)
+
+OF_MEMCACHED = OPTIONS[:8]
+BY_KEYWORD = {option.keyword: option for option in OPTIONS}
+
+
+class Given(NamedTuple):
+    """What was typed for an option, and with the option's name as it was typed."""
+
+    value: Any  # a text to read, a list of texts if the option is repeatable, or a value
+    spelled: str
+
+
+def from_environment(options: Iterable[Option] = OPTIONS) -> dict[str, Given]:
+    """Returns the options that are set in the environment, by their keywords.
+
+    A repeatable one has its values separated by spaces there.
+    """
+    given = {}
+    for option in options:
+        if text := os.environ.get(option.variable):
+            value = text.split() if option.repeatable else text
+            given[option.keyword] = Given(value, f"{option.variable}={text}")
+    return given
+
+
+def read(given: Mapping[str, Given]) -> dict[str, Any]:
+    """Returns the values of options, by their keywords.
+
+    :raises OptionError: one of them cannot be read.
+    """
+    values = {}
+    for keyword, (value, spelled) in given.items():
+        read_one = BY_KEYWORD[keyword].read
+        try:
+            values[keyword] = read_one(value) if isinstance(value, str) else value
+        except ValueError as error:
+            raise OptionError(keyword, f"{spelled}: {error}") from None
+    return values
+
+
+def read_memcached(given: Mapping[str, Given], name: Callable[[str], str]) -> MemcachedOptions:
+    """Returns those options that `Memcached` takes, checked.
+
+    :param name: returns how an option is called where these were typed, by its keyword.
+    :raises OptionError: one of them is wrong.
+    """
+    of_memcached = {o.keyword: given[o.keyword] for o in OF_MEMCACHED if o.keyword in given}
+    values: MemcachedOptions = read(of_memcached)  # type: ignore[assignment]
+    check(values, {keyword: spelled for keyword, (_, spelled) in of_memcached.items()}, name)
+    return values
 
 
 def check(
-    *,
-    memory_mb: int = 64,
-    max_item_size: int | None = None,
-    threads: int = 1,
-    max_connections: int = 1024,
-    unix_socket: bool = False,  # noqa: ARG001
-    binary: str | os.PathLike[str] | None = None,  # noqa: ARG001
-    args: Sequence[str] = (),
-    start_timeout: float = 5.0,
+    options: MemcachedOptions,
+    spelled: Mapping[str, str] | None = None,
+    name: Callable[[str], str] = str,
 ) -> None:
-    """Raise OptionError if memcached would not start with these options of `Memcached`."""
-    _check_whole_number("memory_mb", memory_mb)
-    _check_whole_number("threads", threads)
-    _check_whole_number("max_connections", max_connections)
-    _check_memory(memory_mb)
-    if max_item_size is not None:
-        _check_whole_number("max_item_size", max_item_size)
-        _check_item_size(max_item_size, memory_mb, args)
-    elif memory_mb * MB < 2 * DEFAULT_ITEM_SIZE:
-        raise OptionError(
-            "memory_mb",
-            "memcached needs at least 2 MB, twice its largest item, but got 1: "
-            f"give 2 or more, or a max_item_size of {ITEM_SIZE_STEP} too",
-        )
-    if args:
-        _check_arguments(args)
-    if isinstance(start_timeout, bool) or not isinstance(start_timeout, (int, float)):
-        raise OptionError(
-            "start_timeout", f"must be a number of seconds, but got {start_timeout!r}"
-        )
-    if not start_timeout > 0:
-        raise OptionError("start_timeout", f"must be more than 0 seconds, but got {start_timeout}")
+    """Checks the options of a `Memcached`, without those that it was not given.
+
+    :param spelled: how they were typed, by keyword, if not as arguments in Python.
+    :param name: returns how an option is called where they were typed, by its keyword.
+    :raises OptionError: memcached would not start with them.
+    """
+    _Check(options, spelled or {}, name).check()
 
 
-def _check_whole_number(option: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise OptionError(option, f"must be a whole number, but got {value!r}")
-    if value < 1:
-        raise OptionError(option, f"must be 1 or more, but got {value}")
+def _spelled(size: int) -> str:
+    return f"{size // KB} KB" if size % MB else f"{size // MB} MB"
 
 
-def _check_memory(memory_mb: int) -> None:
-    installed_mb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MB
-    if memory_mb > installed_mb:
-        raise OptionError(
-            "memory_mb",
-            f"this machine has {installed_mb} MB, but got {memory_mb}: "
-            "64 is plenty for most test suites",
-        )
+class _Check:
+    def __init__(
+        self, options: MemcachedOptions, spelled: Mapping[str, str], name: Callable[[str], str]
+    ) -> None:
+        self._spelled = spelled
+        self._name = name
+        self._options: Mapping[str, Any] = options
 
+    def check(self) -> None:
+        for keyword in ("memory_mb", "threads", "max_connections"):
+            self._check_whole_number(keyword)
+        memory_mb = self._options.get("memory_mb", 64)
+        args = self._options.get("args", ())
+        self._check_memory(memory_mb)
+        if self._options.get("max_item_size") is not None:
+            self._check_whole_number("max_item_size")
+            self._check_item_size(self._options["max_item_size"], memory_mb, args)
+        elif memory_mb * MB < 2 * DEFAULT_ITEM_SIZE:
+            raise self._error(
+                "memory_mb",
+                "memcached needs at least 2 MB, twice its largest item: give 2 or more, or "
+                f"{self._name('max_item_size')} of {ITEM_SIZE_STEP // KB} KB, too",
+            )
+        if args:
+            self._check_arguments(args)
+        self._check_start_timeout(self._options.get("start_timeout", 5.0))
 
-def _check_item_size(max_item_size: int, memory_mb: int, args: Sequence[str]) -> None:
-    if max_item_size > memory_mb * MB // 2:
-        raise OptionError(
-            "max_item_size",
-            f"must be at most half of memory_mb={memory_mb}, {memory_mb * MB // 2} bytes, "
-            f"but got {max_item_size}: give more memory or a smaller item",
-        )
-    if max_item_size > ITEM_SIZE_LIMIT:
-        raise OptionError(
-            "max_item_size",
-            f"memcached's own limit is {ITEM_SIZE_LIMIT} bytes (1 GB), but got {max_item_size}",
-        )
-    own_chunks = any("slab_chunk_max" in argument for argument in args)
-    if max_item_size % ITEM_SIZE_STEP and not own_chunks:
-        raise OptionError(
-            "max_item_size",
-            f"memcached takes multiples of {ITEM_SIZE_STEP} bytes (512 KB), "
-            f"but got {max_item_size}: round it up",
-        )
+    def _error(self, keyword: str, problem: str) -> OptionError:
+        return OptionError(keyword, f"{self._spell(keyword)}: {problem}")
 
+    def _spell(self, keyword: str) -> str:
+        if keyword in self._spelled:
+            return self._spelled[keyword]
+        if keyword in self._options:
+            return f"{self._name(keyword)}={self._options[keyword]!r}"
+        return f"{self._name(keyword)}={BY_KEYWORD[keyword].default}"
 
-def _check_arguments(args: Sequence[str]) -> None:
-    if isinstance(args, str) or not all(isinstance(argument, str) for argument in args):
-        raise OptionError("args", f"must be a list of strings, but got {args!r}")
-    import getopt
+    def _check_whole_number(self, keyword: str) -> None:
+        if keyword not in self._options:
+            return
+        value = self._options[keyword]
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self._error(keyword, "must be a whole number")
+        if value < 1:
+            raise self._error(keyword, "must be 1 or more")
 
-    try:
-        # As memcached itself reads them: clustered (-vd) and abbreviated (--lis) forms included.
-        parsed, rest = getopt.gnu_getopt(list(args), SHORT_OPTIONS, LONG_OPTIONS)
-    except getopt.GetoptError as error:
-        raise OptionError(
-            "args",
-            f"memcached does not take {list(args)!r}: {error.msg}; see 'memcached -h'",
-        ) from None
-    if rest:
-        raise OptionError("args", f"memcached takes options only, but got {rest[0]!r}")
-    for name, _ in parsed:
-        for names, reason in REFUSED_ARGUMENTS.items():
-            if name in names:
-                raise OptionError("args", f"{name} cannot be passed to memcached: {reason}")
+    def _check_memory(self, memory_mb: int) -> None:
+        installed_mb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MB
+        if memory_mb > installed_mb:
+            raise self._error(
+                "memory_mb",
+                f"this machine has {installed_mb} MB: 64 is plenty for most test suites",
+            )
+
+    def _check_item_size(self, max_item_size: int, memory_mb: int, args: Sequence[str]) -> None:
+        if max_item_size > memory_mb * MB // 2:
+            raise self._error(
+                "max_item_size",
+                f"must be at most {_spelled(memory_mb * MB // 2)}, "
+                f"half of {self._spell('memory_mb')}: "
+                "give more memory or a smaller item",
+            )
+        if max_item_size > ITEM_SIZE_LIMIT:
+            raise self._error("max_item_size", "memcached's own limit is 1 GB")
+        own_chunks = any("slab_chunk_max" in argument for argument in args)
+        if max_item_size % ITEM_SIZE_STEP and not own_chunks:
+            raise self._error(
+                "max_item_size",
+                f"memcached takes multiples of {ITEM_SIZE_STEP // KB} KB: round it up",
+            )
+
+    def _check_arguments(self, args: Sequence[str]) -> None:
+        if isinstance(args, str) or not all(isinstance(argument, str) for argument in args):
+            raise self._error("args", "must be a list of strings")
+        import getopt
+
+        try:
+            # As memcached itself reads them: with clustered (-vd) and abbreviated (--lis) forms.
+            parsed, rest = getopt.gnu_getopt(list(args), SHORT_OPTIONS, LONG_OPTIONS)
+        except getopt.GetoptError as error:
+            raise self._error(
+                "args", f"memcached does not take that, {error.msg}; see 'memcached -h'"
+            ) from None
+        if rest:
+            raise self._error("args", f"memcached takes options only, and {rest[0]!r} is none")
+        for name, _ in parsed:
+            for names, reason in REFUSED_ARGUMENTS.items():
+                if name in names:
+                    words = {option.keyword: self._name(option.keyword) for option in OPTIONS}
+                    raise self._error(
+                        "args",
+                        f"{name} cannot be passed to memcached: {reason.format_map(words)}",
+                    )
+
+    def _check_start_timeout(self, start_timeout: object) -> None:
+        if isinstance(start_timeout, bool) or not isinstance(start_timeout, (int, float)):
+            raise self._error("start_timeout", "must be a number of seconds")
+        if not start_timeout > 0:
+            raise self._error("start_timeout", "must be more than 0 seconds")

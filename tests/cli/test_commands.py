@@ -46,7 +46,7 @@ def test_help_has_an_example(cli: Cli, command: str) -> None:
         (["start", "--ttl", "soon"], "Invalid value for '--ttl': 'soon' is not a time: give 45s,"),
         (["start", "--ttl", "0s"], "Invalid value for '--ttl': '0s' is out of range: give 1s to"),
         (["start", "--ttl", "8d"], "Invalid value for '--ttl': '8d' is out of range: give 1s to"),
-        (["start", "-m", "0"], "Invalid value for --memory: must be 1 or more, but got 0."),
+        (["start", "-m", "0"], "--memory 0: must be 1 or more. See 'sandbox start --help'."),
         (["start", "true"], "Got unexpected extra argument (true)"),
         (["doctor", "me"], "Got unexpected extra argument (me)"),
     ],

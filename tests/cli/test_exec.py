@@ -66,20 +66,25 @@ def test_options_reach_memcached(run) -> None:
     script = (
         "import os; from pymemcache import Client;"
         "settings = Client(os.environ['MEMCACHED_SANDBOX_ADDRESS']).stats('settings');"
-        "print(*(int(settings[n]) for n in (b'maxbytes', b'item_size_max', b'num_threads')))"
+        "names = (b'maxbytes', b'item_size_max', b'num_threads', b'maxconns');"
+        "print(*(int(settings[n]) for n in names))"
     )
     words = [sys.executable, "-c", script]
-    for options in (["-m8", "-I", "2M", "-t", "2"], ["--memory=8", "--max-item-size=2048k", "-t2"]):
-        assert run("sandbox", "exec", *options, *words).stdout == f"{8 << 20} {2 << 20} 2\n"
+    for options in (
+        ["-m8M", "-I", "2M", "-t", "2", "--max-connections", "77", "--start-timeout", "60"],
+        ["--memory=8", "--max-item-size=2048k", "-t2", "--max-connections=77"],
+    ):
+        assert run("sandbox", "exec", *options, *words).stdout == f"{8 << 20} {2 << 20} 2 77\n"
     by_environment = run(
         "sandbox", "exec", *words,
         MEMCACHED_SANDBOX_MEMORY="8",
         MEMCACHED_SANDBOX_MAX_ITEM_SIZE="2m",
         MEMCACHED_SANDBOX_THREADS="2",
+        MEMCACHED_SANDBOX_MAX_CONNECTIONS="77",
         MEMCACHED_SANDBOX_QUIET="1",
         MEMCACHED_SANDBOX_ENV="X={port}",
     )  # fmt: skip
-    assert (by_environment.stdout, by_environment.stderr) == (f"{8 << 20} {2 << 20} 2\n", "")
+    assert (by_environment.stdout, by_environment.stderr) == (f"{8 << 20} {2 << 20} 2 77\n", "")
 
 
 def test_unix_socket_and_verbose(run, run_folder: Path) -> None:
@@ -90,6 +95,28 @@ def test_unix_socket_and_verbose(run, run_folder: Path) -> None:
     assert re.fullmatch(
         rf"sandbox: memcached at {address}, pid \d+: /\S+/memcached -m64 .* -v .*", first
     )
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("MEMORY=lots", "MEMCACHED_SANDBOX_MEMORY=lots: must be a whole number of MB"),
+        ("ARG=-m5 -C", "MEMCACHED_SANDBOX_ARG=-m5 -C: -m cannot be passed to memcached: use --mem"),
+        ("UNIX=maybe", "Invalid value for MEMCACHED_SANDBOX_UNIX: 'maybe' is not a valid boolean"),
+        ("FLUSH=x", "Invalid value for MEMCACHED_SANDBOX_FLUSH: 'x' is not one of"),
+        ("GUARD=x:y", "Invalid value for MEMCACHED_SANDBOX_GUARD: 'x:y' is not HOST:PORT"),
+        ("SERVERS=0", "Invalid value for MEMCACHED_SANDBOX_SERVERS: 0 is not in the range"),
+    ],
+)
+def test_variable_that_is_wrong_is_named(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, variable: str, said: str
+) -> None:
+    name, _, value = variable.partition("=")
+    monkeypatch.setenv(f"MEMCACHED_SANDBOX_{name}", value)
+    result = cli("exec", "true")
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"sandbox: {said}")
+    assert result.stderr.endswith(" See 'sandbox exec --help'.\n")
 
 
 def test_another_memcached(run, tmp_path: Path) -> None:
@@ -124,14 +151,18 @@ def test_exit_status_is_that_of_the_command(run, command: list[str], status: int
         (
             ["-m", "much", "true"],
             2,
-            "Invalid value for '-m' / '--memory': 'much' is not a valid in",
+            "--memory much: must be a whole number of MB, or a size such as 512m or 1g. See",
         ),
-        (["-m", "1", "true"], 2, "Invalid value for --memory: memcached needs at least 2 MB"),
-        (["-m", "-5", "true"], 2, "Invalid value for --memory: must be 1 or more, but got -5."),
-        (["-I", "5q", "true"], 2, "Invalid value for '-I' / '--max-item-size': '5q' is not a size"),
-        (["-I", "100k", "true"], 2, "Invalid value for --max-item-size: memcached takes multiples"),
-        (["-t", "0", "true"], 2, "Invalid value for --threads: must be 1 or more"),
-        (["--memcached-arg", "-d", "true"], 2, "Invalid value for --memcached-arg: -d cannot be"),
+        (["-m", "1", "true"], 2, "--memory 1: memcached needs at least 2 MB"),
+        (["-m", "-5", "true"], 2, "--memory -5: must be 1 or more. See"),
+        (
+            ["-I", "5q", "true"],
+            2,
+            "--max-item-size 5q: must be a size: bytes, or such as 512k or 2m. See",
+        ),
+        (["-I", "100k", "true"], 2, "--max-item-size 100k: memcached takes multiples of 512 KB"),
+        (["-t", "0", "true"], 2, "--threads 0: must be 1 or more"),
+        (["--memcached-arg", "-d", "true"], 2, "--memcached-arg -d: -d cannot be"),
         (["--env", "novalue", "true"], 2, "'novalue' is not NAME=TEMPLATE."),
         (
             ["--env", "A={addres}", "true"],
@@ -161,7 +192,7 @@ def test_what_cannot_be_done_is_one_line(
         (["./missing/command"], 127, "./missing/command: command not found"),
         (["/etc/passwd"], 126, "/etc/passwd: Permission denied"),
         (["/etc"], 126, "/etc: Permission denied"),
-        (["--memory", "0", "true"], 2, "Invalid value for --memory: must be 1 or more"),
+        (["--memory", "0", "true"], 2, "--memory 0: must be 1 or more"),
         (["--memcached", "true", "echo", "ran"], 125, "/true ended with exit code 0 before it was"),
     ],
 )

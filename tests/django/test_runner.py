@@ -124,16 +124,45 @@ def test_evictions_are_pointed_out(project: Project) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--memcached-memory", "0"], "CommandError: --memcached-memory: must be 1 or more"),
-        (["--memcached-memory", "x"], "--memcached-memory: invalid int value: 'x'"),
-        (["--memcached-flush", "class"], "--memcached-flush: invalid choice: 'class'"),
+        (["--memcached-memory", "0"], "--memcached-memory=0: must be 1 or more"),
+        (["--memcached-memory", "x"], "--memcached-memory=x: must be a whole number of MB"),
+        (["--memcached-max-item-size=40m"], "must be at most 32 MB, half of --memcached-memory=64"),
+        (["--memcached-flush", "class"], "--memcached-flush=class: must be one of test, never"),
+        (["MEMCACHED_SANDBOX_MEMORY=lots"], "MEMCACHED_SANDBOX_MEMORY=lots: must be a whole num"),
+        (["MEMCACHED_SANDBOX_STRICT=x"], "MEMCACHED_SANDBOX_STRICT=x: must be true or false"),
     ],
 )
 def test_out_of_range(project: Project, arguments: list[str], message: str) -> None:
     project.write("tests.py", CLEAN_CACHE)
-    result = project.manage("test", *arguments)
-    assert result.returncode in (1, 2)
-    assert message in result.stderr.splitlines()[-1]
+    environment = dict(a.split("=") for a in arguments if a.startswith("MEMCACHED"))
+    result = project.manage("test", *arguments * (not environment), **environment)
+    assert result.returncode == 1
+    assert result.stderr.startswith("CommandError: ")
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+TRIES_MAIN = """
+import socket
+from django.test import SimpleTestCase
+class Tests(SimpleTestCase):
+    def test(self):
+        try: socket.create_connection(("127.0.0.1", 11211), timeout=1)
+        except OSError: pass
+"""
+
+
+def test_strict_and_quiet(project: Project) -> None:
+    project.write("tests.py", TRIES_MAIN)
+    for arguments, environment, code in (
+        ([], {}, 0),
+        (["--memcached-strict"], {}, 1),
+        (["--memcached-quiet"], {"MEMCACHED_SANDBOX_STRICT": "1"}, 1),
+    ):
+        result = project.manage("test", *arguments, **environment)
+        assert result.returncode == code, result.stderr
+        assert "connecting to the main memcached was refused once" in result.stdout
+        assert ("peak memory" in result.stdout) is ("--memcached-quiet" not in arguments)
 
 
 def test_no_memcached(project: Project) -> None:
@@ -185,7 +214,7 @@ class TestRunnerOfTheirOwn:
     @pytest.mark.parametrize(
         ("right", "wrong", "message"),
         [
-            ('"threads": 2', '"threads": 0', "memcached_options['threads']: must be 1 or more"),
+            ('"threads": 2', '"threads": 0', "memcached_options['threads']=0: must be 1 or more"),
             ('"dead"', '"daed"', "the aliases to exclude name 'daed', but the aliases in CACHES"),
         ],
     )

@@ -187,10 +187,19 @@ import os
 def test(memcached):
     settings, stats = memcached.stats("settings"), memcached.stats()
     print(int(settings["maxbytes"]) >> 20, settings["item_size_max"], stats["threads"], "limits")
+    print(settings["maxconns"], settings["cas_enabled"], "further")
     assert memcached.address.startswith("unix:") is bool(os.environ.get("UNIX"))
 """
 
-OF_SERVERS = {"memory": "8", "max_item_size": "2m", "threads": "3", "unix": "true"}
+OF_SERVERS = {
+    "memory": "8M",
+    "max_item_size": "2m",
+    "threads": "3",
+    "max_connections": "77",
+    "unix": "true",
+    "arg": "-C",
+    "start_timeout": "60",
+}
 
 
 class TestOptions:
@@ -210,7 +219,7 @@ class TestOptions:
         ]
         result = in_process.pytest("-s", *flags)
         assert passed(result) == 1
-        assert "8 2097152 3 limits" in result.stdout
+        assert "8 2097152 3 limits\n77 no further\n" in result.stdout
 
     def test_in_the_ini_file(self, in_process: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("UNIX", "1")
@@ -220,10 +229,26 @@ class TestOptions:
         in_process.write("pytest.ini", ini)
         result = in_process.pytest("-s")
         assert passed(result) == 1
-        assert "8 2097152 3 limits" in result.stdout
+        assert "8 2097152 3 limits\n77 no further\n" in result.stdout
 
-    def test_the_command_line_wins(self, in_process: InProcess) -> None:
+    def test_in_the_environment(
+        self, in_process: InProcess, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("UNIX", "1")
         in_process.write("test_it.py", LIMITS)
+        for name, value in OF_SERVERS.items():
+            monkeypatch.setenv(f"MEMCACHED_SANDBOX_{name.upper()}", value)
+        result = in_process.pytest("-s")
+        assert passed(result) == 1
+        assert "8 2097152 3 limits\n77 no further\n" in result.stdout
+
+    def test_command_line_then_environment_then_ini_file(
+        self, in_process: InProcess, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        in_process.write("test_it.py", LIMITS)
+        monkeypatch.setenv("MEMCACHED_SANDBOX_MEMORY", "7")
+        result = in_process.pytest("-s", "-o", "memcached_sandbox_memory=5")
+        assert "7 1048576 1 limits" in result.stdout
         result = in_process.pytest(
             "-s", "-o", "memcached_sandbox_memory=5", "--memcached-sandbox-memory=6"
         )
@@ -307,29 +332,72 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("option", "message"),
         [
-            ("memory=many", "'many' is not a whole number"),
-            ("memory=0", "must be 1 or more, but got 0"),
+            ("memory=many", "must be a whole number of MB, or a size such as 512m or 1g"),
+            ("memory=0", "must be 1 or more"),
             ("memory=1", "memcached needs at least 2 MB"),
-            ("max-item-size=2x", "'2x' is not a size: give bytes, or 512k, or 2m"),
-            ("max-item-size=40m", "must be at most half of memory_mb=64"),
-            ("threads=-1", "must be 1 or more, but got -1"),
-            ("flush=tests", "'tests' is none of test, class, module, session, never"),
+            ("max-item-size=2x", "must be a size: bytes, or such as 512k or 2m"),
+            ("max-item-size=40m", "must be at most 32 MB, half of memcached_sandbox_memory=64"),
+            ("threads=-1", "must be 1 or more"),
+            ("start-timeout=soon", "must be a number of seconds"),
+            ("arg=-d", "-d cannot be passed to memcached: a daemon could not be ended"),
+            ("arg=-m5", "-m cannot be passed to memcached: use memcached_sandbox_memory"),
+            ("flush=tests", "must be one of test, class, module, session, never"),
             ("guard=nowhere:port", "'nowhere:port' is not HOST:PORT or unix:/PATH"),
         ],
     )
-    def test_out_of_range(self, in_process: InProcess, option: str, message: str) -> None:
+    def test_out_of_range(
+        self,
+        in_process: InProcess,
+        monkeypatch: pytest.MonkeyPatch,
+        option: str,
+        message: str,
+    ) -> None:
         in_process.write("test_it.py", TEST_LOCATION)
         flag = f"--memcached-sandbox-{option}"
         result = in_process.pytest(flag)
         assert result.returncode == 4
-        assert result.stderr.startswith(f"ERROR: {flag.partition('=')[0]}: {message}")
+        assert result.stderr.startswith(f"ERROR: {flag}: {message}")
         assert len(result.stderr.splitlines()) == 2  # and an empty one
-        ini = f"memcached_sandbox_{option.replace('-', '_', 2 if 'size' in option else 0)}"
-        result = in_process.pytest("-o", ini)
+        name, _, value = option.partition("=")
+        name = f"memcached_sandbox_{name.replace('-', '_')}"
+        result = in_process.pytest("-o", f"{name}={value}")
         assert result.returncode == 4
-        name = ini.partition("=")[0]
         where = f"{in_process.folder}/pytest.ini"
-        assert result.stderr.startswith(f"ERROR: {name} in {where}: {message}")
+        assert result.stderr.startswith(f"ERROR: {name} = {value} in {where}: {message}")
+        if not name.endswith("guard"):
+            monkeypatch.setenv(name.upper(), value)
+            result = in_process.pytest()
+            assert result.returncode == 4
+            assert result.stderr.startswith(f"ERROR: {name.upper()}={value}: {message}")
+
+    @pytest.mark.parametrize("name", ["memcached_sandbox", "memcached_sandbox_strict"])
+    def test_switch_that_is_mistyped(self, in_process: InProcess, name: str) -> None:
+        in_process.write("test_it.py", TEST_LOCATION)
+        result = in_process.pytest("-o", f"{name}=ture")
+        assert result.returncode == 4
+        where = f"{in_process.folder}/pytest.ini"
+        assert result.stderr == f"ERROR: {name} in {where}: invalid truth value 'ture'\n\n"
+
+    def test_strict(self, in_process: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A connection that no test is to blame for fails the session, too."""
+        in_process.write(
+            "test_it.py",
+            "import socket\n"
+            "try: socket.create_connection(('127.0.0.1', 11211), timeout=1)\n"
+            "except OSError: pass\n"
+            "def test(): pass\n",
+        )
+        for flags, code in ([], 0), (["--memcached-sandbox-strict"], 1):
+            result = in_process.pytest(*flags)
+            assert result.returncode == code
+            assert "connecting to the main memcached was refused once" in result.stdout
+        monkeypatch.setenv("MEMCACHED_SANDBOX_STRICT", "yes")
+        assert in_process.pytest().returncode == 1
+
+    def test_quiet(self, in_process: InProcess) -> None:
+        in_process.write("test_it.py", "def test(memcached): memcached.flush()\n")
+        assert "memcached-sandbox: " in in_process.pytest().stdout
+        assert "memcached-sandbox: " not in in_process.pytest("--memcached-sandbox-quiet").stdout
 
     def test_no_memcached(self, django_in_process: InProcess) -> None:
         django_in_process.write("test_it.py", TEST_LOCATION)

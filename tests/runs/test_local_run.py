@@ -101,7 +101,7 @@ def test_whoever_listens_for_changed_settings_is_told(main: MainMemcached) -> No
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"memory_mb": 0}, OptionError, "memory_mb: must be 1 or more"),
+        ({"memory_mb": 0}, OptionError, "memory_mb=0: must be 1 or more"),
         ({"binary": "/no/memcached"}, BinaryError, "'/no/memcached' does not exist"),
         ({"exclude": ["x"]}, run.RunError, "the aliases to exclude name 'x', but the aliases"),
     ],

@@ -23,12 +23,12 @@ class Run:
     """What one process knows of its run. Whom it asks is up to the kinds of it."""
 
     def __init__(self) -> None:
-        self.excluded = set(os.environ.get("MEMCACHED_SANDBOX_EXCLUDE", "").split())
+        self.excluded = set(os.environ.get("MEMCACHED_SANDBOX_RUN_EXCLUDE", "").split())
         # Addresses of aliases that turn out to be memcached ones, or not, when they connect.
         self.unclear: set[str] = set()
         self.guards = bool(os.environ.get("MEMCACHED_SANDBOX_GUARDED"))
         # test or never or, where pytest knows of more, class, module or session.
-        self.flushed_after = os.environ.get("MEMCACHED_SANDBOX_FLUSH", "test")
+        self.flushed_after = os.environ.get("MEMCACHED_SANDBOX_RUN_FLUSH", "test")
         self.worker = os.environ.get("MEMCACHED_SANDBOX_WORKER", "")
         self.worker_pid = 0
         self.stand_ins: dict[str, str] = {}  # by the addresses that were asked for

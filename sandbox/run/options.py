@@ -1,0 +1,43 @@
+"""Reads the options of a run where they were typed: in pytest, and in Django's test command."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from ..errors import OptionError
+from ..server.options import Given, read
+
+
+def read_run(given: Mapping[str, Given], flushes: Collection[str]) -> dict[str, Any]:
+    """Returns those arguments of `enter_run` that were typed, checked.
+
+    :param given: what was typed, by the keyword of the option.
+    :param flushes: when the caches can be emptied there.
+    :raises OptionError: one of them is wrong.
+    """
+    keywords = ("exclude", "flush", "guard", "no_guard")
+    values = read({keyword: given[keyword] for keyword in keywords if keyword in given})
+    no_guard = values.pop("no_guard", False)
+    if "flush" in values and values["flush"] not in flushes:
+        raise OptionError("flush", f"{given['flush'].spelled}: must be one of {', '.join(flushes)}")
+    if values.get("guard") is not None:
+        values["guard"] = _addresses(values["guard"], given["guard"].spelled)
+    if no_guard:
+        values["guard"] = None
+    return values
+
+
+def _addresses(texts: Sequence[str], spelled: str) -> list[str] | None:
+    if "off" in texts:
+        if len(texts) > 1:
+            raise OptionError(
+                "guard", f"{spelled}: 'off' is for no guard at all: give either it or addresses"
+            )
+        return None
+    from ..inject import locations
+
+    try:
+        return [locations.address(text) for text in texts]
+    except ValueError as error:
+        raise OptionError("guard", f"{spelled}: {error}") from None

@@ -1,0 +1,101 @@
+"""The table of options: how they are read, and what memcached would not start with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sandbox import Memcached, OptionError
+from sandbox.server import options
+from sandbox.server.options import Given
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"memory_mb": 1}, "memory_mb=1: memcached needs at least 2 MB"),
+        ({"memory_mb": 0}, "memory_mb=0: must be 1 or more"),
+        ({"memory_mb": -5}, "memory_mb=-5: must be 1 or more"),
+        ({"memory_mb": 64.5}, "memory_mb=64.5: must be a whole number"),
+        ({"memory_mb": "64"}, "memory_mb='64': must be a whole number"),
+        ({"memory_mb": True}, "memory_mb=True: must be a whole number"),
+        ({"memory_mb": 10**9}, "memory_mb=1000000000: this machine has [0-9]+ MB"),
+        ({"max_item_size": 1024}, "max_item_size=1024: memcached takes multiples of 512 KB"),
+        ({"max_item_size": 0}, "max_item_size=0: must be 1 or more"),
+        (
+            {"max_item_size": 2 * 1024 * 1024, "memory_mb": 3},
+            "max_item_size=2097152: must be at most 1536 KB, half of memory_mb=3: give more",
+        ),
+        ({"max_item_size": 2**31, "memory_mb": 5000}, "max_item_size=2147483648: .* limit is 1 GB"),
+        ({"threads": 0}, "threads=0: must be 1 or more"),
+        ({"max_connections": None}, "max_connections=None: must be a whole number"),
+        ({"start_timeout": 0}, "start_timeout=.*: must be more than 0 seconds"),
+        ({"start_timeout": "5"}, "start_timeout='5': must be a number of seconds"),
+        ({"start_timeout": float("nan")}, "start_timeout=.*: must be more than 0 seconds"),
+        ({"args": "-v"}, "args='-v': must be a list of strings"),
+        ({"args": [1]}, r"args=\[1\]: must be a list of strings"),
+        ({"args": ["file"]}, "args=.*: memcached takes options only, and 'file' is none"),
+        ({"args": ["--no-such-option"]}, "args=.*: memcached does not take that, .*not recognized"),
+        (
+            {"args": ["-l", "0.0.0.0"]},
+            "args=.*: -l cannot be passed .*: a sandbox listens on this ma",
+        ),
+        ({"args": ["-l0.0.0.0"]}, "args=.*: -l cannot be passed"),
+        ({"args": ["--listen=0.0.0.0"]}, "args=.*: --listen cannot be passed"),
+        (
+            {"args": ["--unix-so", "/tmp/x"]},
+            "args=.*: --unix-socket cannot be passed .*use unix_sock",
+        ),
+        ({"args": ["-vvd"]}, "args=.*: -d cannot be passed .*: a daemon could not be ended"),
+        ({"args": ["-U", "11211"]}, "args=.*: -U cannot be passed .*: a sandbox has no UDP"),
+        ({"args": ["-u", "root"]}, "args=.*: -u cannot be passed"),
+        ({"args": ["-a", "0777"]}, "args=.*: -a cannot be passed .*: the socket is for its owner"),
+        ({"args": ["-m", "1024"]}, "args=.*: -m cannot be passed .*use memory_mb"),
+    ],
+)
+def test_option_out_of_range(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message) as info:
+        Memcached(**arguments)
+    assert info.value.option in message
+
+
+@pytest.mark.parametrize(
+    ("text", "megabytes"), [("64", 64), ("64M", 64), ("512m", 512), ("1g", 1024)]
+)
+def test_memory_in_units(text: str, megabytes: int) -> None:
+    assert options.megabytes(text) == megabytes
+
+
+@pytest.mark.parametrize("text", ["", "m", "1.5g", "64k", "1t", "٦٤", "64 M"])
+def test_memory_in_other_units(text: str) -> None:
+    with pytest.raises(ValueError, match="must be a whole number of MB, or a size such as 512m"):
+        options.megabytes(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1048576", 1 << 20), ("512k", 1 << 19), ("2M", 2 << 20), ("1g", 1 << 30)]
+)
+def test_size(text: str, size: int) -> None:
+    assert options.size(text) == size
+
+
+def test_repeatable_option_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMCACHED_SANDBOX_EXCLUDE", "one other")
+    monkeypatch.setenv("MEMCACHED_SANDBOX_MEMORY", "")
+    assert options.from_environment() == {
+        "exclude": Given(["one", "other"], "MEMCACHED_SANDBOX_EXCLUDE=one other")
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1", True), ("True", True), ("off", False), ("no", False)]
+)
+def test_switch(text: str, value: bool) -> None:
+    assert options.read({"strict": Given(text, f"--strict={text}")}) == {"strict": value}
+
+
+def test_words_are_unique() -> None:
+    words = [option.word for option in options.OPTIONS]
+    keywords = [option.keyword for option in options.OPTIONS]
+    assert len({*words}) == len({*keywords}) == len(options.OPTIONS)
