@@ -14,7 +14,7 @@ from django.utils.module_loading import import_string
 
 from ..inject import locations
 from ..run.sandbox import Sandbox
-from .settings import aliases_of, at_stand_ins
+from .settings import aliases_of, at_sandbox
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -52,7 +52,7 @@ def sandboxed_caches(
     with (
         Sandbox(**options) as sandbox,
         # Its signal setting_changed is what everything in Django that keeps caches listens to.
-        override_settings(CACHES=at_stand_ins(settings.CACHES, aliases, sandbox)),
+        override_settings(CACHES=at_sandbox(settings.CACHES, aliases, sandbox)),
     ):
         yield sandbox
 

@@ -13,7 +13,7 @@ from django.core.management.base import CommandError
 from django.test.runner import DiscoverRunner
 
 from ..errors import MainMemcachedRefused, SandboxError, ServerError
-from ..run.local import OwnRun, enter_run, is_in_a_run
+from ..run.local import LocalSource, is_in_a_run, local_source, sandbox_run
 from ..run.options import read_run
 from ..run.summary import Usage, refused
 from ..server.options import (
@@ -113,12 +113,12 @@ class SandboxRunnerMixin(Base):
                 **read_run(given, FLUSHES),
                 **read_memcached(given, lambda keyword: _flag(BY_KEYWORD[keyword])),
             }
-            with enter_run(**options) as entered:
+            with sandbox_run(**options) as entered:
                 self._sandbox_run = entered
                 failures = super().run_tests(*args, **kwargs)
-                if isinstance(entered, OwnRun) and not joins:
+                if (source := local_source(entered)) and not joins:
                     if not switches["quiet"]:
-                        self._log_usage(entered)
+                        self._log_usage(source)
                     if refusals := entered.take_refusals():
                         self.log(f"memcached-sandbox: {refused(refusals)}")
                         failures += switches["strict"]
@@ -130,13 +130,14 @@ class SandboxRunnerMixin(Base):
 
     def setup_databases(self, **kwargs: Any) -> Any:
         # By now it is known how many workers there will be.
-        if isinstance(self._sandbox_run, OwnRun) and self.parallel > 1:
-            self._sandbox_run.start_worker_sets(self.parallel)
+        run = self._sandbox_run
+        if run and (source := local_source(run)) and self.parallel > 1:
+            source.start_worker_sets(run.resolved, self.parallel)
         return super().setup_databases(**kwargs)
 
-    def _log_usage(self, own: OwnRun) -> None:
+    def _log_usage(self, source: LocalSource) -> None:
         try:
-            usage = Usage.of(own.own_servers())
+            usage = Usage.of(source.servers())
         except ServerError as error:
             self.log(f"memcached-sandbox: {error}.")
         else:

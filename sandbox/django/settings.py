@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CachesError
-from ..inject import current, locations, run
+from ..inject import locations, run
 
 if TYPE_CHECKING:
     from ..run.sandbox import Sandbox
@@ -34,23 +34,23 @@ def aliases_of(
 
 
 def at_servers_of_run(caches: Mapping[str, Any], exclude: Collection[str]) -> dict[str, Any]:
-    """Return a copy at the stand-ins of the ``sandbox exec`` that we run under."""
-    current.run().excluded.update(exclude)
-    return at_stand_ins(caches, aliases_of(caches, exclude), current.run())
+    """Returns a copy at the servers of the ``sandbox exec`` around this process."""
+    run.current_run().excluded.update(exclude)
+    return at_sandbox(caches, aliases_of(caches, exclude), run.current_run())
 
 
-def at_stand_ins(
+def at_sandbox(
     caches: Mapping[str, Any], aliases: Collection[str], sandbox: Sandbox | run.Run
 ) -> dict[str, Any]:
-    """Return a copy in which each of the aliases is at its stand-ins, started for it."""
+    """Returns a copy in which each alias is at sandbox addresses; missing servers are started."""
     spelled = {alias: caches[alias].get("LOCATION", "") for alias in aliases}
-    stand_ins = sandbox.stand_in(
+    resolved = sandbox.resolve(
         [address for location in spelled.values() for address in locations.addresses(location)]
     )
     return {
         **caches,
         **{
-            alias: {**caches[alias], "LOCATION": locations.repointed(location, stand_ins)}
+            alias: {**caches[alias], "LOCATION": locations.repointed(location, resolved)}
             for alias, location in spelled.items()
         },
     }
@@ -59,10 +59,10 @@ def at_stand_ins(
 def at_own_servers(
     caches: Mapping[str, Any], exclude: Collection[str], options: MemcachedOptions
 ) -> dict[str, Any]:
-    """Return a copy at stand-ins that live as long as this process."""
+    """Returns a copy at servers that live as long as this process."""
     from ..run.sandbox import Sandbox
 
     sandbox = Sandbox(**options)
-    repointed_caches = at_stand_ins(caches, aliases_of(caches, exclude), sandbox)
+    repointed_caches = at_sandbox(caches, aliases_of(caches, exclude), sandbox)
     _sandboxes.append(sandbox)
     return repointed_caches

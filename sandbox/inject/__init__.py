@@ -15,18 +15,17 @@ from importlib import import_module
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from _memcached_sandbox import current as current
     from _memcached_sandbox import errors as errors
     from _memcached_sandbox import flushing as flushing
     from _memcached_sandbox import guard as guard
     from _memcached_sandbox import hooks as hooks
-    from _memcached_sandbox import inherited as inherited
     from _memcached_sandbox import locations as locations
     from _memcached_sandbox import patches as patches
     from _memcached_sandbox import protocol as protocol
     from _memcached_sandbox import pytest_plugin as pytest_plugin
     from _memcached_sandbox import refusals as refusals
     from _memcached_sandbox import run as run
+    from _memcached_sandbox import sources as sources
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 

@@ -9,7 +9,7 @@ import pytest
 
 from ..errors import MainMemcachedRefused, SandboxError
 from ..inject import pytest_plugin
-from ..run.local import enter_run, is_in_a_run
+from ..run.local import is_in_a_run, sandbox_run
 from . import fixtures
 from .options import memcached_options, run_options
 from .plugin import SESSION, SandboxedSession
@@ -24,7 +24,7 @@ def begin(config: pytest.Config) -> None:
     joins = is_in_a_run()
     stack = ExitStack()
     config.add_cleanup(stack.close)
-    entered = stack.enter_context(enter_run(**options))
+    entered = stack.enter_context(sandbox_run(**options))
     plugins.register(SandboxedSession(config, entered, joins), SESSION)
     plugins.register(fixtures, fixtures.__name__)
     if not plugins.is_registered(pytest_plugin):  # under sandbox exec it is

@@ -29,7 +29,7 @@ def memcached_options(config: pytest.Config) -> MemcachedOptions:
 
 
 def run_options(config: pytest.Config) -> dict[str, Any]:
-    """Returns the arguments of `enter_run` that were given.
+    """Returns the arguments of `sandbox_run` that were given.
 
     :raises pytest.UsageError: one of them is wrong.
     """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from ..errors import ServerError
-from ..run.local import OwnRun
+from ..run.local import local_source
 from ..server import Server
 from . import NAME
 from .options import is_set, memcached_options
@@ -54,8 +54,8 @@ class SandboxedSession:
                 + ", ".join(f"memcached_sandbox[{alias!r}]" for alias in servers),
                 pytrace=False,
             )
-        if isinstance(self._run, OwnRun):
-            return self._run.first_server()
+        if source := local_source(self._run):
+            return source.first_server()
         return Server(os.environ["MEMCACHED_SANDBOX_ADDRESS"])
 
     def servers_by_alias(self) -> dict[str, list[Server]]:
@@ -69,12 +69,12 @@ class SandboxedSession:
         if not settings.configured and ENVIRONMENT_VARIABLE not in os.environ:
             return {}
         servers = {}
-        caches = settings.CACHES  # it is now, at the latest, that there are stand-ins
+        caches = settings.CACHES  # It is repointed now, at the latest.
         known = self._run.servers()
         for alias, config in caches.items():
             # A backend that is known only when it connects has its main addresses here still.
             addresses = [
-                self._run.stand_ins.get(address, address)
+                self._run.resolved.get(address, address)
                 for address in locations.addresses(config.get("LOCATION", ""))
             ]
             ours = [self._server(address) for address in addresses if address in known]
@@ -83,8 +83,9 @@ class SandboxedSession:
         return servers
 
     def _server(self, address: str) -> Server:
-        """Return the server that we own, for it can tell of its death, or else its address."""
-        owned = self._run.own_servers() if isinstance(self._run, OwnRun) else []
+        """Returns a server of this process, which knows how it ended, or else a plain one."""
+        source = local_source(self._run)
+        owned = source.servers() if source else []
         return next((server for server in owned if server.address == address), Server(address))
 
     def pytest_report_header(self, config: pytest.Config) -> str | None:
@@ -92,7 +93,7 @@ class SandboxedSession:
             return None
         places = ", ".join(
             f"{server} in place of {main}"
-            for main, server in self._run.stand_ins.items()
+            for main, server in self._run.resolved.items()
             if server != main
         )
         if self._joins:
@@ -118,7 +119,7 @@ class SandboxedSession:
                 report.outcome = "failed"
                 report.longrepr = refused(taken)
         if report.failed:
-            mains = {server: main for main, server in self._run.stand_ins.items()}
+            mains = {server: main for main, server in self._run.resolved.items()}
             for address in sorted(self._run.servers()):
                 place = f", in place of {mains[address]}" if address in mains else ""
                 show_contents(report, self._server(address), place)
@@ -172,11 +173,12 @@ class SandboxedSession:
     def _take_stock(self) -> None:
         """Add what our own servers have to tell. Of a run that we have joined, its owner tells."""
         self._refusals += self._run.take_refusals()
-        if isinstance(self._run, OwnRun) and not self._joins and self._run.own_servers():
+        source = local_source(self._run)
+        if source and source.servers() and not self._joins:
             from ..run.summary import Usage
 
             try:
-                self._usages.append(Usage.of(self._run.own_servers()))
+                self._usages.append(Usage.of(source.servers()))
             except ServerError as error:
                 self._problems.append(f"{error}.")
 

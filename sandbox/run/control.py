@@ -1,8 +1,8 @@
 """Serves one Sandbox to the processes of a run over a Unix socket.
 
 A request is one line of JSON on a connection of its own, and so is the answer:
-``{"stand_in": [ADDRESS...], "worker": NAME}`` is answered with
-``{"stand_ins": {ADDRESS: ADDRESS...}}``, ``{"refused": {"address": ..., "alias": ..., "at": ...}}``
+``{"resolve": [ADDRESS...], "worker": NAME}`` is answered with
+``{"addresses": {ADDRESS: ADDRESS...}}``, ``{"refused": {"address": ..., "alias": ..., "at": ...}}``
 with ``{}``, and what cannot be done with ``{"error": REASON}``.
 """
 
@@ -79,10 +79,10 @@ class Control:
 
     def _answer(self, request: object) -> Mapping[str, object]:
         if isinstance(request, dict):
-            addresses, worker = request.get("stand_in"), request.get("worker", "")
+            addresses, worker = request.get("resolve"), request.get("worker", "")
             if _are_strings(addresses) and isinstance(worker, str):
                 try:
-                    return {"stand_ins": self._sandbox.stand_in(addresses, worker)}
+                    return {"addresses": self._sandbox.resolve(addresses, worker)}
                 except SandboxError as error:
                     return {"error": str(error)}
             refused = request.get("refused")

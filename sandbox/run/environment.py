@@ -20,13 +20,13 @@ MAIN_MEMCACHED = "127.0.0.1:11211"
 NAMES_VARIABLE = "MEMCACHED_SANDBOX_VARIABLES"
 
 # Servers by worker and main address, in JSON, as a process that owns its run tells its children.
-STAND_INS = "MEMCACHED_SANDBOX_STAND_INS"
+ADDRESSES = "MEMCACHED_SANDBOX_ADDRESSES"
 
 # What a process that owns its run says when it has servers, and as which worker it asks.
 OF_OWN_RUN = (
     "MEMCACHED_SANDBOX_ADDRESS",
     "MEMCACHED_SANDBOX_PID",
-    STAND_INS,
+    ADDRESSES,
     refusals.VARIABLE,
     "MEMCACHED_SANDBOX_WORKER",
 )

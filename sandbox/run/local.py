@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..inject import current, flushing, guard, hooks, refusals, run
+from ..inject import flushing, guard, hooks, refusals, run
 from ..server.binary import find_memcached
 from ..server.options import check
-from .environment import MAIN_MEMCACHED, STAND_INS, Injection, for_children, injected, restored
+from .environment import ADDRESSES, MAIN_MEMCACHED, Injection, for_children, injected, restored
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -21,75 +21,87 @@ if TYPE_CHECKING:
     from .sandbox import Sandbox
 
 
-class OwnRun(run.Run):
-    """The run of the process that owns the sandbox. Raises what `Sandbox` raises."""
+class LocalSource:
+    """The sandbox of a run that this process owns, started when it is first asked for."""
 
-    def __init__(self, options: MemcachedOptions, flush: str) -> None:
-        super().__init__()
+    def __init__(self, options: MemcachedOptions) -> None:
         self._options = options
         self._sandbox: Sandbox | None = None
-        self.flushed_after = flush
-        self.tests_in = os.getpid()
         self._worker_sets = 0
 
-    @property
-    def sandbox(self) -> Sandbox:
-        """The sandbox, made when it is first asked for: a run may never use a cache."""
+    def worker(self) -> str:
+        """Returns the name of the worker that this process is; "" if it is none."""
+        return ""
+
+    def resolve(self, addresses: Iterable[str], worker: str) -> dict[str, str]:
+        """Returns the sandbox address for each main address, and tells later children.
+
+        :raises SandboxError: a server cannot be started.
+        """
+        from ..inject import sources
+
+        resolved = self._started().resolve(addresses, sources.set_of(worker, self._worker_sets))
+        self._publish()
+        return resolved
+
+    def report_refusal(self, refusal: refusals.Refusal) -> None:
+        """Does nothing: this process has the refusal already."""
+
+    def servers(self) -> list[Memcached]:
+        """Returns the servers that were started, in that order."""
+        return [] if self._sandbox is None else self._sandbox.servers
+
+    def first_server(self) -> Memcached:
+        """Returns the server that was started first, or starts one."""
+        sandbox = self._started()
+        if not sandbox.servers:
+            (server,) = sandbox.launch(1)
+            server.wait()
+            self._publish()
+        return sandbox.servers[0]
+
+    def start_worker_sets(self, addresses: Iterable[str], count: int) -> None:
+        """Starts the servers of all workers of a pool, so that this process owns them, too."""
+        self._started().prepare(addresses, map(str, range(count)))
+        self._worker_sets = count
+        self._publish()
+
+    def stop(self) -> None:
+        """Ends all servers."""
+        if self._sandbox is not None:
+            self._sandbox.stop()
+
+    def _started(self) -> Sandbox:
         if self._sandbox is None:
             from .sandbox import Sandbox
 
             self._sandbox = Sandbox(**self._options)
         return self._sandbox
 
-    def own_servers(self) -> list[Memcached]:
-        """Return the servers that were started, in that order."""
-        return [] if self._sandbox is None else self._sandbox.servers
-
-    def stop(self) -> None:
-        """End all servers."""
-        self.disconnect()
-        if self._sandbox is not None:
-            self._sandbox.stop()
-
-    def first_server(self) -> Memcached:
-        """Return the server that was started first, or start one for whoever asks first."""
-        if not self.sandbox.servers:
-            (server,) = self.sandbox.launch(1)
-            server.wait()
-            self._publish()
-        return self.sandbox.servers[0]
-
-    def start_worker_sets(self, count: int) -> None:
-        """Start the servers of so many workers of a pool, for this process to own them too."""
-        self.sandbox.prepare(self.stand_ins, map(str, range(count)))
-        self._worker_sets = count
-        self._publish()
-
-    def _ask(self, addresses: Iterable[str]) -> dict[str, str]:
-        from ..inject import inherited
-
-        worker = inherited.set_of(self.worker, self._worker_sets)
-        stand_ins = self.sandbox.stand_in(addresses, worker)
-        self._publish()
-        return stand_ins
-
     def _publish(self) -> None:
-        """Tell the processes that this one starts."""
-        if not self.own_servers():
+        """Tells the processes that this one starts."""
+        if self._sandbox is None or not self._sandbox.servers:
             return  # A worker of a project without memcached has asked for nothing.
-        first, control = self.sandbox.servers[0], self.sandbox.control_directory
+        first, control = self._sandbox.servers[0], self._sandbox.control_directory
         for name, value in for_children(first, control.refusals).items():
-            os.environ.setdefault(name, value)  # a worker has said its own already
-        os.environ[STAND_INS] = json.dumps(self.sandbox.stand_ins)
+            os.environ.setdefault(name, value)  # A worker has set its own already.
+        os.environ[ADDRESSES] = json.dumps(self._sandbox.resolved)
+
+
+def local_source(run: run.Run | None) -> LocalSource | None:
+    """Returns the source of a run that this process owns; None for any other run."""
+    source = None if run is None else run.source
+    return source if isinstance(source, LocalSource) else None
 
 
 def is_in_a_run() -> bool:
-    """Whether this process is in a run that `enter_run` would join."""
-    return "MEMCACHED_SANDBOX_CONTROL" in os.environ or isinstance(current.known(), OwnRun)
+    """Returns whether this process is in a run that `sandbox_run` would join."""
+    under_exec = "MEMCACHED_SANDBOX_CONTROL" in os.environ
+    return under_exec or local_source(run.current_run_or_none()) is not None
 
 
 @contextmanager
-def enter_run(
+def sandbox_run(
     *,
     exclude: Collection[str] = (),
     flush: str | None = None,
@@ -126,7 +138,7 @@ def enter_run(
 def _joined(
     exclude: Collection[str], flush: str | None, guarded: Collection[str] | None
 ) -> Iterator[run.Run]:
-    joined = current.run()
+    joined = run.current_run()
     was_excluded, was_flushed_after = joined.excluded, joined.flushed_after
     was_guarded, were_installed = guard.guarded(), hooks.installed()
     try:
@@ -165,15 +177,18 @@ def _owned(
     flush: str,
     guarded: Collection[str] | None,
     options: MemcachedOptions,
-) -> Iterator[OwnRun]:
+) -> Iterator[run.Run]:
     # To say now what is wrong, and not when the first server is asked for.
     check(options)
     find_memcached(options.get("binary"))
     guarded = [] if guarded is None else [MAIN_MEMCACHED, *guarded]
     children_flush = "test" if flush == "test" else "never"  # they know no more
     with injected(os.environ, Injection(exclude, children_flush, guarded)):
-        own = OwnRun(options, flush)
-        outer = current.replace(own)
+        source = LocalSource(options)
+        own = run.Run(source)
+        own.flushed_after = flush
+        own.tests_in = os.getpid()
+        outer = run.replace_run(own)
         try:
             # This process may be one that another run has had hooks put into.
             hooks.uninstall()
@@ -181,5 +196,6 @@ def _owned(
             yield own
         finally:
             hooks.uninstall()
-            current.replace(outer)
-            own.stop()
+            own.disconnect()
+            run.replace_run(outer)
+            source.stop()

@@ -10,7 +10,7 @@ from ..server.options import Given, read
 
 
 def read_run(given: Mapping[str, Given], flushes: Collection[str]) -> dict[str, Any]:
-    """Returns those arguments of `enter_run` that were typed, checked.
+    """Returns those arguments of `sandbox_run` that were typed, checked.
 
     :param given: what was typed, by the keyword of the option.
     :param flushes: when the caches can be emptied there.

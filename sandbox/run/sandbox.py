@@ -1,4 +1,4 @@
-"""The stand-ins of one run: a server for each main address, and a set of them for each worker."""
+"""The servers of one run: one for each main address, and a set of them for each worker."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
 
 class Sandbox:
-    """One stand-in server for each distinct main address, started when first asked for.
+    """One server for each distinct main address, started when it is first asked for.
 
-    Takes the options of `Memcached` for all of them, and raises what that raises. Use it as a
-    context manager, or call `stop`; its servers end with this process at the latest.
+    Use it as a context manager, or call `stop`. Its servers end with this process at the latest.
+
+    :param options: those of `Memcached`, for all servers.
+    :raises OptionError: one of them is wrong.
     """
 
     __module__ = "sandbox"  # where its users find it
@@ -46,8 +48,8 @@ class Sandbox:
             return [*self._servers.values(), *self._ahead]
 
     @property
-    def stand_ins(self) -> dict[str, dict[str, str]]:
-        """The addresses of the stand-ins, by worker, by main address."""
+    def resolved(self) -> dict[str, dict[str, str]]:
+        """The sandbox addresses, by worker, by main address."""
         with self._lock:
             table: dict[str, dict[str, str]] = {}
             for (worker, main), server in self._servers.items():
@@ -91,12 +93,16 @@ class Sandbox:
             self._ahead += launched
         return launched
 
-    def stand_in(self, addresses: Iterable[str], worker: str = "") -> dict[str, str]:
-        """Return the stand-in's address for each main address, as this worker has it.
+    def resolve(self, addresses: Iterable[str], worker: str = "") -> dict[str, str]:
+        """Returns the sandbox address for each main address, as a worker has it.
 
-        Same address and same worker, same server. A server's own address is that of itself for
-        the worker that has it, and for another worker that of its counterpart. The servers that
-        are missing are started side by side: all of them or, if one cannot be, none.
+        For the worker that owns it a sandbox address stays; for another worker it becomes that
+        worker's address for the same main address. Missing servers are started side by side: all
+        of them or, if one cannot be started, none.
+
+        :param addresses: as Django's LOCATION spells them.
+        :param worker: the name of the worker; "" for a process that is none.
+        :raises SandboxError: a server cannot be started.
         """
         with self._lock:
             worker_lock = self._worker_locks[worker]
@@ -114,13 +120,13 @@ class Sandbox:
                 }
 
     def prepare(self, addresses: Iterable[str], workers: Iterable[str]) -> None:
-        """Start the stand-ins of several workers side by side, before any of them asks."""
+        """Starts the servers of several workers side by side, before any of them asks."""
         with self._lock:
             mains = [self._main(address) for address in addresses]
         self._start((worker, main) for worker in workers for main in mains)
 
     def _main(self, address: str) -> str:
-        """Return what the address stands in for, or the address itself if it is nobody's."""
+        """Returns the main address of a sandbox address, or the address itself if it is none."""
         for (_, main), server in self._servers.items():
             if server.address == address:
                 return main
@@ -153,12 +159,12 @@ class Sandbox:
             self._servers.update(new)
 
     def flush(self) -> None:
-        """Empty all servers."""
+        """Empties all servers."""
         for server in self.servers:
             server.flush()
 
     def stop(self) -> None:
-        """End all servers. Another `stand_in` starts new ones."""
+        """Ends all servers. Another `resolve` starts new ones."""
         with deferred():
             with self._lock:
                 servers, control = self.servers, self._control_directory

@@ -117,7 +117,7 @@ ROUND_TRIP = """
 import json, os, socket
 with socket.socket(socket.AF_UNIX) as connection:
     connection.connect(os.environ["MEMCACHED_SANDBOX_CONTROL"])
-    connection.sendall(json.dumps({"stand_in": ["main:11211"], "worker": ""}).encode() + b"\\n")
+    connection.sendall(json.dumps({"resolve": ["main:11211"], "worker": ""}).encode() + b"\\n")
     with connection.makefile("rb") as lines:
         json.loads(lines.readline())
 """
@@ -127,7 +127,7 @@ def settings_and_round_trip(injected: dict[str, str], folder: str) -> Iterator[B
     with Sandbox() as box:
         control = Control(box, os.path.join(folder, "control"))
         env = {**injected, "MEMCACHED_SANDBOX_CONTROL": control.path}
-        box.stand_in(["main:11211"])
+        box.resolve(["main:11211"])
         ours = SETTINGS.format(backend="django.core.cache.backends.memcached.PyMemcacheCache")
         theirs = SETTINGS.format(backend="django.core.cache.backends.dummy.DummyCache")
         yield Benchmark(

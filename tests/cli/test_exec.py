@@ -375,9 +375,9 @@ def test_a_parallel_worker_that_is_killed(run, tmp_path: Path, run_folder: Path)
     """Its servers are the run's, and end with that."""
     (tmp_path / "worker.py").write_text(
         "import os\n"
-        "from _memcached_sandbox import current\n"
+        "from _memcached_sandbox import run\n"
         "if os.fork() == 0:\n"
-        "    current.run().become_worker('1')\n"
+        "    run.current_run().become_worker('1')\n"
         "    os.kill(os.getpid(), 9)\n"
         "os.wait()\n"
     )

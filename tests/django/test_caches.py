@@ -17,7 +17,7 @@ from django.test import Client, override_settings
 
 from sandbox import OptionError, Sandbox
 from sandbox.django import sandboxed, sandboxed_caches
-from sandbox.inject import current
+from sandbox.inject import run
 from sandbox.run.control import Control
 
 from ..helpers.memcacheds import MainMemcached
@@ -53,7 +53,7 @@ def run_of_exec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[San
     with Sandbox() as sandbox:
         control = Control(sandbox, str(tmp_path / "control"))
         monkeypatch.setenv("MEMCACHED_SANDBOX_CONTROL", control.path)
-        monkeypatch.setattr(current, "_run", None)
+        monkeypatch.setattr(run, "_run", None)
         yield sandbox
         control.stop()
 
@@ -73,7 +73,7 @@ class TestSandboxed:
         )
         assert result.stdout.split() == ["sandbox", "sandbox.django"]
 
-    def test_under_exec_each_address_is_at_its_stand_in(self, run_of_exec: Sandbox) -> None:
+    def test_under_exec_each_address_is_at_its_sandbox_address(self, run_of_exec: Sandbox) -> None:
         everything: dict[str, Any] = {
             "default": FULL,
             "three": {"BACKEND": "shop.Cache", "LOCATION": ["a:1", "main:11211"]},

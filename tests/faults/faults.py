@@ -291,8 +291,8 @@ def _fuzz_caches(chance: random.Random) -> None:
     with Sandbox() as box:
         try:
             aliases = settings.aliases_of(caches, [])
-            # At most a few servers each, and only where there is something to stand in for.
-            settings.at_stand_ins(caches, aliases, box)
+            # At most a few servers each, and only where there is a main address.
+            settings.at_sandbox(caches, aliases, box)
         except (ImproperlyConfigured, SandboxError):
             pass  # In words, and not in a TypeError.
 
@@ -318,13 +318,13 @@ def _fuzz_control(chance: random.Random, count: int) -> None:
             if chance.random() < 0.5:
                 request = bytes(chance.choices(range(256), k=chance.randint(0, 50)))
             answer = _ask(control.path, request + b"\n" * chance.randint(0, 1))
-            assert set(answer) in ({"error"}, {"stand_ins"}, set()), (request, answer)
+            assert set(answer) in ({"error"}, {"addresses"}, set()), (request, answer)
         control.stop()
 
 
 def _jsonable(chance: random.Random) -> object:
     values = [None, 1, "a:1", [], ["a:1"], [1], {}, {"address": "x", "alias": "", "at": "y"}]
-    keys = ["stand_in", "worker", "refused", "", "x"]
+    keys = ["resolve", "worker", "refused", "", "x"]
     return {chance.choice(keys): chance.choice(values) for _ in range(chance.randint(0, 3))}
 
 

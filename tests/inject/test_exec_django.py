@@ -396,7 +396,7 @@ def test_settings_cost_one_round_trip(
         )  # fmt: skip
         assert result.returncode == 0, result.stderr
         control.stop()
-    assert requests == [{"stand_in": ["a:1", "b:1", "c:1", "a:1"], "worker": ""}]
+    assert requests == [{"resolve": ["a:1", "b:1", "c:1", "a:1"], "worker": ""}]
 
 
 def test_a_run_within_a_run_has_servers_of_its_own(project: Project) -> None:
@@ -516,9 +516,9 @@ class TestNotDisturbed:
             "        self.assertEqual(send(b'add key 0 0 1\\r\\n1\\r\\n'), b'STORED\\r\\n')\n"
             "        with self.assertRaises(ConnectionRefusedError):\n"
             "            socket.create_connection(('127.0.0.1', 11211))\n"
-            "        from _memcached_sandbox import current, locations, patches\n"
+            "        from _memcached_sandbox import locations, patches, run\n"
             "        self.assertEqual(locations.addresses('a;b:1'), ['a:11211', 'b:1'])\n"
-            "        self.assertNotEqual(current.run().stand_in(['a:1']), {'a:1': 'a:1'})\n"
+            "        self.assertNotEqual(run.current_run().resolve(['a:1']), {'a:1': 'a:1'})\n"
             "    test_two = test_one\n",
         )
         for interpreter in interpreters:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.django.settings import at_stand_ins
+from sandbox.django.settings import at_sandbox
 from sandbox.errors import CachesError
 from sandbox.inject import locations
 
@@ -49,14 +49,14 @@ def test_addresses(location: object, expected: list[str]) -> None:
         (["a:1", "b"], ["x:1", "x:2"]),
         (("a:1",), ("x:1",)),
         ([("a", 1)], ["x:1"]),
-        ("unix:/m", "unix:/stand-in"),
-        ("/m", "/stand-in"),
+        ("unix:/m", "unix:/sandbox"),
+        ("/m", "/sandbox"),
         ("nobody's:1", "nobody's:1"),
     ],
 )
 def test_repointed(location: object, expected: object) -> None:
-    stand_ins = {"a:1": "x:1", "b:11211": "x:2", "unix:/m": "unix:/stand-in"}
-    assert locations.repointed(location, stand_ins) == expected
+    resolved = {"a:1": "x:1", "b:11211": "x:2", "unix:/m": "unix:/sandbox"}
+    assert locations.repointed(location, resolved) == expected
 
 
 @pytest.mark.parametrize(
@@ -133,18 +133,18 @@ def test_every_spelling_of_a_location(location: Any) -> None:
     original = copy.deepcopy(location)
     mains = locations.addresses(location)
     distinct = list(dict.fromkeys(mains))
-    stand_ins = {main: f"127.0.0.1:{40000 + n}" for n, main in enumerate(distinct)}
-    moved = locations.repointed(location, stand_ins)
+    resolved = {main: f"127.0.0.1:{40000 + n}" for n, main in enumerate(distinct)}
+    moved = locations.repointed(location, resolved)
     assert location == original
     assert type(moved) is type(location)
-    assert locations.addresses(moved) == [stand_ins[main] for main in mains]
-    assert locations.repointed(moved, stand_ins) == moved
+    assert locations.addresses(moved) == [resolved[main] for main in mains]
+    assert locations.repointed(moved, resolved) == moved
 
 
 class Everybody:
-    """A sandbox that has a stand-in for everybody, without starting one."""
+    """A sandbox that has an address for everybody, without starting one."""
 
-    def stand_in(self, addresses: list[str]) -> dict[str, str]:
+    def resolve(self, addresses: list[str]) -> dict[str, str]:
         distinct = dict.fromkeys(addresses)
         return {address: f"127.0.0.1:{40000 + n}" for n, address in enumerate(distinct)}
 
@@ -169,7 +169,7 @@ aliases = st.dictionaries(
 def test_every_setting_keeps_all_but_its_locations(caches: dict[str, dict[str, Any]]) -> None:
     original = copy.deepcopy(caches)
     memcached = locations.memcached_aliases(caches)
-    moved = at_stand_ins(caches, memcached, Everybody())
+    moved = at_sandbox(caches, memcached, Everybody())
     assert caches == original
     assert list(moved) == list(caches)
 

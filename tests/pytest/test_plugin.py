@@ -373,10 +373,10 @@ class TestOptions:
     @pytest.mark.parametrize("name", ["memcached_sandbox", "memcached_sandbox_strict"])
     def test_switch_that_is_mistyped(self, in_process: InProcess, name: str) -> None:
         in_process.write("test_it.py", TEST_LOCATION)
-        result = in_process.pytest("-o", f"{name}=ture")
+        result = in_process.pytest("-o", f"{name}=maybe")
         assert result.returncode == 4
         where = f"{in_process.folder}/pytest.ini"
-        assert result.stderr == f"ERROR: {name} in {where}: invalid truth value 'ture'\n\n"
+        assert result.stderr == f"ERROR: {name} in {where}: invalid truth value 'maybe'\n\n"
 
     def test_strict(self, in_process: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
         """A connection that no test is to blame for fails the session, too."""

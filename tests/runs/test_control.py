@@ -42,8 +42,8 @@ def send(control: Control, request: bytes) -> dict[str, object]:
 
 
 def ask(control: Control, *addresses: str, worker: str = "") -> list[str]:
-    request = {"stand_in": list(addresses), "worker": worker}
-    answer = send(control, json.dumps(request).encode() + b"\n")["stand_ins"]
+    request = {"resolve": list(addresses), "worker": worker}
+    answer = send(control, json.dumps(request).encode() + b"\n")["addresses"]
     return [answer[address] for address in addresses]
 
 
@@ -79,7 +79,7 @@ def test_a_server_is_itself_to_its_worker_and_its_counterpart_to_another(control
     assert servers(control) == 4
 
 
-def test_the_address_that_the_command_was_given_is_its_own_stand_in(control: Control) -> None:
+def test_the_address_that_the_command_was_given_stays(control: Control) -> None:
     (ahead,) = control._sandbox.servers
     assert ask(control, ahead.address) == [ahead.address]
     assert ask(control, "a:1") != [ahead.address]
@@ -90,7 +90,7 @@ def test_a_server_that_cannot_be_started_is_an_error(
 ) -> None:
     ask(control, "a:1")
     monkeypatch.setenv("MEMCACHED_SANDBOX_BINARY", "/no/memcached")
-    answer = send(control, b'{"stand_in": ["b:1"]}\n')
+    answer = send(control, b'{"resolve": ["b:1"]}\n')
     assert "/no/memcached' does not exist" in answer["error"]
     monkeypatch.delenv("MEMCACHED_SANDBOX_BINARY")
     assert len(ask(control, "b:1")) == 1
@@ -131,9 +131,9 @@ requests = st.one_of(
     st.binary(),
     json_values.map(lambda value: json.dumps(value).encode() + b"\n"),
     st.dictionaries(
-        st.sampled_from(["stand_in", "worker", "refused"]), json_values.filter(bool), min_size=1
+        st.sampled_from(["resolve", "worker", "refused"]), json_values.filter(bool), min_size=1
     )
-    .filter(lambda request: request.get("worker") or "stand_in" not in request)
+    .filter(lambda request: request.get("worker") or "resolve" not in request)
     .map(lambda request: json.dumps(request).encode() + b"\n"),
     st.sampled_from([b"[" * 100_000 + b"\n", b"x" * 2_000_000, b"", b"\n", b"\xff\n"]),
 )
@@ -146,7 +146,7 @@ requests = st.one_of(
 def test_nonsense_is_an_error_and_harms_nobody(control: Control, request: bytes) -> None:
     before = servers(control)
     answer = send(control, request)
-    if list(answer) == ["stand_ins"]:  # a list of strings is a list of addresses
+    if list(answer) == ["addresses"]:  # a list of strings is a list of addresses
         assert servers(control) >= before
     else:
         assert list(answer) == ["error"]

@@ -18,8 +18,8 @@ from django.test import SimpleTestCase, override_settings
 from django.test.signals import setting_changed
 
 from sandbox import BinaryError, MainMemcachedRefused, OptionError
-from sandbox.inject import current, run
-from sandbox.run.local import OwnRun, enter_run
+from sandbox.inject import run
+from sandbox.run.local import local_source, sandbox_run
 
 from ..helpers.memcacheds import MainMemcached
 from ..helpers.projects import PYMEMCACHE
@@ -31,7 +31,7 @@ def everything() -> dict[str, Any]:
         "environ": dict(os.environ),
         "meta_path": [*sys.meta_path],
         "path": [*sys.path],
-        "run": current.known(),
+        "run": run.current_run_or_none(),
         "settings": settings.CACHES,
         "patched": [
             Settings.__init__,
@@ -54,10 +54,10 @@ def main(main_memcached: MainMemcached) -> Iterator[MainMemcached]:
 
 def test_a_configured_django_follows_and_comes_back(main: MainMemcached) -> None:
     before = everything()
-    with enter_run() as entered:
+    with sandbox_run() as entered:
         assert settings.CACHES["default"]["LOCATION"] != main.address
         assert cache.add("key", "sandbox")
-        assert isinstance(entered, OwnRun)
+        assert local_source(entered)
         entered.flush()
         assert cache.get("key") is None
     main.assert_untouched()
@@ -68,13 +68,13 @@ def test_a_configured_django_follows_and_comes_back(main: MainMemcached) -> None
 
 def test_after_an_error(main: MainMemcached) -> None:
     before = everything()
-    with pytest.raises(ZeroDivisionError), enter_run():
+    with pytest.raises(ZeroDivisionError), sandbox_run():
         cache.set("key", 1 / 0)
     assert everything() == before
 
 
 def test_a_backend_that_was_made_in_the_run_and_kept(main: MainMemcached) -> None:
-    with enter_run():
+    with sandbox_run():
         kept = caches.create_connection("default")
         kept.set("key", "sandbox")
     kept.set("key", "main")
@@ -91,7 +91,7 @@ def test_whoever_listens_for_changed_settings_is_told(main: MainMemcached) -> No
 
     setting_changed.connect(listen)
     try:
-        with enter_run():
+        with sandbox_run():
             pass
     finally:
         setting_changed.disconnect(listen)
@@ -110,7 +110,7 @@ def test_errors_change_nothing(
     main: MainMemcached, options: Any, error: type[Exception], message: str
 ) -> None:
     before = everything()
-    with pytest.raises(error, match=message), enter_run(**options):
+    with pytest.raises(error, match=message), sandbox_run(**options):
         pass
     assert everything() == before
 
@@ -119,16 +119,16 @@ def test_a_memcached_that_does_not_start_changes_nothing(
     main: MainMemcached, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = everything()
-    with pytest.raises(Exception, match="exit"), enter_run(binary="/bin/false"):
+    with pytest.raises(Exception, match="exit"), sandbox_run(binary="/bin/false"):
         pass
     assert everything() == before
 
 
 def test_one_within_another_joins_it(main: MainMemcached) -> None:
-    with enter_run() as outer:
+    with sandbox_run() as outer:
         between = everything()
         cache.set("key", "outer")
-        with enter_run(exclude=["other"], flush="never", guard=["localhost:5"]) as inner:
+        with sandbox_run(exclude=["other"], flush="never", guard=["localhost:5"]) as inner:
             assert inner is outer
             assert inner.flushed_after == "never"
             assert cache.get("key") == "outer"
@@ -141,7 +141,7 @@ def test_one_within_another_joins_it(main: MainMemcached) -> None:
 
 
 def test_the_guard_lasts_as_long_as_the_run(main: MainMemcached) -> None:
-    with enter_run() as entered:
+    with sandbox_run() as entered:
         with pytest.raises(ConnectionRefusedError, match="the sandbox refuses"):
             socket.create_connection((main.host, main.port))
         assert [refusal.address for refusal in entered.take_refusals()] == [main.address]
@@ -149,13 +149,13 @@ def test_the_guard_lasts_as_long_as_the_run(main: MainMemcached) -> None:
 
 
 def test_no_guard(main: MainMemcached) -> None:
-    with enter_run(guard=None):
+    with sandbox_run(guard=None):
         socket.create_connection((main.host, main.port)).close()
 
 
 def test_what_a_child_was_refused_is_told_once(main: MainMemcached) -> None:
     script = "import socket; socket.create_connection(('127.0.0.1', 11211))"
-    with enter_run() as entered:
+    with sandbox_run() as entered:
         for _ in range(2):
             child = subprocess.run(
                 [sys.executable, "-c", script], stderr=subprocess.PIPE, check=False
@@ -167,7 +167,7 @@ def test_what_a_child_was_refused_is_told_once(main: MainMemcached) -> None:
 
 def test_a_child_that_outlives_the_run_has_nobody_to_tell(main: MainMemcached) -> None:
     script = "import socket, sys; sys.stdin.read()\nsocket.create_connection(('127.0.0.1', 11211))"
-    with enter_run():
+    with sandbox_run():
         child = subprocess.Popen(
             [sys.executable, "-c", script], stdin=subprocess.PIPE, stderr=subprocess.PIPE
         )
@@ -177,13 +177,13 @@ def test_a_child_that_outlives_the_run_has_nobody_to_tell(main: MainMemcached) -
 
 
 def test_nothing_is_started_before_somebody_asks() -> None:
-    with enter_run() as entered:
-        assert isinstance(entered, OwnRun)
+    with sandbox_run() as entered:
+        source = local_source(entered)
         entered.flush()
-        assert entered.sandbox.servers == []
+        assert source.servers() == []
         assert "MEMCACHED_SANDBOX_ADDRESS" not in os.environ
-        first = entered.first_server()
+        first = source.first_server()
         assert os.environ["MEMCACHED_SANDBOX_ADDRESS"] == first.address
-        assert entered.first_server() is first
+        assert source.first_server() is first
         # The first address in CACHES has that server, as under sandbox exec.
-        assert entered.stand_in(["main:5"]) == {"main:5": first.address}
+        assert entered.resolve(["main:5"]) == {"main:5": first.address}

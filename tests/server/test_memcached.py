@@ -132,10 +132,10 @@ class TestRunning:
 class TestSandbox:
     def test_one_server_for_each_address(self) -> None:
         with Sandbox(memory_mb=8) as box:
-            first = box.stand_in(["a:1", "b:1", "a:1"])
+            first = box.resolve(["a:1", "b:1", "a:1"])
             assert list(first) == ["a:1", "b:1"]
             assert len(set(first.values())) == 2
-            second = box.stand_in(["b:1", "c:1"])
+            second = box.resolve(["b:1", "c:1"])
             assert second["b:1"] == first["b:1"]
             assert [server.address for server in box.servers] == [
                 first["a:1"],
@@ -151,12 +151,12 @@ class TestSandbox:
         )
         with Sandbox(binary=once) as box:
             with pytest.raises(StartError, match="exit code 4"):
-                box.stand_in(["a:1", "b:1", "c:1"])
+                box.resolve(["a:1", "b:1", "c:1"])
             assert box.servers == []
 
     def test_control_directory_is_removed_with_a_dropped_sandbox(self, run_folder: Path) -> None:
         box = Sandbox()
-        box.stand_in(["a:1"])
+        box.resolve(["a:1"])
         assert box.control_directory.name in os.listdir(next(run_folder.iterdir()))
         del box
         gc.collect()
@@ -167,7 +167,7 @@ class TestSandbox:
             "import os\n"
             "from sandbox import Sandbox\n"
             "box = Sandbox()\n"
-            "box.stand_in(['a:1'])\n"
+            "box.resolve(['a:1'])\n"
             "directory = box.control_directory\n"
             "child = os.fork()\n"
             "if not child:\n"

@@ -73,9 +73,9 @@ def in_a_with_statement() -> None:
         pass
 
 
-def stand_ins() -> None:
+def resolved() -> None:
     with Sandbox() as box:
-        box.stand_in(["a:1", "b:1"])
+        box.resolve(["a:1", "b:1"])
         assert os.path.isdir(box.control_directory.path)
 
 
@@ -84,7 +84,7 @@ def stand_ins() -> None:
     [
         (start_and_stop, PACKAGE),
         (in_a_with_statement, f"{PACKAGE}/server/memcached.py"),
-        (stand_ins, f"{PACKAGE}/run/sandbox.py"),
+        (resolved, f"{PACKAGE}/run/sandbox.py"),
     ],
 )
 def test_interrupt_at_any_line(action: Callable[[], None], files: str, run_folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import current
+from .run import current_run
 
 # How many tests are under way, one within another: pytest's around unittest's, Django's around it.
 _depth = 0
@@ -22,7 +22,7 @@ class flushed_after_test:  # noqa: N801 - used as `with flushed_after_test():`
         global _depth  # noqa: PLW0603
         _depth -= 1
         if _depth == 0 and not self._keep_cache:
-            current.run().flush()
+            current_run().flush()
 
 
 def replace_depth(depth: int) -> int:

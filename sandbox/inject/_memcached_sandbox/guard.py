@@ -79,11 +79,11 @@ def _check_path(path: str | bytes) -> None:
 def _refuse(address: str) -> None:
     alias = _guarded[address]
     file, line = _culprit()
-    from . import current
     from .errors import MainMemcachedRefused
     from .refusals import Refusal
+    from .run import current_run
 
-    current.run().report_refusal(Refusal(address, alias, f"{file}:{line}"))
+    current_run().report_refusal(Refusal(address, alias, f"{file}:{line}"))
     known = f", CACHES[{alias!r}]," if alias else ""
     raise MainMemcachedRefused(
         111,

@@ -114,18 +114,18 @@ def address(text: str) -> str:
     return normal
 
 
-def repointed(location: object, stand_ins: Mapping[str, str]) -> object:
-    """Return a LOCATION of the same form, with stand-ins in the place of their main addresses.
+def repointed(location: object, resolved: Mapping[str, str]) -> object:
+    """Returns a LOCATION of the same form, with sandbox addresses in place of main ones.
 
-    What has no stand-in stays.
+    An address that was not resolved stays.
     """
     if isinstance(location, str):
         parts = SEPARATORS.split(location)
-        parts[::2] = [str(_replaced(address, stand_ins)) for address in parts[::2]]
+        parts[::2] = [str(_replaced(address, resolved)) for address in parts[::2]]
         return "".join(parts)
     if not isinstance(location, (list, tuple)):
         return location
-    return type(location)([_replaced(address, stand_ins) for address in location])
+    return type(location)([_replaced(address, resolved) for address in location])
 
 
 def _spelled(location: object) -> list[Any]:
@@ -159,10 +159,14 @@ def _normal(address: Any) -> str:
     return f"{host.lower() or 'localhost'}:{port}"
 
 
-def _replaced(address: Any, stand_ins: Mapping[str, str]) -> Any:
-    stand_in = stand_ins.get(_normal(address)) if _is_address(address) else None
-    if stand_in is None:
+def _replaced(address: Any, resolved: Mapping[str, str]) -> Any:
+    sandbox_address = resolved.get(_normal(address)) if _is_address(address) else None
+    if sandbox_address is None:
         return address
     # libmemcached takes a bare path only: whoever spelled it so may be handing it over.
     bare = isinstance(address, str) and address.strip().startswith("/")
-    return stand_in[len("unix:") :] if bare and stand_in.startswith("unix:") else stand_in
+    return (
+        sandbox_address[len("unix:") :]
+        if bare and sandbox_address.startswith("unix:")
+        else sandbox_address
+    )

@@ -10,9 +10,10 @@ import os
 import sys
 import weakref
 
-from . import current, guard, locations
+from . import guard, locations
 from .errors import CachesError, RunError
 from .flushing import flushed_after_test
+from .run import current_run
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
@@ -61,7 +62,7 @@ def _replace(owner: Any, name: str, new: object) -> None:
 
 def undo() -> None:
     """Change everything back, the last change first, and settings and backends with it."""
-    mains = {server: main for main, server in current.run().stand_ins.items()}
+    mains = {server: main for main, server in current_run().resolved.items()}
     for backend in list(_backends):
         backend._servers = locations.repointed(backend._servers, mains)
         if "_cache" in vars(backend):
@@ -72,7 +73,7 @@ def undo() -> None:
 
 
 def _repoint(settings: Any) -> None:
-    run = current.run()
+    run = current_run()
     caches = settings.CACHES
     try:
         aliases = locations.memcached_aliases(caches)
@@ -89,13 +90,13 @@ def _repoint(settings: Any) -> None:
             run.unclear.update(locations.addresses(spelled[alias]))
     moved = [alias for alias in aliases if alias not in run.excluded]
     wanted = {alias: locations.addresses(spelled[alias]) for alias in moved}
-    stand_ins = run.stand_in([address for alias in moved for address in wanted[alias]])
+    resolved = run.resolve([address for alias in moved for address in wanted[alias]])
     for alias in moved:
         _guard(wanted[alias], alias)
     settings.CACHES = {
         **caches,
         **{
-            alias: {**caches[alias], "LOCATION": locations.repointed(spelled[alias], stand_ins)}
+            alias: {**caches[alias], "LOCATION": locations.repointed(spelled[alias], resolved)}
             for alias in moved
         },
     }
@@ -124,7 +125,7 @@ def _announce_caches(entered: bool) -> None:
 
 def _guard(addresses: Iterable[str], alias: str = "") -> None:
     for address in addresses:
-        if current.run().guards and current.run().is_main(address):
+        if current_run().guards and current_run().is_main(address):
             guard.guard(address, alias)
 
 
@@ -141,11 +142,11 @@ def memcached_backend(module: Any) -> None:
 
 
 def _moved(location: object) -> object:
-    run = current.run()
+    run = current_run()
     mains = [a for a in locations.addresses(location) if run.is_main(a) or a in run.unclear]
-    stand_ins = run.stand_in(mains)
+    resolved = run.resolve(mains)
     _guard(mains)
-    return locations.repointed(location, stand_ins)
+    return locations.repointed(location, resolved)
 
 
 def django_runner(module: Any) -> None:
@@ -174,13 +175,13 @@ def _become_worker_in_child() -> None:
     process = sys.modules.get("multiprocessing.process")
     if process is None or process.parent_process() is None:
         return
-    if current.run().worker_pid != os.getpid():
+    if current_run().worker_pid != os.getpid():
         become_worker(f"{os.getppid()}/{process.current_process().name}")
 
 
 def become_worker(name: str) -> None:
     """Put this worker's addresses where those of its parent are, in settings and in backends."""
-    moved = current.run().become_worker(name)
+    moved = current_run().become_worker(name)
     for backend in list(_backends):
         backend._servers = locations.repointed(backend._servers, moved)
         _inherited.append(backend.__dict__.pop("_cache", None))
@@ -214,7 +215,7 @@ def _flushing(call: Callable[..., Any]) -> Callable[..., Any]:
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         method = getattr(self, getattr(self, "_testMethodName", ""), None)
         keep = getattr(self, "keep_cache", False) or getattr(method, "keep_cache", False)
-        with flushed_after_test(keep or current.run().flushed_after != "test"):
+        with flushed_after_test(keep or current_run().flushed_after != "test"):
             return call(self, *args, **kwargs)
 
     return __call__

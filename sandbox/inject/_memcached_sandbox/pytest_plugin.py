@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import pytest
 
-from . import current
 from .errors import RunError
 from .flushing import flushed_after_test
+from .run import current_run
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
@@ -23,7 +23,7 @@ KEEP_CACHE_ARGUMENTS = ((), ("class",), ("module",), ("session",))
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     try:
-        with flushed_after_test(keeps(item, nextitem, current.run().flushed_after)):
+        with flushed_after_test(keeps(item, nextitem, current_run().flushed_after)):
             yield
     except RunError as error:
         item.session.shouldstop = str(error)
@@ -68,8 +68,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "keep_cache(scope): do not empty the caches after this test, or not before the end of its "
         "'class', 'module' or 'session'",
     )
-    if hasattr(config, "workerinput") and current.run().worker:
+    if hasattr(config, "workerinput") and current_run().worker:
         # Django's settings have asked under this name already; the environment has not.
         from .patches import become_worker
 
-        become_worker(current.run().worker)
+        become_worker(current_run().worker)

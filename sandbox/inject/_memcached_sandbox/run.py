@@ -1,4 +1,4 @@
-"""What a process knows of its run: which servers stand in for which, and which worker it is."""
+"""The run that this process is in: it maps main addresses to sandbox addresses."""
 
 from __future__ import annotations
 
@@ -12,68 +12,84 @@ TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
+    from typing import Protocol
 
     from .protocol import Connection
     from .refusals import Refusal
 
-ANSWER_TIMEOUT = 60.0  # seconds: a busy machine may start many servers at once
+    class Source(Protocol):
+        """Knows the sandbox addresses of a run."""
+
+        def worker(self) -> str: ...
+        def resolve(self, addresses: Iterable[str], worker: str) -> dict[str, str]: ...
+        def report_refusal(self, refusal: Refusal) -> None: ...
+
+
+ANSWER_TIMEOUT = 60.0  # Seconds: a busy machine may start many servers at once.
 
 
 class Run:
-    """What one process knows of its run. Whom it asks is up to the kinds of it."""
+    """Maps main addresses to sandbox addresses for one process, and flushes its servers."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: Source) -> None:
+        self.source = source
         self.excluded = set(os.environ.get("MEMCACHED_SANDBOX_RUN_EXCLUDE", "").split())
         # Addresses of aliases that turn out to be memcached ones, or not, when they connect.
         self.unclear: set[str] = set()
         self.guards = bool(os.environ.get("MEMCACHED_SANDBOX_GUARDED"))
         # test or never or, where pytest knows of more, class, module or session.
         self.flushed_after = os.environ.get("MEMCACHED_SANDBOX_RUN_FLUSH", "test")
-        self.worker = os.environ.get("MEMCACHED_SANDBOX_WORKER", "")
+        self.worker = source.worker()
         self.worker_pid = 0
-        self.stand_ins: dict[str, str] = {}  # by the addresses that were asked for
+        self.resolved: dict[str, str] = {}  # sandbox addresses, by main address
         self.tests_in = 0  # the process that takes refusals, to blame tests for them
         self._refusals: list[Refusal] = []  # those of this process
         self._connections: dict[str, Connection] = {}
         self._connected_in = 0
 
     def become_worker(self, name: str) -> dict[str, str]:
-        """Ask as this worker from now on, and so have the processes that this one starts.
+        """Makes this process, and those that it starts, a worker with servers of its own.
 
-        Return where the addresses that this process knows have moved.
+        :returns: its sandbox addresses, by those that this process had before.
+        :raises RunError: the servers cannot be had.
         """
         self.worker_pid = os.getpid()
         self.worker = os.environ["MEMCACHED_SANDBOX_WORKER"] = name
         address = os.environ.get("MEMCACHED_SANDBOX_ADDRESS")
-        moved = self._ask([*self.stand_ins.values(), *([address] if address else [])])
+        before = [*self.resolved.values(), *([address] if address else [])]
+        moved = self.source.resolve(before, name)
         if address:
             os.environ["MEMCACHED_SANDBOX_ADDRESS"] = moved[address]
-        self.stand_ins = {main: moved[address] for main, address in self.stand_ins.items()}
+        self.resolved = {main: moved[address] for main, address in self.resolved.items()}
         return moved
 
-    def stand_in(self, addresses: Collection[str]) -> dict[str, str]:
-        """Return the stand-in's address for each address. Raises RunError."""
-        servers = set(self.stand_ins.values())
-        unknown = [a for a in addresses if a not in self.stand_ins and a not in servers]
+    def resolve(self, addresses: Collection[str]) -> dict[str, str]:
+        """Returns the sandbox address for each main address; that of a sandbox address is itself.
+
+        :raises RunError: a server cannot be had.
+        """
+        servers = set(self.resolved.values())
+        unknown = [a for a in addresses if a not in self.resolved and a not in servers]
         if unknown:
-            answer = self._ask(unknown)
-            # An address that was handed to the command is its own stand-in.
-            self.stand_ins.update(answer)
-        return {address: self.stand_ins.get(address, address) for address in addresses}
+            self.resolved.update(self.source.resolve(unknown, self.worker))
+        return {address: self.resolved.get(address, address) for address in addresses}
 
     def is_main(self, address: str) -> bool:
-        """Whether the address has been asked for, and has a stand-in that is another."""
-        return self.stand_ins.get(address, address) != address
+        """Returns whether the address was resolved, to another one."""
+        return self.resolved.get(address, address) != address
 
     def servers(self) -> set[str]:
-        """Return the addresses of the servers that this process uses."""
+        """Returns the addresses of the servers that this process uses."""
         address = os.environ.get("MEMCACHED_SANDBOX_ADDRESS")
-        return set(self.stand_ins.values()) or ({address} if address else set())
+        return set(self.resolved.values()) or ({address} if address else set())
 
     def flush(self) -> None:
-        """Empty the servers of this process. Raises RunError when one cannot be."""
+        """Empties the servers of this process.
+
+        :raises RunError: one of them cannot be emptied.
+        """
         if self._connected_in != os.getpid():
-            self.disconnect()  # what a fork has inherited is its parent's
+            self.disconnect()  # A fork has inherited connections of its parent.
             self._connected_in = os.getpid()
         addresses = self.servers()
         try:
@@ -98,31 +114,57 @@ class Run:
             connection.await_flush()
 
     def disconnect(self) -> None:
-        """Close the connections that `flush` has kept."""
+        """Closes the connections that `flush` has kept."""
         while self._connections:
             _, connection = self._connections.popitem()
             connection.close()
 
     def take_refusals(self) -> list[Refusal]:
-        """Return what this process, and those it has started, were refused since the last time."""
+        """Returns the refusals in this process and its children since the last call."""
         taken, self._refusals = self._refusals, []
         path = os.environ.get(refusals.VARIABLE)
         return taken + (refusals.take(path) if path else [])
 
     def report_refusal(self, refusal: Refusal) -> None:
-        """Tell the run that a connection to a main memcached was refused."""
+        """Tells the run that a connection to a main memcached was refused."""
         path = os.environ.get(refusals.VARIABLE)
         if path and self.tests_in != os.getpid():
             refusals.append(path, refusal)
         else:
             self._refusals.append(refusal)
+        self.source.report_refusal(refusal)
 
-    def failed(self, reason: str) -> RunError:
-        """Return the error to raise, having told of it."""
-        # An application may swallow the exception; the line on stderr it cannot.
-        print(f"sandbox: {reason}", file=sys.stderr, flush=True)
-        return RunError(reason)
 
-    def _ask(self, addresses: Iterable[str]) -> dict[str, str]:
-        """Return the stand-ins of this worker, for main addresses and for those of stand-ins."""
-        raise NotImplementedError
+def failed(reason: str) -> RunError:
+    """Returns the error to raise, after it has printed its text on stderr.
+
+    An application may swallow the exception; the line on stderr it cannot.
+    """
+    print(f"sandbox: {reason}", file=sys.stderr, flush=True)
+    return RunError(reason)
+
+
+_run: Run | None = None
+
+
+def current_run() -> Run:
+    """Returns the run that this process is in: the environment names it if no code has."""
+    global _run  # noqa: PLW0603
+    if _run is None:
+        from .sources import EnvironmentSource, SocketSource
+
+        under_exec = "MEMCACHED_SANDBOX_CONTROL" in os.environ
+        _run = Run(SocketSource() if under_exec else EnvironmentSource())
+    return _run
+
+
+def current_run_or_none() -> Run | None:
+    """Returns the run that this process is in if any code has asked for it."""
+    return _run
+
+
+def replace_run(run: Run | None) -> Run | None:
+    """Puts this process into another run, or into that of its environment; returns the old one."""
+    global _run
+    old, _run = _run, run
+    return old

@@ -1,0 +1,117 @@
+"""Where a process of a run gets its sandbox addresses from, if it is not the owner.
+
+The owner is asked at its control socket if it is ``sandbox exec``. If it is the process of the
+tests, its children read their environment: it has no thread that could answer, since a fork of a
+process with threads is not safe, and Python warns of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+
+from .run import ANSWER_TIMEOUT, failed
+
+TYPE_CHECKING = False  # typing's own, without the import of typing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from .refusals import Refusal
+
+
+class SocketSource:
+    """Asks the owner of the run at its control socket."""
+
+    def __init__(self) -> None:
+        self._path = os.environ["MEMCACHED_SANDBOX_CONTROL"]
+
+    def worker(self) -> str:
+        """Returns the name of the worker that this process is; "" if it is none."""
+        name = os.environ.get("MEMCACHED_SANDBOX_WORKER", "")
+        xdist = os.environ.get("PYTEST_XDIST_WORKER")
+        run = os.environ.get("PYTEST_XDIST_TESTRUNUID", "")
+        # If sandbox exec itself runs in a worker of pytest-xdist, that worker's name is ignored.
+        if xdist and not name and run != os.environ.get("MEMCACHED_SANDBOX_OUTER_RUN"):
+            return f"{run}/{xdist}"
+        return name
+
+    def resolve(self, addresses: Iterable[str], worker: str) -> dict[str, str]:
+        """Returns the sandbox address for each main address.
+
+        :raises RunError: the owner does not answer, or cannot start a server.
+        """
+        answer = self._request({"resolve": list(addresses), "worker": worker})
+        resolved: dict[str, str] = answer["addresses"]
+        return resolved
+
+    def report_refusal(self, refusal: Refusal) -> None:
+        """Tells the owner of a refused connection.
+
+        :raises RunError: it does not answer.
+        """
+        self._request({"refused": refusal._asdict()})
+
+    def _request(self, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                connection.settimeout(ANSWER_TIMEOUT)
+                connection.connect(self._path)
+                connection.sendall(json.dumps(request).encode() + b"\n")
+                with connection.makefile("rb") as lines:
+                    answer: dict[str, Any] = json.loads(lines.readline())
+        except FileNotFoundError as error:
+            raise failed(
+                f"the sandbox of this run has ended: nobody listens at {self._path}; "
+                "start another, or 'sandbox stop' if it was that of a shell"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise failed(f"the run's sandbox does not answer: {error}") from error
+        if "error" in answer:
+            raise failed(answer["error"])
+        return answer
+
+
+class EnvironmentSource:
+    """Reads what the owner of a local run has put into the environment."""
+
+    def worker(self) -> str:
+        """Returns the name of the worker that this process is; "" if it is none."""
+        return os.environ.get("MEMCACHED_SANDBOX_WORKER", "")
+
+    def resolve(self, addresses: Iterable[str], worker: str) -> dict[str, str]:
+        """Returns the sandbox address for each main address.
+
+        :raises RunError: the run has no server for one of them.
+        """
+        table = json.loads(os.environ.get("MEMCACHED_SANDBOX_ADDRESSES", "{}"))
+        shared = table.pop("", {})
+        mains = {server: main for main, server in shared.items()}
+        own = table.get(set_of(worker, len(table)), shared)
+        wanted = {address: mains.get(address, address) for address in addresses}
+        unknown = sorted({main for main in wanted.values() if main not in own})
+        # No address has a server yet: the first one asked for gets the server that runs already.
+        if not shared and len(unknown) == 1 and "MEMCACHED_SANDBOX_ADDRESS" in os.environ:
+            own = {unknown[0]: os.environ["MEMCACHED_SANDBOX_ADDRESS"]}
+        elif unknown:
+            raise failed(
+                f"there is no server for {', '.join(unknown)} in the sandbox of the tests that "
+                "started this process: name it in the CACHES of the tests' settings too, or run "
+                "them under 'sandbox exec'"
+            )
+        return {address: own[main] for address, main in wanted.items()}
+
+    def report_refusal(self, refusal: Refusal) -> None:
+        """Does nothing: the owner reads the file of refusals."""
+
+
+def set_of(worker: str, sets: int) -> str:
+    """Returns the name of a worker's servers if sets of them were started ahead: a number.
+
+    Processes of a pool are numbered consecutively, from whatever number.
+    """
+    number = re.search(r"\d+$", worker)
+    return str(int(number[0]) % sets) if number and sets else worker
