@@ -12,7 +12,7 @@ from importlib import import_module
 import click
 
 from ..errors import OptionError, SandboxError
-from . import status
+from .output import FAILURE, INTERRUPTED, USAGE, say
 
 # The commands in the order of their use. Each is a module of that name.
 COMMANDS = ("exec", "start", "stop", "list", "doctor")
@@ -54,19 +54,19 @@ def main(prog_name: str = "sandbox") -> None:
         returned = sandbox.main(prog_name=prog_name, standalone_mode=False)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else prog_name
-        fail(f"{error.format_message()} See '{path} --help'.", status.USAGE)
+        fail(f"{error.format_message()} See '{path} --help'.", USAGE)
     except click.ClickException as error:
         fail(error.format_message(), error.exit_code)
     except OptionError as error:
         path = " ".join([prog_name, *sys.argv[1:2]])
-        fail(f"{error}. See '{path} --help'.", status.USAGE)
+        fail(f"{error}. See '{path} --help'.", USAGE)
     except SandboxError as error:
-        fail(f"{error}.", status.FAILURE)
+        fail(f"{error}.", FAILURE)
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(status.INTERRUPTED)
+        sys.exit(INTERRUPTED)
     sys.exit(returned)
 
 
 def fail(line: str, exit_status: int) -> None:
-    click.echo(f"sandbox: {line}", err=True)
+    say(line)
     sys.exit(exit_status)

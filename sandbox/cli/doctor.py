@@ -19,7 +19,7 @@ from ..registry.run_directory import problem_of, problems_of_folders, run_direct
 from ..server.binary import find_memcached, install_command
 from ..server.memcached import Memcached
 from ..server.others import other_memcacheds
-from .status import PROBLEM
+from .output import PROBLEM
 
 
 class Finding(NamedTuple):

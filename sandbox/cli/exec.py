@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import ServerError
 from ..server.options import BY_KEYWORD
 from .options import (
     CONTEXT_SETTINGS,
@@ -19,7 +18,7 @@ from .options import (
     table_option,
     variables_of,
 )
-from .status import FAILURE
+from .output import FAILURE
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -80,12 +79,12 @@ def _run(
     strict: bool,
     verbose: bool,
 ) -> tuple[Command, int]:
-    """Run the command and return it with the exit status; tell of the run on stderr."""
+    """Runs the command, prints the summary, and returns the command with the exit status."""
     # While the servers come up:
     from ..run.control import Control
-    from ..run.summary import Usage, refused
+    from ..run.summary import Summary
     from .child import Command, hold_signals
-    from .output import Deaths, say
+    from .output import ExitWatcher, say
 
     for server in launched:
         server.wait()
@@ -94,17 +93,15 @@ def _run(
     mask = hold_signals()
     control = Control(sandbox, sandbox.control_directory.socket)
     variables = variables_of(options, os.environ, launched, control.path)
-    deaths = Deaths(sandbox)
+    watcher = ExitWatcher(sandbox)
     child = Command(command, {**os.environ, **variables}, mask)
-    status = child.wait(on_child=deaths.look)
+    status = child.wait(on_child=watcher.check)
     control.stop()
-    survivors = deaths.survivors()
-    if survivors and not quiet:
-        try:
-            say(Usage.of(survivors).line("--memory"))
-        except ServerError as error:
-            say(f"{error}.")  # the status is the command's all the same
-    if control.refusals:
-        say(refused(control.refusals))
-        status = FAILURE if strict else status
-    return child, status
+    summary = Summary("--memory")
+    running = watcher.running()
+    if not quiet:
+        summary.add_servers(running)
+    summary.refusals += control.refusals
+    for line in summary.lines():
+        say(line.text)
+    return child, FAILURE if strict and summary.refusals else status

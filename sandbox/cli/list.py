@@ -12,8 +12,7 @@ from typing import Any
 import click
 
 from ..registry import inventory
-from .output import say
-from .table import table
+from .output import say, table
 
 HEADINGS = ["ID", "ADDRESS", "PID", "MEMORY", "ITEMS", "AGE", "COMMAND"]
 MB = 1024 * 1024

@@ -12,9 +12,8 @@ from ..registry import inventory
 from ..registry.cleanup import remove_stale
 from ..run.environment import NAMES_VARIABLE, without_injection
 from .options import CONTEXT_SETTINGS, shell_option
-from .output import say
+from .output import FAILURE, say
 from .shells import evaluated, removals
-from .status import FAILURE
 
 
 @click.command("stop", context_settings=CONTEXT_SETTINGS)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django.core.management.base import CommandError
 from django.test.runner import DiscoverRunner
 
-from ..errors import MainMemcachedRefused, SandboxError, ServerError
-from ..run.local import LocalSource, is_in_a_run, local_source, sandbox_run
+from ..errors import MainMemcachedRefused, SandboxError
+from ..run.local import is_in_a_run, local_source, sandbox_run
 from ..run.options import read_run
-from ..run.summary import Usage, refused
+from ..run.summary import Summary
 from ..server.options import (
     BY_KEYWORD,
     OPTIONS,
@@ -117,11 +117,12 @@ class SandboxRunnerMixin(Base):
                 self._sandbox_run = entered
                 failures = super().run_tests(*args, **kwargs)
                 if (source := local_source(entered)) and not joins:
-                    if not switches["quiet"]:
-                        self._log_usage(source)
-                    if refusals := entered.take_refusals():
-                        self.log(f"memcached-sandbox: {refused(refusals)}")
-                        failures += switches["strict"]
+                    summary = Summary(_flag(BY_KEYWORD["memory_mb"]))
+                    summary.add_servers(source.servers())
+                    summary.refusals += entered.take_refusals()
+                    for line in summary.lines(quiet=switches["quiet"]):
+                        self.log(f"memcached-sandbox: {line.text}")
+                    failures += bool(switches["strict"] and summary.refusals)
                 return failures
         except MainMemcachedRefused:
             raise  # by code of the project: its traceback shows which
@@ -134,15 +135,6 @@ class SandboxRunnerMixin(Base):
         if run and (source := local_source(run)) and self.parallel > 1:
             source.start_worker_sets(run.resolved, self.parallel)
         return super().setup_databases(**kwargs)
-
-    def _log_usage(self, source: LocalSource) -> None:
-        try:
-            usage = Usage.of(source.servers())
-        except ServerError as error:
-            self.log(f"memcached-sandbox: {error}.")
-        else:
-            if usage.servers:
-                self.log(f"memcached-sandbox: {usage.line('--memcached-memory')}")
 
 
 class SandboxRunner(SandboxRunnerMixin, DiscoverRunner):

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from ..errors import ServerError
 from ..run.local import local_source
+from ..run.summary import Summary, contents, refused
 from ..server import Server
-from . import NAME
+from . import NAME, flag
 from .options import is_set, memcached_options
 
 if TYPE_CHECKING:
-    from ..inject import refusals, run
-    from ..run.summary import Usage
+    from ..inject import run
 
 # What hooks that wrap others return.
 Hook = Generator[None, Any, Any]
@@ -39,9 +38,8 @@ class SandboxedSession:
         self._config = config
         self._run = entered
         self._joins = joins
-        self._usages: list[Usage] = []  # those of xdist's workers
-        self._refusals: list[refusals.Refusal] = []  # those that no test is to blame for
-        self._problems: list[str] = []
+        # Its refusals are those that no test is to blame for.
+        self._summary = Summary(flag(f"{NAME}_memory"))
 
     def default_server(self) -> Server:
         """Return the server behind the default alias or, without any alias, the run's own."""
@@ -111,8 +109,6 @@ class SandboxedSession:
         """Fail a test that reached for the main memcached, and show what the caches held."""
         report: pytest.TestReport = yield
         if taken := self._run.take_refusals():
-            from ..run.summary import refused
-
             if report.failed:
                 report.sections.append((TITLE, refused(taken)))
             else:
@@ -127,63 +123,40 @@ class SandboxedSession:
 
     def pytest_collection_finish(self) -> None:
         """Keep what modules were refused on import, which is not the first test's doing."""
-        self._refusals += self._run.take_refusals()
+        self._summary.refusals += self._run.take_refusals()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Hook:
         """Send the controller of xdist what a worker has to tell; fail the session if strict."""
         if hasattr(self._config, "workeroutput"):
-            self._take_stock()
-            self._config.workeroutput[NAME] = (
-                [tuple(usage) for usage in self._usages],
-                [tuple(refusal) for refusal in self._refusals],
-                self._problems,
-            )
+            self._complete_summary()
+            self._config.workeroutput[NAME] = self._summary.packed()
 
         yield
-        refused_elsewhere = self._refusals and is_set(self._config, "strict")
+        refused_elsewhere = self._summary.refusals and is_set(self._config, "strict")
         if refused_elsewhere and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         """Take what a worker of xdist has sent, if it lived to send it."""
-        from ..inject import refusals
-        from ..run.summary import Usage
-
-        usages, sent, problems = getattr(node, "workeroutput", {}).get(NAME, ([], [], []))
-        self._usages += [Usage(*usage) for usage in usages]
-        self._refusals += [refusals.Refusal(*refusal) for refusal in sent]
-        self._problems += problems
+        if packed := getattr(node, "workeroutput", {}).get(NAME):
+            self._summary.add_packed(packed)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        self._take_stock()
-        if not (self._usages or self._refusals or self._problems):
-            return
-        from ..run.summary import Usage, refused
+        self._complete_summary()
+        for line in self._summary.lines(quiet=is_set(self._config, "quiet")):
+            terminalreporter.write_line(
+                f"{TITLE}: {line.text}", yellow=line.is_warning, red=line.is_problem
+            )
 
-        usage = Usage.sum(self._usages)
-        if usage.servers and not is_set(self._config, "quiet"):
-            line = usage.line("--memcached-sandbox-memory")
-            terminalreporter.write_line(f"{TITLE}: {line}", yellow=bool(usage.evictions))
-        problems = [*self._problems, *([refused(self._refusals)] if self._refusals else [])]
-        for problem in problems:
-            terminalreporter.write_line(f"{TITLE}: {problem}", red=True)
-
-    def _take_stock(self) -> None:
-        """Add what our own servers have to tell. Of a run that we have joined, its owner tells."""
-        self._refusals += self._run.take_refusals()
+    def _complete_summary(self) -> None:
+        """Adds what this process has to tell. Of a joined run its owner tells."""
+        self._summary.refusals += self._run.take_refusals()
         source = local_source(self._run)
-        if source and source.servers() and not self._joins:
-            from ..run.summary import Usage
-
-            try:
-                self._usages.append(Usage.of(source.servers()))
-            except ServerError as error:
-                self._problems.append(f"{error}.")
+        if source and not self._joins:
+            self._summary.add_servers(source.servers())
 
 
 def show_contents(report: pytest.TestReport, server: Server, place: str = "") -> None:
-    from ..run.summary import contents
-
     report.sections.append((f"memcached at {server.address}{place}", contents(server)))

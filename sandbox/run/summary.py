@@ -1,22 +1,76 @@
-"""What a run tells of its servers and of what it refused, in the same words in every way in."""
+"""The summary of a run: what its servers were used for, and what the guard refused."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ServerError
+from ..inject import refusals
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from ..inject import refusals
     from ..server import Item, Server
 
 MB = 1024 * 1024
 
+# How many items of a server are listed.
 MOST_ITEMS = 20
+
+
+class Line(NamedTuple):
+    """A line of the summary, and whether it says that something went wrong."""
+
+    text: str
+    is_problem: bool = False
+    is_warning: bool = False
+
+
+class Summary:
+    """Collects what a run tells at its end; the ways in only print its lines.
+
+    :param memory_option: the option to raise if items were evicted, as it is called there.
+    """
+
+    def __init__(self, memory_option: str) -> None:
+        self.refusals: list[refusals.Refusal] = []
+        self._memory_option = memory_option
+        self._usages: list[Usage] = []
+        self._problems: list[str] = []
+
+    def add_servers(self, servers: Sequence[Server]) -> None:
+        """Asks servers what they were used for."""
+        try:
+            self._usages += [Usage.of(server) for server in servers]
+        except ServerError as error:
+            self._problems.append(f"{error}.")
+
+    def packed(self) -> Any:
+        """Returns all of it in lists and tuples, for another process to unpack."""
+        return [*map(tuple, self._usages)], [*map(tuple, self.refusals)], self._problems
+
+    def add_packed(self, packed: Any) -> None:
+        """Adds what `packed` has returned in another process."""
+        usages, refused, problems = packed
+        self._usages += [Usage(*usage) for usage in usages]
+        self.refusals += [refusals.Refusal(*refusal) for refusal in refused]
+        self._problems += problems
+
+    def lines(self, quiet: bool = False) -> list[Line]:
+        """Returns the lines of the summary.
+
+        :param quiet: only what went wrong.
+        """
+        lines = []
+        if self._usages and not quiet:
+            usage = Usage.sum(self._usages)
+            lines.append(Line(usage.line(self._memory_option), is_warning=bool(usage.evictions)))
+        lines += [Line(problem, is_problem=True) for problem in self._problems]
+        if self.refusals:
+            lines.append(Line(refused(self.refusals), is_problem=True))
+        return lines
 
 
 class Usage(NamedTuple):
@@ -31,12 +85,11 @@ class Usage(NamedTuple):
     cap: int = 0
 
     @classmethod
-    def of(cls, servers: Iterable[Server]) -> Self:
-        """Ask servers that nobody else uses. Raises ServerError."""
-        return cls.sum(cls._of(server) for server in servers)
+    def of(cls, server: Server) -> Self:
+        """Asks a server of this run.
 
-    @classmethod
-    def _of(cls, server: Server) -> Self:
+        :raises ServerError: it does not answer.
+        """
         counters = server.stats()
         return cls(
             servers=1,
@@ -51,14 +104,14 @@ class Usage(NamedTuple):
 
     @classmethod
     def sum(cls, usages: Iterable[Usage]) -> Self:
-        """Return what all of them were used for."""
+        """Returns what all of them were used for."""
         usages = list(usages)
         fullest = max(usages, key=lambda usage: usage.peak, default=cls())
         counts = map(sum, zip(*(usage[:5] for usage in usages), strict=True))
         return cls(*counts)._replace(peak=fullest.peak, cap=fullest.cap)
 
     def line(self, option: str) -> str:
-        """Return it in one line, which names the option to raise if there were evictions."""
+        """Returns it in one line, which names the option to raise if items were evicted."""
         hit_rate = f" ({100 * self.hits / self.gets:.1f} % hits)" if self.gets else ""
         line = (
             f"{self.gets:,} gets{hit_rate}, {self.sets:,} sets, {self.evictions:,} evictions, "
@@ -72,7 +125,7 @@ class Usage(NamedTuple):
 
 
 def refused(taken: Sequence[refusals.Refusal]) -> str:
-    """Return in one line what was refused, and where to look first."""
+    """Returns in one line what was refused, and where to look first."""
     first = taken[0]
     times = "once" if len(taken) == 1 else f"{len(taken)} times"
     addresses = ", ".join(sorted({refusal.address for refusal in taken}))
@@ -84,7 +137,7 @@ def refused(taken: Sequence[refusals.Refusal]) -> str:
 
 
 def contents(server: Server) -> str:
-    """Return what a server holds: a line for each of the first items, and one for the rest."""
+    """Returns what a server holds: a line for each of the first items, and one for the rest."""
     try:
         items = sorted(server.items())
     except ServerError as error:
