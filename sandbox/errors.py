@@ -90,5 +90,5 @@ LIMITS = {
 
 
 def explain_limit(error: OSError) -> str | None:
-    """Return which limit of this machine was reached and what helps; None for any other error."""
+    """Returns which limit of this machine was reached and what helps; None for any other error."""
     return LIMITS.get(error.errno or 0)

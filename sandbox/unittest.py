@@ -27,7 +27,7 @@ class MemcachedMixin(Base):
 
     @classmethod
     def setUpClass(cls) -> None:
-        """Start the server. Raises what `Memcached` raises, as an error of the class."""
+        """Starts the server. Raises what `Memcached` raises, as an error of the class."""
         cls.memcached = Memcached(**cls.memcached_options)
         cls.memcached.start()
         # What is cleaned up last was there first: it outlives all that the class sets up.
@@ -35,6 +35,7 @@ class MemcachedMixin(Base):
         super().setUpClass()
 
     def run(self, result: unittest.TestResult | None = None) -> unittest.TestResult | None:
+        """Runs the test, and empties the server after all other cleanups."""
         # Not in setUp, which not everyone passes on, and before it: cleaned up last.
         self.addCleanup(self._flush_memcached)
         return super().run(result)

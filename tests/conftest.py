@@ -71,7 +71,7 @@ def cli(
 
 @pytest.fixture
 def python(run: Run) -> Run:
-    """Run a Python script of ours, given as its text, in a process of its own."""
+    """Run a Python script, given as its text, in a process of its own."""
 
     def python(script: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         return run(sys.executable, "-c", script, *arguments, **env)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import io
 import itertools
 import re
 import sys
+import tokenize
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import django
@@ -104,6 +107,43 @@ def test_what_is_imported_is_what_it_depends_on() -> None:
 
 def test_contributing_is_short_and_right() -> None:
     lines = (REPOSITORY / ".github" / "CONTRIBUTING.md").read_text().splitlines()
-    assert len(lines) <= 60
+    assert len(lines) <= 90
     for path in re.findall(r"`((?:\.github|\.ci|sandbox|tests)/[\w./]*)`", "\n".join(lines)):
         assert (REPOSITORY / path).exists(), path
+
+
+# Pronouns without a noun, and words for nobody in particular: the actor has a name.
+UNCLEAR = re.compile(r"\b(we|us|our|ours|ourselves|somebody|whoever|whom)\b", re.IGNORECASE)
+
+MOST_WORDS = 20  # of the first sentence of a docstring
+
+
+def texts(path: Path) -> Iterator[tuple[str, str]]:
+    """Return the docstrings, the comments and the other strings of a module, with their kind."""
+    source = path.read_text()
+    docstrings = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            docstring = ast.get_docstring(node, clean=False)
+            if docstring:
+                docstrings.add(docstring)
+                yield "docstring", docstring
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield "comment", token.string
+    for node in ast.walk(ast.parse(source)):
+        value = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(value, str) and value not in docstrings:
+            yield "string", value
+
+
+MODULES = sorted((REPOSITORY / "sandbox").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_prose_is_plain(path: Path) -> None:
+    for kind, text in texts(path):
+        assert not (unclear := UNCLEAR.search(text)), f"{unclear}: {text}"
+        if kind == "docstring":
+            first = re.split(r"(?<=[.:])\s", " ".join(text.split()))[0]
+            assert len(first.split()) <= MOST_WORDS, first

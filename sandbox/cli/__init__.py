@@ -22,6 +22,7 @@ class Commands(click.Group):
     """Loads no command but the one that is called: ``sandbox exec`` is on a hot path."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Returns the commands in the order of their use."""
         return [*COMMANDS]
 
     def get_command(
@@ -29,6 +30,7 @@ class Commands(click.Group):
         ctx: click.Context,  # noqa: ARG002
         cmd_name: str,
     ) -> click.Command | None:
+        """Imports a command and returns it; None if there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = import_module(f".{cmd_name}", __package__).command
@@ -49,7 +51,7 @@ def sandbox() -> None:
 
 
 def main(prog_name: str = "sandbox") -> None:
-    """Run the command line and exit."""
+    """Runs the command line and exit."""
     try:
         returned = sandbox.main(prog_name=prog_name, standalone_mode=False)
     except click.UsageError as error:
@@ -68,5 +70,6 @@ def main(prog_name: str = "sandbox") -> None:
 
 
 def fail(line: str, exit_status: int) -> None:
+    """Prints an error and exits."""
     say(line)
     sys.exit(exit_status)

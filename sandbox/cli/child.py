@@ -1,8 +1,8 @@
-"""Runs a command as env, nice and timeout do: as if we were not there.
+"""Runs a command as env, nice and timeout do: the shell sees no difference.
 
-The command is in our process group and has our terminal. What is typed at the terminal reaches it
-without us, and what is sent to us is passed on to it; the kernel tells the two apart. When it
-stops, we stop too, so that a shell with job control sees its job stop.
+The command shares the process group and the terminal of this process. It gets what is typed at the
+terminal from the kernel, and what is sent to this process from here; the kernel tells the two
+apart. When it stops, this process stops too, so that a shell with job control sees its job stop.
 """
 
 from __future__ import annotations
@@ -47,22 +47,23 @@ class NotExecutableError(click.ClickException):
 
 
 def hold_signals() -> set[int]:
-    """Hold back the signals that `Command.wait` waits for; return what was held back before.
+    """Blocks the signals that `Command.wait` waits for; returns those that were blocked before.
 
-    Threads inherit this. One that was started earlier would be given the signals instead.
+    Threads inherit this. A thread that was started earlier would receive the signals instead.
     """
-    # A signal that is ignored is not held back everywhere, and SIGCHLD that is ignored, as our
-    # parent may have it, takes the exit status from us.
+    # An ignored signal is not blocked everywhere. SIGCHLD, which this process may have inherited as
+    # ignored, would take the exit status of the command away.
     for signum in (signal.SIGCHLD, signal.SIGWINCH, signal.SIGCONT):
         signal.signal(signum, lambda *_: None)
     return signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
 
 
 class Command:
-    """A command that runs, from the making of this object on.
+    """A running command; it is started with this object.
 
-    It is given the signal ``mask`` that `hold_signals` has returned. Raises NotFoundError and
-    NotExecutableError.
+    :param mask: the signals to block in it, as `hold_signals` has returned them.
+    :raises NotFoundError: there is no such command.
+    :raises NotExecutableError: it cannot be executed.
     """
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], mask: set[int]) -> None:
@@ -73,7 +74,7 @@ class Command:
                 list(command),
                 env,
                 setsigmask=mask,
-                # Python ignores these two itself, and what is ignored is inherited.
+                # Python ignores these two, and the command would inherit that.
                 setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
             )
         except FileNotFoundError:
@@ -82,9 +83,9 @@ class Command:
             raise NotExecutableError(f"{command[0]}: {error.strerror}") from None
 
     def wait(self, on_child: Callable[[], object]) -> int:
-        """Wait for the command and return its exit status, 128+n when signal n ended it.
+        """Waits for the command and returns its exit status, 128+n if signal n ended it.
 
-        ``on_child`` is called whenever something has become of a child of ours.
+        :param on_child: called whenever a child of this process has ended or stopped.
         """
         while True:
             signum, typed = _next_signal()
@@ -103,10 +104,9 @@ class Command:
                 self._interrupt_was_typed = True
 
     def die_as_it_did(self) -> None:
-        """End as the command did, if a typed Ctrl-C ended it and a shell waits for us.
+        """Ends this process by SIGINT, if a typed Ctrl-C ended the command and a shell waits.
 
-        A shell goes on with its script when it sees an exit status of 130, and ends it when it
-        sees that Ctrl-C killed its command.
+        A shell ends its script when Ctrl-C killed a command, but not for an exit status of 130.
         """
         if self._interrupt_was_typed and os.getsid(0) != os.getpid():
             signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -114,9 +114,9 @@ class Command:
             os.kill(os.getpid(), signal.SIGINT)
 
     def _stop_too(self) -> None:
-        """Stop as the command did, and continue it if we alone are continued.
+        """Stops this process as the command has stopped, and continues the command afterwards.
 
-        Only where there is a terminal, and so someone who may continue us.
+        Without a terminal there is no job control, and nothing would continue this process.
         """
         try:
             os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
@@ -132,7 +132,7 @@ class Command:
 
 
 def _next_signal() -> tuple[int, bool]:
-    """Wait for a signal and return it, and whether the terminal sent it, to all of our group."""
+    """Waits for a signal; returns it, and whether the terminal sent it to the whole group."""
     if sys.platform == "linux":
         info = signal.sigwaitinfo(WATCHED)
         return info.si_signo, info.si_code == SI_KERNEL

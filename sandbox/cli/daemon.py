@@ -32,11 +32,15 @@ def keep(
     shell: psutil.Process | None,
     ttl: float,
 ) -> dict[str, str]:
-    """Have a process in the background start ``count`` servers, and return their variables.
+    """Starts servers in a background process and returns the variables that lead to them.
 
-    It keeps the sandbox until the shell ends, ``ttl`` seconds have passed, one of the servers has
-    died or been stopped, or it is told to end by a signal. ``variables`` makes them of the servers
-    and the path of the control socket. Raises SandboxError; nothing is left then.
+    The process ends the sandbox when the shell ends, after ``ttl`` seconds, when one of the servers
+    has ended, or at a signal.
+
+    :param count: how many servers to start.
+    :param variables: makes the variables of the servers and the path of the control socket.
+    :param shell: None for a shell that is not known.
+    :raises SandboxError: that failed; nothing is left then.
     """
     answer, said = os.pipe()
     if os.fork() == 0:
@@ -57,9 +61,9 @@ def keep(
 
 
 def _become_daemon(said: int) -> None:
-    """Leave the terminal, and close what we have inherited: somebody may wait for its end.
+    """Leaves the terminal and closes inherited descriptors: a reader may wait for their end.
 
-    stderr follows when we are ready: until then what goes wrong has to be seen.
+    stderr is closed when the servers are ready: errors are printed there until then.
     """
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
@@ -82,7 +86,7 @@ def _keep(
     ttl: float,
     said: int,
 ) -> None:
-    """Start the servers, tell their variables, and wait until it is time to end."""
+    """Starts the servers, tell their variables, and wait until it is time to end."""
     try:
         servers = sandbox.launch(count)
         for server in servers:
@@ -95,7 +99,7 @@ def _keep(
     try:
         os.write(said, json.dumps({"variables": variables(servers, control.path)}).encode())
     except BrokenPipeError:
-        return  # Whoever asked for it was interrupted.
+        return  # `keep` was interrupted.
     os.close(said)
     os.dup2(0, 2)
     threading.Thread(target=_await_end_of, args=(shell, ttl), daemon=True).start()

@@ -23,7 +23,7 @@ from .output import PROBLEM
 
 
 class Finding(NamedTuple):
-    """What a check has found; with a remedy it is a problem, and fatal when it stops a run."""
+    """The result of a check; with a remedy it is a problem, and fatal if it stops a run."""
 
     check: str
     found: str

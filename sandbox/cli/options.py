@@ -12,8 +12,8 @@ from click.core import ParameterSource
 from ..run.environment import (
     MAIN_MEMCACHED,
     Injection,
-    for_command,
-    for_injection,
+    command_variables,
+    injection_variables,
     unknown_placeholder,
     without_injection,
 )
@@ -35,7 +35,7 @@ CONTEXT_SETTINGS = {"auto_envvar_prefix": PREFIX}
 if TYPE_CHECKING:
 
     class SandboxOptions(TypedDict, total=False):
-        """What `sandbox_options` has click pass, but for the options of memcached."""
+        """Parameters of a command with `sandbox_options`, without those of memcached."""
 
         unix: bool
         env: tuple[tuple[str, str], ...]
@@ -51,6 +51,7 @@ class SandboxOption(click.Option):
     """An option whose errors name its variable if it was set in the environment."""
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
+        """Returns the name under which the value was typed."""
         if ctx and self.name and ctx.get_parameter_source(self.name) is ParameterSource.ENVIRONMENT:
             return f"{PREFIX}_{self.name.upper()}"
         return super().get_error_hint(ctx)
@@ -122,7 +123,7 @@ shell_option = click.option(
 
 
 def sandbox_options(command: CommandFunction) -> CommandFunction:
-    """Give a command all options of a sandbox."""
+    """Gives a command all options of a sandbox."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -164,11 +165,11 @@ def variables_of(
     servers: Sequence[Memcached],
     control: str,
 ) -> dict[str, str]:
-    """Return the variables that lead into a sandbox, beside those that are in ``environ``."""
+    """Returns the variables that lead into a sandbox, beside those that are in ``environ``."""
     if options["no_inject"]:
         injected = without_injection(environ)
     else:
         guarded = [] if options["no_guard"] else [MAIN_MEMCACHED, *options["guard"]]
         injection = Injection(options["exclude"], options["flush"], guarded)
-        injected = for_injection(environ, injection)
-    return {**injected, **for_command(environ, servers, control, options["env"])}
+        injected = injection_variables(environ, injection)
+    return {**injected, **command_variables(environ, servers, control, options["env"])}

@@ -18,6 +18,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
     def convert(
         self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
+        """Returns the seconds."""
         if isinstance(value, float):
             return value
         match = re.fullmatch(r"(\d+)([smhd])", value)
@@ -40,6 +41,7 @@ class Variable(click.ParamType):  # type: ignore[type-arg]
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> tuple[str, str]:
+        """Returns the name and the template."""
         if isinstance(value, tuple):
             return value
         name, equals, template = value.partition("=")
@@ -54,6 +56,7 @@ class Address(click.ParamType):  # type: ignore[type-arg]
     name = "host:port"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Returns the address in its usual spelling."""
         from ..inject import locations
 
         try:

@@ -1,4 +1,4 @@
-"""The shell that evaluates what we print: which process it is, and how it sets variables."""
+"""Finds the shell that evaluates the output, and writes variables in its syntax."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import psutil
 
 
 def asking_process() -> psutil.Process | None:
-    """Return the process that reads what we print into a pipe, or else our parent.
+    """Returns the process that reads the output of this one, or else the parent process.
 
-    Between us and the shell there may be a subshell and whatever has started us, such as uvx: they
-    write into the same pipe. Only Linux tells; elsewhere it is our parent. None if that has ended.
+    A subshell or a launcher such as uvx may stand in between: both write into the same pipe. Only
+    Linux tells.
+
+    :returns: None if the parent process has ended.
     """
     output = os.fstat(1)
     for process in psutil.Process().parents():
@@ -24,21 +26,21 @@ def asking_process() -> psutil.Process | None:
 
 
 def evaluated(command: str, shell: str) -> str:
-    """Return how a shell is made to obey what a command prints."""
+    """Returns the line that makes a shell evaluate the output of a command."""
     if shell == "fish":
         return f"{command} --shell fish | source"
     return f'eval "$({command})"'
 
 
 def assignments(variables: Mapping[str, str], shell: str) -> str:
-    """Return the lines that set and export variables."""
+    """Returns the lines that set and export variables."""
     if shell == "fish":
         return "".join(f"set -gx {name} {_fish(value)}\n" for name, value in variables.items())
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
 
 
 def removals(variables: Mapping[str, str], shell: str) -> str:
-    """Return the lines that remove the variables whose value is empty, and set the others."""
+    """Returns the lines that remove the variables whose value is empty, and set the others."""
     removed = [name for name, value in variables.items() if not value]
     kept = {name: value for name, value in variables.items() if value}
     remove = "set -e" if shell == "fish" else "unset"

@@ -65,4 +65,4 @@ def command(ttl: float, shell: str, **options: Unpack[SandboxOptions]) -> None:
     click.echo(assignments(variables, shell), nl=False)
     if sys.stdout.isatty():
         line = evaluated("sandbox start", shell)
-        say(f"this shell has only shown these lines: to have it obey them, run {line}.")
+        say(f"nothing has changed in this shell: to use a sandbox, run {line}.")

@@ -70,7 +70,7 @@ def command(ids: tuple[str, ...], every: bool, stale: bool, shell: str) -> int:
 
 
 def _forget(shell: str) -> None:
-    """Print what has the shell forget its sandbox, or how to have that done."""
+    """Prints what has the shell forget its sandbox, or how to have that done."""
     names: Sequence[str] = os.environ.get(NAMES_VARIABLE, "").split()
     if not names:
         return
@@ -84,7 +84,7 @@ def _forget(shell: str) -> None:
 
 
 def _remove_stale() -> int:
-    """Return how many of them cannot be removed."""
+    """Returns how many of them cannot be removed."""
     removed, problems = 0, []
     for directory in inventory.run_directories():
         swept, left = remove_stale(directory)

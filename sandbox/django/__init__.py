@@ -31,7 +31,7 @@ def sandboxed(
     exclude: Collection[str] = (),
     **options: Unpack[MemcachedOptions],
 ) -> Mapping[str, Any]:
-    """Return CACHES as it is, or with the sandbox's servers when this run has a sandbox.
+    """Returns CACHES as it is, or with the sandbox's servers if this run has a sandbox.
 
         CACHES = sandboxed({"default": {"BACKEND": ..., "LOCATION": "127.0.0.1:11211"}})
 
@@ -39,13 +39,12 @@ def sandboxed(
     its servers in the run, and all else as it was: BACKEND, OPTIONS, KEY_PREFIX, VERSION, TIMEOUT,
     KEY_FUNCTION, and the other aliases. Otherwise ``caches`` itself is returned.
 
-    start: without ``sandbox exec``, start servers of our own, which live as long as this process.
-        For settings that only tests use.
-    exclude: memcached aliases to leave alone.
-    options: those of `sandbox.Memcached`, for the servers that are started here.
-
-    Raises Django's ImproperlyConfigured for a malformed CACHES, and SandboxError when a server
-    cannot be started.
+    :param start: without ``sandbox exec``, start servers that live as long as this process. For
+        settings that only tests use.
+    :param exclude: memcached aliases to leave alone.
+    :param options: those of `sandbox.Memcached`, for the servers that are started here.
+    :raises django.core.exceptions.ImproperlyConfigured: CACHES is malformed.
+    :raises SandboxError: a server cannot be started.
     """
     under_exec = "MEMCACHED_SANDBOX_CONTROL" in os.environ
     if not under_exec and not start:

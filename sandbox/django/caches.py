@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def sandboxed_caches(
     *, exclude: Collection[str] = (), **options: Unpack[MemcachedOptions]
 ) -> Iterator[Sandbox]:
-    """Give a configured Django caches of its own while the context lasts: for a conftest.
+    """Gives a configured Django caches of its own while the context lasts: for a conftest.
 
         @pytest.fixture(autouse=True, scope="session")
         def memcached():
@@ -37,11 +37,12 @@ def sandboxed_caches(
     follow ``override_settings``; a backend object that someone has kept from earlier cannot.
     ``flush()`` of the Sandbox that is yielded empties all of them.
 
-    exclude: memcached aliases to leave alone.
-    options: those of `sandbox.Memcached`, for the servers.
+    The settings stay as they are after an error.
 
-    Raises Django's ImproperlyConfigured for a malformed CACHES or one without memcached, and
-    SandboxError when a server cannot be started; the settings are as they were then.
+    :param exclude: memcached aliases to leave alone.
+    :param options: those of `sandbox.Memcached`, for the servers.
+    :raises django.core.exceptions.ImproperlyConfigured: CACHES is malformed or has no memcached.
+    :raises SandboxError: a server cannot be started.
     """
     aliases = aliases_of(settings.CACHES, exclude, _is_memcached)
     if not aliases:

@@ -67,6 +67,7 @@ class SandboxRunnerMixin(Base):
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Adds the options of the sandbox to ``manage.py test``."""
         super().add_arguments(parser)
         for option in OPTIONS:
             default = f" (default: {option.default})" if option.default else ""
@@ -104,7 +105,7 @@ class SandboxRunnerMixin(Base):
         return given
 
     def run_tests(self, *args: Any, **kwargs: Any) -> int:
-        """Run the tests with servers that are gone when this ends, in whatever way."""
+        """Runs the tests with servers that are gone when this ends, in whatever way."""
         joins = is_in_a_run()
         try:
             given = self._given()
@@ -130,6 +131,7 @@ class SandboxRunnerMixin(Base):
             raise CommandError(f"{error}.") from error
 
     def setup_databases(self, **kwargs: Any) -> Any:
+        """Starts the servers of the workers, then sets up the databases."""
         # By now it is known how many workers there will be.
         run = self._sandbox_run
         if run and (source := local_source(run)) and self.parallel > 1:

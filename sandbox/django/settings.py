@@ -24,7 +24,7 @@ def aliases_of(
     exclude: Collection[str],
     is_memcached: Callable[[Mapping[str, Any]], bool] = locations.is_memcached,
 ) -> list[str]:
-    """Return the memcached aliases. Raises ImproperlyConfigured for a malformed CACHES."""
+    """Returns the memcached aliases. Raises ImproperlyConfigured for a malformed CACHES."""
     try:
         return locations.memcached_aliases(caches, exclude, is_memcached)
     except CachesError as error:

@@ -1,9 +1,9 @@
-"""What runs inside the processes of a run, and how the rest of this package shares it.
+"""Loads the modules that run inside the processes of a run, as attributes of this one.
 
 ``sandbox exec`` puts this folder on the PYTHONPATH of its command: ``sitecustomize`` and one
-package, of the standard library only and for Python 3.8 and newer, since the command's Python may
-be another than ours, without this package and with a ``sandbox`` of its own. The modules of that
-package are attributes of this one: the same modules, wherever they were loaded from first.
+package. They need the standard library only, and Python 3.8 or newer: the command's Python may be
+another one, without this package, and with a ``sandbox`` of its own. A process has each module
+once, wherever it was loaded from first.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import sys
 
 
 def _chain() -> None:
-    """Import the sitecustomize that ours has hidden, in its place."""
+    """Imports the sitecustomize that this one has hidden, in its place."""
     ours = sys.modules.pop("sitecustomize")
     try:
         import sitecustomize  # noqa: F401

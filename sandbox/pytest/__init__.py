@@ -1,7 +1,7 @@
 """The pytest plugin: its options, and where it begins.
 
-Whoever has installed the package loads this with each pytest. The rest, `fixtures` included, is not
-loaded before the plugin is on or somebody asks for it.
+Each pytest loads this module if the package is installed. The rest, `fixtures` included, is loaded
+when the plugin is on.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def is_on(config: pytest.Config) -> bool:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]:
-    """Begin before anyone else: pytest-django loads Django's settings here."""
+    """Begins before anyone else: pytest-django loads Django's settings here."""
     if not is_on(early_config):
         return (yield)
     from .activation import begin, errors_explained
@@ -103,7 +103,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin now if it is a conftest.py that has named this plugin."""
+    """Begins now if it is a conftest.py that has named this plugin."""
     if is_on(config):
         from .activation import begin, errors_explained
 

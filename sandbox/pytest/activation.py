@@ -1,4 +1,4 @@
-"""Begins a run for a session of pytest, or has it join the one around it."""
+"""Starts a run for a session of pytest, or joins the run around it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .plugin import SESSION, SandboxedSession
 
 
 def begin(config: pytest.Config) -> None:
-    """Have the session of this config be in a run from now on, until the config is done with."""
+    """Starts or joins a run for this pytest session; it ends with ``config``."""
     plugins = config.pluginmanager
     if plugins.has_plugin(SESSION):
         return
@@ -33,7 +33,7 @@ def begin(config: pytest.Config) -> None:
 
 @contextmanager
 def errors_explained() -> Iterator[None]:
-    """Have pytest print our errors as the one line that they are."""
+    """Turns errors of this package into errors that pytest prints as one line."""
     try:
         yield
     except MainMemcachedRefused:

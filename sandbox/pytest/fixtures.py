@@ -34,7 +34,7 @@ def memcached_sandbox(pytestconfig: pytest.Config) -> dict[str, list[Server]]:
 
 @pytest.fixture
 def memcached_factory(pytestconfig: pytest.Config) -> Iterator[Callable[..., Memcached]]:
-    """Start further servers, which nobody else knows of and which end with the test.
+    """Starts further servers, which nobody else knows of and which end with the test.
 
     Takes the options of `sandbox.Memcached`; what is not given is as configured for the run.
     """
@@ -57,17 +57,18 @@ def sandboxed_caches_fixture(
     guard: Collection[str] | None = (),
     **options: Unpack[MemcachedOptions],
 ) -> Callable[..., Iterator[Sandbox]]:
-    """Return a fixture that gives Django other caches of its own: for a conftest.py.
+    """Returns a fixture that gives Django other caches of its own: for a conftest.py.
 
         small_cache = sandboxed_caches_fixture(memory_mb=2, scope="module")
 
     It yields the `Sandbox`, as `sandbox.django.sandboxed_caches` does.
 
-    scope, autouse: those of `pytest.fixture`.
-    flush: when these caches are emptied.
-    exclude: memcached aliases to leave alone.
-    guard: further addresses not to connect to meanwhile; None for no guard meanwhile.
-    options: those of `sandbox.Memcached`; what is not given is as configured for the run.
+    :param scope: that of `pytest.fixture`.
+    :param autouse: that of `pytest.fixture`.
+    :param flush: when these caches are emptied.
+    :param exclude: memcached aliases to leave alone.
+    :param guard: further addresses not to connect to meanwhile; None for no guard meanwhile.
+    :param options: those of `sandbox.Memcached`; the others are as configured for the run.
     """
 
     @pytest.fixture(scope=scope, autouse=autouse)

@@ -25,6 +25,7 @@ class OtherCaches:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self) -> Hook:
+        """Shows what these caches held when a test failed."""
         report: pytest.TestReport = yield
         if report.failed:
             for server in self._box.servers:
@@ -33,6 +34,7 @@ class OtherCaches:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> Hook:
+        """Empties these caches after a test."""
         yield
         if not pytest_plugin.keeps(item, nextitem, self._flush):
             self._box.flush()
@@ -46,7 +48,7 @@ def other_caches(
     guarded: Collection[str] | None,
     options: MemcachedOptions,
 ) -> Iterator[Sandbox]:
-    """Give Django other caches of its own while the context lasts, as `sandboxed_caches` does."""
+    """Gives Django other caches of its own while the context lasts, as `sandboxed_caches` does."""
     from ..django import sandboxed_caches
 
     before = guard.guarded()

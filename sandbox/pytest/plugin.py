@@ -1,4 +1,4 @@
-"""What a session of pytest in a run tells: at its beginning and end, and of tests that failed."""
+"""Reports on a session of pytest: in its header and summary, and for tests that failed."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ TITLE = "memcached-sandbox"
 
 
 def session_of(config: pytest.Config) -> SandboxedSession:
+    """Returns the plugin of a session that is in a run."""
     return cast("SandboxedSession", config.pluginmanager.get_plugin(SESSION))
 
 
@@ -42,7 +43,7 @@ class SandboxedSession:
         self._summary = Summary(flag(f"{NAME}_memory"))
 
     def default_server(self) -> Server:
-        """Return the server behind the default alias or, without any alias, the run's own."""
+        """Returns the server behind the default alias or, without any alias, the run's own."""
         servers = self.servers_by_alias()
         if "default" in servers:
             return servers["default"][0]
@@ -57,7 +58,7 @@ class SandboxedSession:
         return Server(os.environ["MEMCACHED_SANDBOX_ADDRESS"])
 
     def servers_by_alias(self) -> dict[str, list[Server]]:
-        """Return the servers behind each alias of CACHES that is at ours."""
+        """Returns the servers behind each alias of CACHES that is in the sandbox."""
         if "django.conf" not in sys.modules and "DJANGO_SETTINGS_MODULE" not in os.environ:
             return {}
         from django.conf import ENVIRONMENT_VARIABLE, settings
@@ -87,6 +88,7 @@ class SandboxedSession:
         return next((server for server in owned if server.address == address), Server(address))
 
     def pytest_report_header(self, config: pytest.Config) -> str | None:
+        """Returns a line about the servers of the session."""
         if is_set(config, "quiet"):
             return None
         places = ", ".join(
@@ -106,7 +108,7 @@ class SandboxedSession:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self) -> Hook:
-        """Fail a test that reached for the main memcached, and show what the caches held."""
+        """Fails a test that reached for the main memcached, and show what the caches held."""
         report: pytest.TestReport = yield
         if taken := self._run.take_refusals():
             if report.failed:
@@ -122,12 +124,12 @@ class SandboxedSession:
         return report
 
     def pytest_collection_finish(self) -> None:
-        """Keep what modules were refused on import, which is not the first test's doing."""
+        """Keeps what modules were refused on import, which is not the first test's doing."""
         self._summary.refusals += self._run.take_refusals()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Hook:
-        """Send the controller of xdist what a worker has to tell; fail the session if strict."""
+        """Sends the controller of xdist what a worker has to tell; fail the session if strict."""
         if hasattr(self._config, "workeroutput"):
             self._complete_summary()
             self._config.workeroutput[NAME] = self._summary.packed()
@@ -139,11 +141,12 @@ class SandboxedSession:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Take what a worker of xdist has sent, if it lived to send it."""
+        """Takes what a worker of xdist has sent, if it lived to send it."""
         if packed := getattr(node, "workeroutput", {}).get(NAME):
             self._summary.add_packed(packed)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Prints the summary of the run."""
         self._complete_summary()
         for line in self._summary.lines(quiet=is_set(self._config, "quiet")):
             terminalreporter.write_line(
@@ -159,4 +162,5 @@ class SandboxedSession:
 
 
 def show_contents(report: pytest.TestReport, server: Server, place: str = "") -> None:
+    """Adds to a report what a server holds."""
     report.sections.append((f"memcached at {server.address}{place}", contents(server)))

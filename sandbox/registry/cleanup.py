@@ -35,21 +35,25 @@ def _remove(directory: LockedDirectory) -> bool:
     """
     path = directory.path
     if type(directory) is LockedDirectory:
-        raise CleanupError(f"{path} is none of ours: remove it")
+        raise CleanupError(f"{path} was not made by memcached-sandbox: remove it")
     try:
         try:
             directory.take_lock()
         except (FileNotFoundError, BlockingIOError):
             return False
         except OSError as error:
-            raise CleanupError(f"{path} is none of ours ({error.strerror}): remove it") from None
+            raise CleanupError(
+                f"{path} was not made by memcached-sandbox ({error.strerror}): remove it"
+            ) from None
         if (owner := os.fstat(directory.lock).st_uid) != os.geteuid():
             raise CleanupError(f"{path} belongs to another user ({owner}): have it removed")
         if isinstance(directory, ServerDirectory):
             _end_server(directory)
         directory.remove()
         if os.path.lexists(path):
-            raise CleanupError(f"{path} has files in it that are none of ours: remove it")
+            raise CleanupError(
+                f"{path} has files in it that memcached-sandbox has not made: remove it"
+            )
     finally:
         directory.close_fds()
     return True

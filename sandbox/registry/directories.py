@@ -264,6 +264,7 @@ class ServerDirectory(LockedDirectory):
         return _made(lambda: cls(os.path.join(parent, cls.new_name()), user))
 
     def make(self) -> None:
+        """Makes the directory with a FIFO, and with a folder for memcached."""
         super().make()
         os.mkdir(self.folder, 0o700)
         os.mkfifo(self.fifo, 0o600)

@@ -23,7 +23,7 @@ SYSTEMD = "/run/systemd/system"
 
 
 def run_directory() -> str:
-    """Return the path of the run directory: $XDG_RUNTIME_DIR/memcached-sandbox-UID, or in $TMPDIR.
+    """Returns the path of the run directory: $XDG_RUNTIME_DIR/memcached-sandbox-UID, or in $TMPDIR.
 
     Where neither is a folder that serves, it lies in /dev/shm, if there is one that lasts, or in
     /tmp. It need not be there yet, and is no longer when the last server has ended. Raises
@@ -40,7 +40,7 @@ def run_directory() -> str:
 
 
 def folders() -> list[str]:
-    """Return the folders that are considered, the preferred first."""
+    """Returns the folders that are considered, the preferred first."""
     named = os.environ.get("XDG_RUNTIME_DIR"), os.environ.get("TMPDIR")
     lasting = os.path.isdir(SHARED_MEMORY) and not os.path.exists(SYSTEMD)
     common = [SHARED_MEMORY, "/tmp"] if lasting else ["/tmp"]
@@ -48,19 +48,19 @@ def folders() -> list[str]:
 
 
 def problems_of_folders() -> list[str]:
-    """Return which of them cannot hold the run directory, and why."""
+    """Returns which of them cannot hold the run directory, and why."""
     return [
         f"{folder} {problem}" for folder in folders() if (problem := _problem_of_folder(folder))
     ]
 
 
 def run_directory_in(folder: str) -> str:
-    """Return what this user's run directory is called in a folder that others may use too."""
+    """Returns what this user's run directory is called in a folder that others may use too."""
     return os.path.join(folder, f"memcached-sandbox-{os.geteuid()}")
 
 
 def problem_of(directory: str) -> str | None:
-    """Return why a directory, a run directory by its name, is not to be trusted, or None."""
+    """Returns why a directory, a run directory by its name, is not to be trusted, or None."""
     try:
         status = os.lstat(directory)
     except FileNotFoundError:
@@ -77,7 +77,7 @@ def problem_of(directory: str) -> str | None:
 
 
 def _problem_of_folder(folder: str) -> str | None:
-    """Return why a folder, which others may use too, cannot hold the run directory, or None."""
+    """Returns why a folder, which others may use too, cannot hold the run directory, or None."""
     try:
         status = os.stat(folder)
     except OSError as error:

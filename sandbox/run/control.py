@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 
     from .sandbox import Sandbox
 
-# Whoever connects and then says nothing is not waited for any longer, in seconds.
+# Seconds to wait for the request of a client that has connected.
 REQUEST_TIMEOUT = 10.0
 LONGEST_REQUEST = 1_000_000
 
 
 class Control:
-    """The control socket at ``path``, which must lie in a folder for this user alone.
+    """The control socket of a run, which other processes ask for sandbox addresses.
 
-    Raises SandboxError.
+    :param path: where to make it: in a directory that only this user may enter.
+    :raises SandboxError: it cannot be made there.
     """
 
     def __init__(self, sandbox: Sandbox, path: str) -> None:
@@ -49,7 +50,7 @@ class Control:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def stop(self) -> None:
-        """Answer nobody any more."""
+        """Stops answering."""
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
@@ -64,7 +65,7 @@ class Control:
     def _serve(self, connection: socket.socket) -> None:
         with connection:
             connection.settimeout(REQUEST_TIMEOUT)
-            import json  # not before somebody asks: `sandbox exec` is on a hot path
+            import json  # Not before it is needed: `sandbox exec` is on a hot path.
 
             try:
                 with connection.makefile("rb") as lines:
@@ -75,7 +76,7 @@ class Control:
                     answer = {"error": f"the request is not a line of JSON: {line[:80]!r}"}
                 connection.sendall(json.dumps(answer).encode() + b"\n")
             except OSError:
-                pass  # Whoever asked has gone, or never did ask.
+                pass  # The client has gone, or has not asked.
 
     def _answer(self, request: object) -> Mapping[str, object]:
         if isinstance(request, dict):

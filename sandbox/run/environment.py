@@ -1,4 +1,4 @@
-"""What the environment of the processes of a run says, and what it has Python do."""
+"""Computes the environment variables of the processes of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..inject import FOLDER, refusals
 if TYPE_CHECKING:
     from ..server.memcached import Memcached
 
-# What is guarded whatever CACHES says: memcached's own port on this machine.
+# Always guarded: memcached's own port on this machine.
 MAIN_MEMCACHED = "127.0.0.1:11211"
 
 # The names of what `sandbox start` has set, for `sandbox stop` to unset.
@@ -22,7 +22,7 @@ NAMES_VARIABLE = "MEMCACHED_SANDBOX_VARIABLES"
 # Servers by worker and main address, in JSON, as a process that owns its run tells its children.
 ADDRESSES = "MEMCACHED_SANDBOX_ADDRESSES"
 
-# What a process that owns its run says when it has servers, and as which worker it asks.
+# Variables that a process sets for its children once its servers run.
 OF_OWN_RUN = (
     "MEMCACHED_SANDBOX_ADDRESS",
     "MEMCACHED_SANDBOX_PID",
@@ -36,7 +36,7 @@ PYTEST_PLUGIN = "_memcached_sandbox.pytest_plugin"
 
 
 class Injection(NamedTuple):
-    """What the Python processes of a run are to do."""
+    """Settings of the Python processes of a run."""
 
     exclude: Collection[str]
     flush: str
@@ -44,7 +44,7 @@ class Injection(NamedTuple):
 
 
 def unknown_placeholder(template: str, servers: int, unix: bool) -> str | None:
-    """Return what is wrong with a template, or None."""
+    """Returns what is wrong with a template, or None."""
     names = ["address"] if unix else ["address", "host", "port"]
     known = {f"{name}{number}" for name in names for number in ("", *range(1, servers + 1))}
     for placeholder in re.findall(PLACEHOLDER, template):
@@ -59,13 +59,13 @@ def unknown_placeholder(template: str, servers: int, unix: bool) -> str | None:
     return None
 
 
-def for_command(
+def command_variables(
     environ: Mapping[str, str],
     servers: Sequence[Memcached],
     control: str,
     templates: Sequence[tuple[str, str]],
 ) -> dict[str, str]:
-    """Return where the servers are, as such and in the variables that were asked for."""
+    """Returns the variables of a command: the servers' addresses, and those of ``--env``."""
     values: dict[str, str] = {}
     for number, server in enumerate(servers, start=1):
         host, _, port = server.address.rpartition(":")
@@ -76,7 +76,7 @@ def for_command(
         "MEMCACHED_SANDBOX_ADDRESS": servers[0].address,
         "MEMCACHED_SANDBOX_PID": str(servers[0].pid),
         "MEMCACHED_SANDBOX_CONTROL": control,
-        # Whoever runs us as a worker of theirs has not made us a worker of our own run.
+        # If sandbox exec itself runs in a worker of pytest-xdist, that worker's name is ignored.
         "MEMCACHED_SANDBOX_OUTER_RUN": environ.get("PYTEST_XDIST_TESTRUNUID", ""),
         "MEMCACHED_SANDBOX_WORKER": "",
         **{
@@ -86,8 +86,8 @@ def for_command(
     }
 
 
-def for_children(first: Memcached, refusals_file: str) -> dict[str, str]:
-    """Return what a process that owns its run tells those that it starts of its first server."""
+def child_variables(first: Memcached, refusals_file: str) -> dict[str, str]:
+    """Returns the variables that a process sets for its children once its servers run."""
     return {
         "MEMCACHED_SANDBOX_ADDRESS": first.address,
         "MEMCACHED_SANDBOX_PID": str(first.pid),
@@ -96,13 +96,13 @@ def for_children(first: Memcached, refusals_file: str) -> dict[str, str]:
 
 
 @contextmanager
-def injected(environ: MutableMapping[str, str], injection: Injection) -> Iterator[None]:
-    """Have the processes that this one starts be injected, while the context lasts.
+def injection(environ: MutableMapping[str, str], injection: Injection) -> Iterator[None]:
+    """Injects the children of this process while the context lasts.
 
-    `for_children` may be put into ``environ`` meanwhile. Everything is as it was afterwards.
+    `child_variables` may be put into ``environ`` meanwhile. They are removed as well.
     """
-    variables = for_injection(environ, injection)
-    with restored(environ, [*variables, *OF_OWN_RUN]):
+    variables = injection_variables(environ, injection)
+    with restored_environ(environ, [*variables, *OF_OWN_RUN]):
         environ.update(variables)
         for name in OF_OWN_RUN:
             environ.pop(name, None)
@@ -110,8 +110,8 @@ def injected(environ: MutableMapping[str, str], injection: Injection) -> Iterato
 
 
 @contextmanager
-def restored(environ: MutableMapping[str, str], names: Collection[str]) -> Iterator[None]:
-    """Have variables as they were when the context is left, whatever became of them meanwhile."""
+def restored_environ(environ: MutableMapping[str, str], names: Collection[str]) -> Iterator[None]:
+    """Restores variables when the context is left."""
     before = {name: environ.get(name) for name in names}
     try:
         yield
@@ -123,8 +123,8 @@ def restored(environ: MutableMapping[str, str], names: Collection[str]) -> Itera
                 environ[name] = value
 
 
-def for_injection(environ: Mapping[str, str], injection: Injection) -> dict[str, str]:
-    """Return what has each Python process of the run repoint its CACHES, flush and guard."""
+def injection_variables(environ: Mapping[str, str], injection: Injection) -> dict[str, str]:
+    """Returns the variables that make each Python process of the run repoint, flush and guard."""
     return {
         "PYTHONPATH": _with_first(FOLDER, environ.get("PYTHONPATH", ""), os.pathsep),
         "PYTEST_PLUGINS": _with_first(PYTEST_PLUGIN, environ.get("PYTEST_PLUGINS", ""), ","),
@@ -135,7 +135,7 @@ def for_injection(environ: Mapping[str, str], injection: Injection) -> dict[str,
 
 
 def without_injection(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what undoes the injection of a run around us; nothing when there is none."""
+    """Returns the variables that undo the injection of an outer run; none if there is none."""
     undone = {
         "PYTHONPATH": _without(FOLDER, environ.get("PYTHONPATH", ""), os.pathsep),
         "PYTEST_PLUGINS": _without(PYTEST_PLUGIN, environ.get("PYTEST_PLUGINS", ""), ","),

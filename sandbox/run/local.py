@@ -1,4 +1,4 @@
-"""A run of this very process: a sandbox of its own and Django pointed at it, for a while."""
+"""Runs that this process owns, or joins, while a context lasts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 from ..inject import flushing, guard, hooks, refusals, run
 from ..server.binary import find_memcached
 from ..server.options import check
-from .environment import ADDRESSES, MAIN_MEMCACHED, Injection, for_children, injected, restored
+from .environment import (
+    ADDRESSES,
+    MAIN_MEMCACHED,
+    Injection,
+    child_variables,
+    injection,
+    restored_environ,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -83,7 +90,7 @@ class LocalSource:
         if self._sandbox is None or not self._sandbox.servers:
             return  # A worker of a project without memcached has asked for nothing.
         first, control = self._sandbox.servers[0], self._sandbox.control_directory
-        for name, value in for_children(first, control.refusals).items():
+        for name, value in child_variables(first, control.refusals).items():
             os.environ.setdefault(name, value)  # A worker has set its own already.
         os.environ[ADDRESSES] = json.dumps(self._sandbox.resolved)
 
@@ -108,19 +115,17 @@ def sandbox_run(
     guard: Collection[str] | None = (),
     **options: Unpack[MemcachedOptions],
 ) -> Iterator[run.Run]:
-    """Have this process be in a run while the context lasts, and leave it as it was.
+    """Puts this process into a run while the context lasts.
 
-    That is the run it is in already, be it that of ``sandbox exec``, or one of its own, whose
-    servers are started when they are asked for. A Django that is configured is pointed at them,
-    and so is one that will be.
+    It joins the run that it is in already, or owns a new one, whose servers are started when they
+    are asked for. Django is repointed, now or when it is configured.
 
-    exclude: memcached aliases to leave alone.
-    flush: after what the caches are emptied: ``"test"`` or what else `Run.flushed_after` knows;
-        None for what the run says that is there already, and otherwise for ``"test"``.
-    guard: further addresses not to connect to; None for no guard at all.
-    options: those of `sandbox.Memcached`, for servers of its own.
-
-    Raises SandboxError and RunError.
+    :param exclude: memcached aliases to leave alone.
+    :param flush: when to empty the caches, as `Run.flushed_after` has it. None for the setting of
+        the run that is joined, or ``"test"``.
+    :param guard: further addresses not to connect to; None for no guard at all.
+    :param options: those of `sandbox.Memcached`, for servers of its own.
+    :raises SandboxError: an option is wrong, or a server cannot be started.
     """
     depth = flushing.replace_depth(0)
     try:
@@ -158,9 +163,9 @@ def _joined(
 
 @contextmanager
 def _told_of_refusals(joined: run.Run) -> Iterator[None]:
-    """Have the processes that tests start tell this one, too, what they were refused."""
+    """Collects refused connections from child processes."""
     tests_were_in = joined.tests_in
-    with restored(os.environ, [refusals.VARIABLE]):
+    with restored_environ(os.environ, [refusals.VARIABLE]):
         if joined.tests_in != os.getpid():
             joined.tests_in = os.getpid()
             folder = os.path.dirname(os.environ["MEMCACHED_SANDBOX_CONTROL"])
@@ -183,7 +188,7 @@ def _owned(
     find_memcached(options.get("binary"))
     guarded = [] if guarded is None else [MAIN_MEMCACHED, *guarded]
     children_flush = "test" if flush == "test" else "never"  # they know no more
-    with injected(os.environ, Injection(exclude, children_flush, guarded)):
+    with injection(os.environ, Injection(exclude, children_flush, guarded)):
         source = LocalSource(options)
         own = run.Run(source)
         own.flushed_after = flush

@@ -80,7 +80,7 @@ class Sandbox:
         return server
 
     def launch(self, count: int) -> list[Memcached]:
-        """Launch servers for main addresses that will be asked for, and return them.
+        """Launches servers for main addresses that will be asked for, and returns them.
 
         Their ``wait()`` is up to the caller, before anyone asks.
         """
@@ -133,7 +133,7 @@ class Sandbox:
         return address
 
     def _take(self, mains: list[str]) -> None:
-        """Give those of the main process the servers that were launched ahead."""
+        """Gives those of the main process the servers that were launched ahead."""
         ahead = {server.address: server for server in self._ahead}
         for main in mains:
             if ahead and ("", main) not in self._servers:
@@ -143,7 +143,7 @@ class Sandbox:
                 self._ahead.remove(server)
 
     def _start(self, wanted: Iterable[tuple[str, str]]) -> None:
-        """Start what is missing of these, which are workers and main addresses."""
+        """Starts what is missing of these, which are workers and main addresses."""
         with self._lock:
             new = {key: self._new_server() for key in wanted if key not in self._servers}
         try:

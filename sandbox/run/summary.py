@@ -74,7 +74,7 @@ class Summary:
 
 
 class Usage(NamedTuple):
-    """What servers were used for. ``peak`` and ``cap``, in bytes, are those of the fullest."""
+    """Counters of some servers. ``peak`` and ``cap``, in bytes, are those of the fullest one."""
 
     servers: int = 0
     gets: int = 0

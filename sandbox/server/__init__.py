@@ -1,4 +1,4 @@
-"""A memcached at an address, whoever started it: what can be asked of it."""
+"""A memcached at an address, and what can be asked of it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class Item(NamedTuple):
 class Server:
     """A memcached that runs at ``address``, spelled as Django's LOCATION spells it.
 
-    All methods raise ServerError when it does not answer.
+    :param address: that of a memcached that runs.
+    :raises ServerError: by all methods: it does not answer.
     """
 
     __module__ = "sandbox"  # where its users find it
@@ -40,13 +41,13 @@ class Server:
 
     @property
     def address(self) -> str:
-        """Where it listens, as Django's LOCATION spells it: ``host:port`` or ``unix:/path``."""
+        """Its address, as Django's LOCATION spells it: ``host:port`` or ``unix:/path``."""
         if self._address is None:
             raise ServerError(NOT_RUNNING)
         return self._address
 
     def client(self) -> Client:
-        """Return a new connected pymemcache Client; closing it is up to you."""
+        """Returns a new connected pymemcache Client; closing it is up to you."""
         from pymemcache.client.base import Client
 
         # Without a delay: a get after a set that is not answered would wait 40 ms for the kernel.
@@ -58,13 +59,13 @@ class Server:
         return client
 
     def flush(self) -> None:
-        """Forget every item, at once and exactly: what is set from now on stays."""
+        """Forgets every item, at once and exactly: what is set from now on stays."""
         with self._connection() as connection:
             connection.send_flush()
             connection.await_flush()
 
     def stats(self, group: str = "") -> dict[str, str]:
-        """Return memcached's counters as ``stats``, or ``stats GROUP``, lists them.
+        """Returns memcached's counters as ``stats``, or ``stats GROUP``, lists them.
 
         Nobody else uses this server, so they are exact. doc/protocol.txt in memcached's source
         explains each.
@@ -73,9 +74,9 @@ class Server:
             return connection.stats(group)
 
     def items(self) -> list[Item]:
-        """Return every item that can still be had, in no order. Sizes include memcached's own part.
+        """Returns every item that can still be had, in no order.
 
-        By ``lru_crawler metadump all``, in doc/protocol.txt.
+        Sizes include memcached's own part. By ``lru_crawler metadump all``, in doc/protocol.txt.
         """
         from urllib.parse import unquote
 
@@ -102,7 +103,7 @@ class Server:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn what a connection raises into an error that tells what became of the server."""
+        """Turns what a connection raises into an error that tells what became of the server."""
         try:
             yield
         except (OSError, ProtocolError) as error:
@@ -110,5 +111,5 @@ class Server:
             raise ServerError(f"memcached at {self._address} {reason}") from error
 
     def _explain(self, error: Exception) -> str | None:  # noqa: ARG002
-        """Return why the server failed, where that can be known."""
+        """Returns why the server failed, where that can be known."""
         return None

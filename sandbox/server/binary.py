@@ -31,7 +31,7 @@ INSTALL_COMMANDS = {
 
 
 def find_memcached(binary: str | os.PathLike[str] | None = None) -> str:
-    """Return the path of the memcached to run.
+    """Returns the path of the memcached to run.
 
     ``binary`` is a path, or a name to look for on PATH. When it is None,
     ``$MEMCACHED_SANDBOX_BINARY`` is taken for it, and without that the first ``memcached`` on
@@ -67,7 +67,7 @@ def find_memcached(binary: str | os.PathLike[str] | None = None) -> str:
 
 
 def install_command() -> str:
-    """Return the command that installs memcached on this system."""
+    """Returns the command that installs memcached on this system."""
     for manager, command in INSTALL_COMMANDS.items():
         if _first_executable(manager, os.get_exec_path()):
             return f"sudo {command}" if manager != "brew" and os.geteuid() != 0 else command

@@ -1,4 +1,4 @@
-"""One memcached process of this package, from its start to its end."""
+"""Runs one memcached process, from its start to its end."""
 
 from __future__ import annotations
 
@@ -39,17 +39,19 @@ class Memcached(Server):
     only, on a port that the kernel chooses, and is killed when this process ends, by whatever
     end. A fork of this process may use it, but neither ends it nor keeps it alive.
 
-    memory_mb: its cap in MB; when it is full, memcached evicts.
-    max_item_size: the largest value it takes, in bytes, a multiple of 524288; None for 1 MB.
-    threads: its worker threads.
-    max_connections: how many clients may be connected at a time.
-    unix_socket: listen on a Unix socket, which keeps other users of this machine out.
-    binary: which memcached to run: a path, or a name on PATH. None for
-        ``$MEMCACHED_SANDBOX_BINARY``, or else the first one on PATH and in the usual folders.
-    args: further arguments for memcached, such as ``["-o", "no_modern"]``.
-    start_timeout: how long it may take to come up, in seconds.
+        with Memcached(memory_mb=32) as server:
+            server.client().set("key", "value")
 
-    Raises OptionError when an option is out of range; nothing has happened then.
+    :param memory_mb: its cap in MB; when it is full, memcached evicts.
+    :param max_item_size: the largest value it takes, in bytes, a multiple of 524288; None for 1 MB.
+    :param threads: its worker threads.
+    :param max_connections: how many clients may be connected at a time.
+    :param unix_socket: listen on a Unix socket, which keeps other users of this machine out.
+    :param binary: the memcached to run: a path, or a name on PATH. None for
+        ``$MEMCACHED_SANDBOX_BINARY``, or else the first one on PATH and in the usual folders.
+    :param args: further arguments for memcached, such as ``["-o", "no_modern"]``.
+    :param start_timeout: seconds to wait until it is ready.
+    :raises OptionError: an option is out of range; nothing has happened then.
     """
 
     __module__ = "sandbox"  # where its users find it
@@ -92,18 +94,22 @@ class Memcached(Server):
         self._deadline = 0.0
 
     def start(self) -> None:
-        """Start memcached and wait until it is ready.
+        """Starts memcached and wait until it is ready.
 
-        What killed runs have left is removed first. Raises BinaryError, StartError and, when there
-        is no place for its files, SandboxError; nothing is left running then, and no file.
+        Stale servers of killed runs are removed. After an error no process is left, and no file.
+
+        :raises BinaryError: there is no memcached, or it cannot be executed.
+        :raises StartError: it was not ready in time, or is not a memcached.
+        :raises SandboxError: there is no place for its files.
         """
         self.launch()
         self.wait()
 
     def launch(self) -> None:
-        """Start memcached without waiting until it is ready, so that several can come up at once.
+        """Starts memcached without waiting until it is ready, so that several can come up at once.
 
-        Raises what `start` raises, and ServerError when it was started already.
+        :raises ServerError: it was started already.
+        :raises SandboxError: as `start` does.
         """
         if self._process is not None:
             raise ServerError("this server was started already: stop() it first")
@@ -121,9 +127,9 @@ class Memcached(Server):
         self.command = process.command
 
     def wait(self) -> None:
-        """Wait until the launched memcached is ready and has proved to be the one that was started.
+        """Waits until the launched memcached is ready, and has proved to be the one.
 
-        Raises BinaryError and StartError; nothing is left running then, and no file.
+        :raises StartError: as `start` does; no process is left then, and no file.
         """
         if self._process is None:
             raise ServerError("there is nothing to wait for: launch() the server first")
@@ -135,7 +141,7 @@ class Memcached(Server):
             raise
 
     def stop(self) -> None:
-        """Kill memcached, wait for its end and remove its files. Does nothing when none runs.
+        """Kills memcached, wait for its end and remove its files. Does nothing when none runs.
 
         By SIGKILL: a cache has nothing to save, and on SIGTERM memcached takes a second to end.
         """
@@ -168,7 +174,7 @@ class Memcached(Server):
         return self._running().directory.path
 
     def exit_reason(self) -> str | None:
-        """Return how memcached ended by itself, with its last output, or None while it runs."""
+        """Returns how memcached ended by itself, with its last output, or None while it runs."""
         return self._running().exit_reason()
 
     death = exit_reason
@@ -376,7 +382,7 @@ def _how_it_ended(exit_code: int | None) -> str:
 
 @contextmanager
 def _limits_explained() -> Iterator[None]:
-    """Raise StartError for a limit of this machine that is reached anywhere within a start.
+    """Raises StartError for a limit of this machine that is reached anywhere within a start.
 
     Even an import may be the first to need a file descriptor: that of warnings, for instance, in
     os.get_exec_path() of Python 3.14.

@@ -142,7 +142,7 @@ def switch(text: str) -> bool:
 
 
 class Option(NamedTuple):
-    """One option, as every way in knows it.
+    """An option, as every way in knows it.
 
     keyword: its name in Python.
     word: its name elsewhere: MEMCACHED_SANDBOX_WORD, memcached_sandbox_word, --memcached-word.
@@ -241,7 +241,7 @@ BY_KEYWORD = {option.keyword: option for option in OPTIONS}
 
 
 class Given(NamedTuple):
-    """What was typed for an option, and with the option's name as it was typed."""
+    """A value that was typed for an option, and the text with the option's name."""
 
     value: Any  # a text to read, a list of texts if the option is repeatable, or a value
     spelled: str

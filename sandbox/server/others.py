@@ -21,7 +21,7 @@ class OtherMemcached(NamedTuple):
 
 
 def other_memcacheds() -> list[OtherMemcached]:
-    """Return the memcacheds on this machine that are not among `inventory.servers`."""
+    """Returns the memcacheds on this machine that are not among `inventory.servers`."""
     ours = {server.record.server.pid for server in inventory.servers()[0]}
     return [
         OtherMemcached(process.pid, process.info["username"] or "?", _addresses(process))
@@ -31,7 +31,7 @@ def other_memcacheds() -> list[OtherMemcached]:
 
 
 def _addresses(process: psutil.Process) -> list[str]:
-    """Return where a memcached listens: as the kernel says, or else as its command line does."""
+    """Returns where a memcached listens: as the kernel says, or else as its command line does."""
     try:
         connections = process.net_connections(kind="all")
     except psutil.Error:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class HasDescriptors(Protocol):
-        def close_fds(self) -> None: ...
+        """Anything with descriptors to close."""
+
+        def close_fds(self) -> None:
+            """Closes them."""
 
 
 # Signals whose handlers may raise: Ctrl-C, time limits, and requests to end.

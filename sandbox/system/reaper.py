@@ -146,7 +146,7 @@ class Reaper:
 
     @property
     def is_mine(self) -> bool:
-        """Whether this process is the owner, and no fork of it."""
+        """Returns whether this process is the owner, and no fork of it."""
         return os.getpid() == self._owner
 
     def read_ready(self, deadline: float) -> bytes:
@@ -199,9 +199,9 @@ class Reaper:
             patience = PATIENCE if self._tell(b"end\n") else 0
             # The reaper's end of the socket is closed with its own end.
             if not _readable(self._socket, patience):
-                os.killpg(self._shell, signal.SIGKILL)  # Somebody has stopped it.
+                os.killpg(self._shell, signal.SIGKILL)  # It was stopped by SIGSTOP.
             if not self.has_exited(patience):
-                self._kill()  # Somebody has killed the reaper, or the program has left its group.
+                self._kill()  # The reaper was killed, or the program has left its group.
             if self.pid:
                 self._wait()
             _wait_for(self._shell)

@@ -28,7 +28,7 @@ import sandbox
 from sandbox import Memcached, Sandbox
 from sandbox.inject import flushing, guard, protocol
 from sandbox.run.control import Control
-from sandbox.run.environment import Injection, for_injection
+from sandbox.run.environment import Injection, injection_variables
 
 Action = Callable[[], object]
 
@@ -194,7 +194,7 @@ def benchmarks() -> Iterator[Benchmark]:
         run(sys.executable, "-c", "import click"),
         times=1.5,
     )
-    injected = for_injection(os.environ, Injection([], "test", ["127.0.0.1:11211"]))
+    injected = injection_variables(os.environ, Injection([], "test", ["127.0.0.1:11211"]))
     yield Benchmark(
         "a Python that never imports Django, without us",
         run(sys.executable, "-c", "pass", **injected),

@@ -287,7 +287,7 @@ def test_at_a_terminal_start_says_how_it_is_used(run_folder: Path) -> None:
     terminal.expect(pexpect.EOF)
     terminal.close()
     assert "export MEMCACHED_SANDBOX_ADDRESS=127.0.0.1:" in terminal.before
-    assert 'to have it obey them, run eval "$(sandbox start)".' in terminal.before
+    assert 'to use a sandbox, run eval "$(sandbox start)".' in terminal.before
 
 
 def test_an_inner_exec_without_injection_undoes_that_of_the_shell(shell: Shell) -> None:

@@ -15,7 +15,7 @@ import pytest
 from sandbox import Sandbox
 from sandbox.inject import FOLDER
 from sandbox.run.control import Control
-from sandbox.run.environment import Injection, for_injection
+from sandbox.run.environment import Injection, injection_variables
 
 from ..conftest import Run
 from ..helpers.memcacheds import MainMemcached
@@ -388,7 +388,7 @@ def test_settings_cost_one_round_trip(
     )
     with Sandbox() as sandbox:
         control = Control(sandbox, str(tmp_path / "control"))
-        injected = for_injection(os.environ, Injection([], "test", []))
+        injected = injection_variables(os.environ, Injection([], "test", []))
         script = "from django.core.cache import caches; [caches[a].get('key') for a in caches]"
         result = project._run(
             sys.executable, "manage.py", "shell", "-c", script,

@@ -143,12 +143,15 @@ def test_what_is_not_ours_is_left_and_told(run, run_folder: Path) -> None:
         link.symlink_to("/")
         result = run("sandbox", "stop", "--stale")
         assert result.returncode == 125
-        assert f"{stray} is none of ours: remove it." in result.stderr
-        assert f"{link} is none of ours" in result.stderr
+        assert f"{stray} was not made by memcached-sandbox: remove it." in result.stderr
+        assert f"{link} was not made by memcached-sandbox" in result.stderr
         assert stray.read_text() == "somebody's"
         stray.rename(stray.with_name("0a0a0a0a"))
         result = run("sandbox", "stop", "--stale")
-        assert "0a0a0a0a is none of ours (Not a directory): remove it." in result.stderr
+        assert (
+            "0a0a0a0a was not made by memcached-sandbox (Not a directory): remove it."
+            in result.stderr
+        )
         stray.with_name("0a0a0a0a").unlink()
         link.unlink()
         server.flush()
@@ -223,7 +226,8 @@ def test_foreign_file_in_a_stale_directory_is_left_and_told(run, run_folder: Pat
     directory.close_fds()
     result = run("sandbox", "stop", "--stale")
     assert result.returncode == 125
-    assert f"{directory.path} has files in it that are none of ours: remove it." in result.stderr
+    said = f"{directory.path} has files in it that memcached-sandbox has not made: remove it."
+    assert said in result.stderr
     assert stray.read_text() == "somebody's"
     stray.unlink()
     with Memcached():

@@ -24,18 +24,18 @@ _audits = False
 
 
 def guarded() -> dict[str, str]:
-    """Return what is guarded, for `restore`."""
+    """Returns what is guarded, for `restore`."""
     return dict(_guarded)
 
 
 def restore(guarded: dict[str, str]) -> None:
-    """Guard this and nothing else."""
+    """Guards this and nothing else."""
     _guarded.clear()
     _guarded.update(guarded)
 
 
 def guard(address: str, alias: str = "") -> None:
-    """Guard an address as well, spelled as `locations.addresses` spells it."""
+    """Guards an address as well, spelled as `locations.addresses` spells it."""
     global _audits  # noqa: PLW0603
     if not _audits:
         sys.addaudithook(_audit)  # There is no way to remove one.
@@ -94,7 +94,7 @@ def _refuse(address: str) -> None:
 
 
 def _culprit() -> tuple[str, int]:
-    """Return file and line of the innermost frame that is no library's, or else the innermost."""
+    """Returns file and line of the innermost frame that is no library's, or else the innermost."""
     frame: FrameType | None = sys._getframe(1)
     innermost = sys._getframe(1)
     here = os.path.dirname(__file__)

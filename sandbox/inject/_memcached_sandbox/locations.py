@@ -26,7 +26,7 @@ SEPARATORS = re.compile(r"([;,])")
 DEFAULT_PORT = 11211
 
 # What the BACKEND paths of memcached backends have in common: Django's own, django-pylibmc,
-# django-bmemcached, django-elasticache, django-pymemcache, and of whoever calls theirs so.
+# django-bmemcached, django-elasticache, django-pymemcache, and those of projects that say so.
 # LocMemCache is none.
 MEMCACHED_PATH = re.compile(r"(?<!loc)memcache|pylibmc", re.IGNORECASE)
 
@@ -40,7 +40,7 @@ MEMCACHED_ADDRESS = re.compile(r"unix:/.+|(\[[0-9a-f:.%]+\]|[\w.-]+):\d{1,5}", r
 
 
 def is_memcached(config: Config) -> bool:
-    """Whether an alias is a memcached one, as far as its setting tells.
+    """Returns whether an alias is a memcached one, as far as its setting tells.
 
     Either its BACKEND says so, or its BACKEND is unknown and its LOCATION looks like it.
     """
@@ -56,7 +56,7 @@ def is_memcached(config: Config) -> bool:
 
 
 def is_unclear(config: Config) -> bool:
-    """Whether only the class itself could tell if an alias is a memcached one."""
+    """Returns whether only the class itself could tell if an alias is a memcached one."""
     return not (is_memcached(config) or OTHER_PATH.search(config["BACKEND"]))
 
 
@@ -65,7 +65,7 @@ def memcached_aliases(
     exclude: Iterable[str] = (),
     is_memcached: Callable[[Config], bool] = is_memcached,
 ) -> list[str]:
-    """Return the memcached aliases of a CACHES setting that are not excluded.
+    """Returns the memcached aliases of a CACHES setting that are not excluded.
 
     Raises CachesError when the setting is malformed or ``exclude`` names what it does not have.
     """
@@ -98,7 +98,7 @@ def memcached_aliases(
 
 
 def addresses(location: object) -> list[str]:
-    """Return the addresses in a LOCATION, in order, each spelled in one way.
+    """Returns the addresses in a LOCATION, in order, each spelled in one way.
 
     A host has its port and a path its ``unix:``, so that same addresses are same strings. What
     cannot be an address is left out.
@@ -107,7 +107,7 @@ def addresses(location: object) -> list[str]:
 
 
 def address(text: str) -> str:
-    """Return one address in the usual spelling. Raises ValueError."""
+    """Returns one address in the usual spelling. Raises ValueError."""
     (normal, *more) = addresses(text)
     if more or not MEMCACHED_ADDRESS.fullmatch(normal):
         raise ValueError(f"{text!r} is not HOST:PORT or unix:/PATH")
@@ -129,7 +129,7 @@ def repointed(location: object, resolved: Mapping[str, str]) -> object:
 
 
 def _spelled(location: object) -> list[Any]:
-    """Return what stands in a LOCATION. Django takes any sequence for a list of servers."""
+    """Returns what stands in a LOCATION. Django takes any sequence for a list of servers."""
     if isinstance(location, str):
         return SEPARATORS.split(location)[::2]
     return list(location) if isinstance(location, (list, tuple)) else [location]
@@ -140,7 +140,7 @@ def _is_address(address: object) -> bool:
 
 
 def _is_pair(address: object) -> bool:
-    """Whether it is pymemcache's other form of an address: ("127.0.0.1", 11211)."""
+    """Returns whether it is pymemcache's other form of an address: ("127.0.0.1", 11211)."""
     return isinstance(address, (list, tuple)) and list(map(type, address)) == [str, int]
 
 
@@ -163,7 +163,7 @@ def _replaced(address: Any, resolved: Mapping[str, str]) -> Any:
     sandbox_address = resolved.get(_normal(address)) if _is_address(address) else None
     if sandbox_address is None:
         return address
-    # libmemcached takes a bare path only: whoever spelled it so may be handing it over.
+    # libmemcached takes a bare path only: such a LOCATION may be meant for it.
     bare = isinstance(address, str) and address.strip().startswith("/")
     return (
         sandbox_address[len("unix:") :]

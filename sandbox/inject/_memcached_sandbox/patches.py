@@ -1,4 +1,4 @@
-"""What is changed in Django and unittest, one function for each module that `hooks` waits for.
+"""Changes Django and unittest: one function for each module in `hooks.PATCHES`.
 
 What is changed for a part of this process's life only, `undo` changes back.
 """
@@ -33,7 +33,7 @@ _undoing: list[Callable[[], object]] = []
 
 
 def django_conf(module: Any) -> None:
-    """Repoint CACHES as soon as there are settings, before anyone can read them."""
+    """Repoints CACHES as soon as there are settings, before anyone can read them."""
     settings_init = module.Settings.__init__
     configure = module.LazySettings.configure
 
@@ -61,7 +61,7 @@ def _replace(owner: Any, name: str, new: object) -> None:
 
 
 def undo() -> None:
-    """Change everything back, the last change first, and settings and backends with it."""
+    """Changes everything back, the last change first, and settings and backends with it."""
     mains = {server: main for main, server in current_run().resolved.items()}
     for backend in list(_backends):
         backend._servers = locations.repointed(backend._servers, mains)
@@ -109,7 +109,7 @@ def _put_back(settings: Any, caches: object) -> None:
 
 
 def _announce_caches(entered: bool) -> None:
-    """Tell whoever has made something of the CACHES of Django's settings that they are others."""
+    """Sends Django's signal setting_changed: caches that were made of CACHES are made again."""
     from django.conf import settings
 
     settings.__dict__.pop("CACHES", None)
@@ -130,7 +130,7 @@ def _guard(addresses: Iterable[str], alias: str = "") -> None:
 
 
 def memcached_backend(module: Any) -> None:
-    """Repoint what names a main address only when it connects, as override_settings may."""
+    """Repoints what names a main address only when it connects, as override_settings may."""
     init = module.BaseMemcachedCache.__init__
 
     @functools.wraps(init)
@@ -150,7 +150,7 @@ def _moved(location: object) -> object:
 
 
 def django_runner(module: Any) -> None:
-    """Give each worker of a parallel run servers of its own, before it does anything else."""
+    """Gives each worker of a parallel run servers of its own, before it does anything else."""
     for name in ("_init_worker", "_run_subsuite"):
         function = getattr(module, name)
         wrapper = _as_worker(function)
@@ -171,7 +171,7 @@ def _as_worker(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _become_worker_in_child() -> None:
-    """Have servers of our own if this is a child process that multiprocessing started."""
+    """Makes this process a worker if multiprocessing has started it."""
     process = sys.modules.get("multiprocessing.process")
     if process is None or process.parent_process() is None:
         return
@@ -180,7 +180,7 @@ def _become_worker_in_child() -> None:
 
 
 def become_worker(name: str) -> None:
-    """Put this worker's addresses where those of its parent are, in settings and in backends."""
+    """Puts this worker's addresses where those of its parent are, in settings and in backends."""
     moved = current_run().become_worker(name)
     for backend in list(_backends):
         backend._servers = locations.repointed(backend._servers, moved)
@@ -222,5 +222,5 @@ def _flushing(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def unittest_suite(module: Any) -> None:
-    """Catch workers that no function of Django's has made: whoever runs tests in a child is one."""
+    """Makes a child process that runs tests a worker, even if Django has not started it."""
     _replace(module.TestSuite, "run", _as_worker(module.TestSuite.run))

@@ -1,7 +1,7 @@
-"""The few commands of memcached's text protocol that running a server takes.
+"""Speaks the few commands of memcached's text protocol that running a server takes.
 
-A connection of our own and not pymemcache's, whose import takes longer than a server's start.
-The protocol: doc/protocol.txt in memcached's source.
+The import of pymemcache would take longer than a server's start. The protocol: doc/protocol.txt in
+memcached's source.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Connection:
             raise
 
     def stats(self, group: str = "") -> dict[str, str]:
-        """Return the counters that ``stats`` lists, or those of ``stats GROUP``."""
+        """Returns the counters that ``stats`` lists, or those of ``stats GROUP``."""
         self._socket.sendall(f"stats {group}".rstrip().encode() + b"\r\n")
         counters = {}
         while (line := self._read_line()) != "END":
@@ -58,7 +58,7 @@ class Connection:
         return counters
 
     def metadump(self) -> list[dict[str, str]]:
-        """Return what ``lru_crawler metadump all`` tells of each item.
+        """Returns what ``lru_crawler metadump all`` tells of each item.
 
         memcached 1.6.43 and later answer OK before the first one. The answer is BUSY while
         memcached crawls by itself, which takes it microseconds. An item that it moves from one
@@ -81,11 +81,11 @@ class Connection:
         return list(items.values())
 
     def send_flush(self) -> None:
-        """Tell the server to forget every item; `await_flush` must follow."""
+        """Tells the server to forget every item; `await_flush` must follow."""
         self._socket.sendall(b"flush_all\r\n")
 
     def await_flush(self) -> None:
-        """Wait until every item is forgotten. Exact: what is set from now on stays."""
+        """Waits until every item is forgotten. Exact: what is set from now on stays."""
         if (line := self._read_line()) != "OK":
             raise ProtocolError(f"answered {line!r} to 'flush_all'")
 

@@ -30,7 +30,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def keeps(item: pytest.Item, nextitem: pytest.Item | None, flushed_after: str) -> bool:
-    """Whether a test leaves its caches as they are to the next one."""
+    """Returns whether a test leaves its caches as they are to the next one."""
     scope = _marked(item) or flushed_after
     if scope in ("test", "never"):
         return scope == "never"
@@ -42,7 +42,7 @@ def keeps(item: pytest.Item, nextitem: pytest.Item | None, flushed_after: str) -
 
 
 def _marked(item: pytest.Item) -> str | None:
-    """Return how long the marker keep_cache, or the attribute, has a test keep the caches."""
+    """Returns how long the marker keep_cache, or the attribute, has a test keep the caches."""
     marker = item.get_closest_marker("keep_cache")
     if marker is not None:
         return str(marker.args[0]) if marker.args else "never"

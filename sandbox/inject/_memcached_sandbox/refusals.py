@@ -1,4 +1,4 @@
-"""What the guard has refused, and a file for processes to tell the one of the tests of it."""
+"""Records refused connections, and passes them to the process of the tests in a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Refusal = namedtuple("Refusal", ("address", "alias", "at"))
 
 
 def append(path: str, refusal: Refusal) -> None:
-    """Append one; several processes may do so at once."""
+    """Appends one; several processes may do so at once."""
     import json
 
     try:
@@ -25,7 +25,7 @@ def append(path: str, refusal: Refusal) -> None:
 
 
 def take(path: str) -> list[Refusal]:
-    """Return what was appended since the last time."""
+    """Returns what was appended since the last time."""
     import json
 
     taken = f"{path}.taken"

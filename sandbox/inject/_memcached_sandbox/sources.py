@@ -1,4 +1,4 @@
-"""Where a process of a run gets its sandbox addresses from, if it is not the owner.
+"""Gets the sandbox addresses for a process that is not the owner of its run.
 
 The owner is asked at its control socket if it is ``sandbox exec``. If it is the process of the
 tests, its children read their environment: it has no thread that could answer, since a fork of a
