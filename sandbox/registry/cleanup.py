@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from ..errors import CleanupError, RecordError
 from .directories import LockedDirectory, ServerDirectory, directories
@@ -17,13 +18,29 @@ def remove_stale(run_directory: str) -> tuple[int, list[CleanupError]]:
     :returns: how many that were, and an error for each directory that cannot be removed.
     """
     removed, problems = 0, []
-    for directory in directories(run_directory):
-        if not directory.is_alive():
+    found = directories(run_directory)
+    for directory in found:
+        if not (directory.is_alive() or _is_named(directory, found)):
             try:
                 removed += _remove(directory)
             except CleanupError as problem:
                 problems.append(problem)
     return removed, problems
+
+
+def _is_named(directory: LockedDirectory, others: Iterable[LockedDirectory]) -> bool:
+    """Returns whether it is a control directory that a server which is alive names in its record.
+
+    It is made after that server, and is not locked at first.
+    """
+    for other in others:
+        if isinstance(other, ServerDirectory) and other.is_alive():
+            try:
+                if other.read_record().control == directory.name:
+                    return True
+            except (RecordError, FileNotFoundError):
+                continue
+    return False
 
 
 def _remove(directory: LockedDirectory) -> bool:
@@ -50,7 +67,7 @@ def _remove(directory: LockedDirectory) -> bool:
         if isinstance(directory, ServerDirectory):
             _end_server(directory)
         directory.remove()
-        if os.path.lexists(path):
+        if directory.is_there():
             raise CleanupError(
                 f"{path} has files in it that memcached-sandbox has not made: remove it"
             )

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..errors import RecordError, SandboxError, explain_limit
-from ..system import close_in_forks
+from ..system import close_in_forks, no_fork
 from ..system.processes import Identity
 from ..system.reaper import FOLDER
 from .run_directory import problem_of, run_directory
@@ -137,7 +137,15 @@ class LockedDirectory:
         """
         self.lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.stat(self.path)  # A cleanup may have removed it before it was locked.
+        if not self.is_there():
+            raise FileNotFoundError(errno.ENOENT, "removed by a cleanup before it was locked")
+
+    def is_there(self) -> bool:
+        """Returns whether the directory that this process has locked has its path still."""
+        try:
+            return os.path.samestat(os.lstat(self.path), os.fstat(self.lock))
+        except FileNotFoundError:
+            return False
 
     def close_fds(self) -> None:
         """Closes this process's descriptor of the lock. The reaper has another."""
@@ -169,7 +177,6 @@ class LockedDirectory:
                 os.rmdir(path)
             except OSError:
                 pass  # It is gone, or something else is in it.
-        self.close_fds()
 
     def _remove_files(self) -> None:
         raise NotImplementedError
@@ -212,6 +219,8 @@ class ControlDirectory(LockedDirectory):
         """Removes the directory, unless this process is a fork of the one that holds it."""
         if self.lock >= 0:
             self.remove()
+            with no_fork:
+                self.close_fds()
 
     @property
     def socket(self) -> str:
@@ -400,9 +409,11 @@ def _made(new: Callable[[], Directory]) -> Directory:
         except (FileNotFoundError, BlockingIOError) as error:
             # The run directory went with its last server, or a cleanup was faster.
             directory.remove()
+            directory.close_fds()
             problem = error.strerror
         except OSError as error:
             directory.remove()
+            directory.close_fds()
             reason = explain_limit(error) or f"{error.strerror}; {REMEDY}"
             break
     else:

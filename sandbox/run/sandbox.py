@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..registry.directories import ControlDirectory
 from ..server.memcached import Memcached
 from ..server.options import check
-from ..system import deferred
+from ..system import deferred, no_fork
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -63,7 +63,7 @@ class Sandbox:
         It is removed by `stop`, or by the reapers of the servers that were started before. Raises
         SandboxError.
         """
-        with deferred(), self._lock:
+        with deferred(), self._lock, no_fork:
             control = self._named_control_directory()
             control.make_once()
             return control
@@ -84,11 +84,15 @@ class Sandbox:
 
         Their ``wait()`` is up to the caller, before anyone asks.
         """
-        launched = []
-        for _ in range(count):
-            server = self._new_server()
-            server.launch()
-            launched.append(server)
+        launched: list[Memcached] = []
+        try:
+            for _ in range(count):
+                launched.append(self._new_server())
+                launched[-1].launch()
+        except BaseException:
+            for server in launched:
+                server.stop()
+            raise
         with self._lock:
             self._ahead += launched
         return launched
@@ -151,12 +155,12 @@ class Sandbox:
                 server.launch()
             for server in new.values():
                 server.wait()
+            with self._lock:
+                self._servers.update(new)
         except BaseException:
             for server in new.values():
                 server.stop()
             raise
-        with self._lock:
-            self._servers.update(new)
 
     def flush(self) -> None:
         """Empties all servers."""

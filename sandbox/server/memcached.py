@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import BinaryError, ProtocolError, ServerError, StartError, explain_limit
 from ..registry.directories import ControlDirectory, ServerDirectory
-from ..system import close_in_forks, deferred
+from ..system import close_in_forks, deferred, no_fork
 from ..system.processes import listener_pid, unprivileged_user
 from ..system.reaper import Reaper
 from . import NOT_RUNNING, Server
@@ -102,8 +102,14 @@ class Memcached(Server):
         :raises StartError: it was not ready in time, or is not a memcached.
         :raises SandboxError: there is no place for its files.
         """
-        self.launch()
-        self.wait()
+        was_started = self._process is not None
+        try:
+            self.launch()
+            self.wait()
+        except BaseException:
+            if not was_started:
+                self.stop()  # Ctrl-C may have come between the two.
+            raise
 
     def launch(self) -> None:
         """Starts memcached without waiting until it is ready, so that several can come up at once.
@@ -119,7 +125,7 @@ class Memcached(Server):
     def _launch(self) -> None:
         self._deadline = time.monotonic() + self._start_timeout
         command = [find_memcached(self._binary), *self._arguments]
-        with deferred():
+        with deferred(), no_fork:
             process = _Process(command, self.memory_mb, self.unix_socket, self.control_directory)
             self._finalizer = weakref.finalize(self, process.end)
             self._finalizer.atexit = False  # the reaper ends it when the interpreter is gone
@@ -311,7 +317,10 @@ class _Process:
                 address = f"127.0.0.1:{int(line.split()[2])}"
             listener = listener_pid(address, self.pid, max(0.001, deadline - time.monotonic()))
             directory.add_address(address)
+            in_group = self._reaper.is_in_group
         except TimeoutError:
+            if reason := self.exit_reason():
+                raise StartError(f"{binary} {reason} before it was ready") from None
             raise StartError(
                 f"{binary} was not ready within its start_timeout and was killed{self._said()}: "
                 "is it memcached? If it is, give it more time"
@@ -323,6 +332,11 @@ class _Process:
                 self.exit_reason() or f"does not answer as a memcached does: {error}{self._said()}"
             )
             raise StartError(f"{binary} {reason}") from error
+        if not in_group:
+            raise StartError(
+                f"{binary} has left its process group, and could not be ended with its owner: "
+                "if it is a script, let it end with 'exec memcached ...'"
+            )
         if listener != self.pid:
             raise StartError(
                 f"another process than the one that was started serves {address}: "
@@ -348,10 +362,14 @@ class _Process:
                 # end until the kernel's next tick (4 ms on Linux 6.18 with two CPUs).
                 self._reaper.end()
                 self.directory.remove()
-                self._release_port()
+                with no_fork:
+                    self._reaper.close_fds()
+                    self.directory.close_fds()
+                    self._release_port()
 
     def close_fds(self) -> None:
         """Closes what this process has open for memcached: a fork must not hold it."""
+        self._lock = threading.RLock()  # Another thread of the parent may have held it.
         self._reaper.close_fds()
         self._release_port()
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +63,7 @@ class deferred:  # noqa: N801 - used as `with deferred():`, like contextlib's su
         try:
             self._restore()
         finally:
-            self._send_again()
+            self._call_handlers()
 
     def _receive(self, number: int, _: object) -> None:
         self._received.add(number)
@@ -77,15 +79,19 @@ class deferred:  # noqa: N801 - used as `with deferred():`, like contextlib's su
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def _send_again(self) -> None:
+    def _call_handlers(self) -> None:
         if self._received:
+            number = self._received.pop()
             try:
-                signal.raise_signal(self._received.pop())
+                self._handlers[number](number, sys._getframe())
             finally:  # The handler may have raised: the others are called all the same.
-                self._send_again()
+                self._call_handlers()
 
 
 _to_close: weakref.WeakSet[HasDescriptors] = weakref.WeakSet()
+
+# Held while descriptors are opened or closed: a fork by another thread waits until they are stored.
+no_fork = threading.RLock()
 
 
 def close_in_forks(thing: HasDescriptors) -> None:
@@ -94,8 +100,13 @@ def close_in_forks(thing: HasDescriptors) -> None:
 
 
 def _close_inherited() -> None:
+    no_fork.release()
     for thing in list(_to_close):
         thing.close_fds()
 
 
-os.register_at_fork(after_in_child=_close_inherited)
+os.register_at_fork(
+    before=no_fork.acquire,
+    after_in_parent=no_fork.release,
+    after_in_child=_close_inherited,
+)

@@ -22,12 +22,13 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 # "kill 0" is for the whole process group. SIGALRM ends the program before its files are removed,
-# which it may be making: memcached does not handle that signal, and the shell ignores it.
+# which it may be making: memcached does not handle that signal, and the shell ignores it. If one of
+# the group is stopped when the owner ends, the kernel sends SIGHUP to all of them: POSIX, _exit().
 SCRIPT = """\
+trap '' ALRM HUP
 directory=$1 files=$2 control=$3 control_files=$4 rm=$5 rmdir=$6
 cd "$directory" || kill -9 0
 read -r word && kill -9 0
-trap '' ALRM
 kill -ALRM 0
 "$rm" -rf $files
 [ "$control" ] && cd "$control" && "$rm" -f $control_files
@@ -52,6 +53,9 @@ LOCK = 3
 # Where rm and rmdir usually are, before PATH is searched.
 TOOL_FOLDERS = ("/bin", "/usr/bin")
 
+# A dead reaper must not kill the owner by SIGPIPE. macOS has no such flag.
+NO_SIGNAL = getattr(_socket, "MSG_NOSIGNAL", 0)
+
 # Seconds to wait for the reaper to obey: it takes less than a millisecond unless it is stopped.
 PATIENCE = 1.0
 
@@ -68,7 +72,8 @@ class Reaper:
         self._owner = os.getpid()
         self._waited = False  # for the program
         self._exit_code: int | None = None
-        self._ready = self._socket = -1
+        self._ready = -1
+        self._socket: _socket.socket | None = None
         self._unread = b""
 
     def start(
@@ -103,7 +108,7 @@ class Reaper:
         inherited: list[int] = []
         try:
             ends = _socket.socketpair()
-            self._socket = _above(FOLDER, ends[0].detach())
+            self._socket = _socket.socket(fileno=_above(FOLDER, ends[0].detach()))
             inherited.append(_above(FOLDER, ends[1].detach()))
             inherited.append(_above(FOLDER, os.dup(lock)))
             self._ready = _above(FOLDER, os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
@@ -123,7 +128,7 @@ class Reaper:
                     (os.POSIX_SPAWN_DUP2, to_lock, LOCK),
                 ],
                 setpgroup=0,  # Ctrl-C and a hangup reach the terminal's foreground group only.
-                setsigmask=(),
+                setsigmask=(signal.SIGHUP,),  # until the shell ignores it
                 setsigdef=(signal.SIGCHLD,),  # If it is ignored, a shell cannot wait for rm.
             )
             self.pid = os.posix_spawn(
@@ -139,10 +144,16 @@ class Reaper:
                 ],
                 setpgroup=self._shell,
                 setsigmask=(),
+                setsigdef=(signal.SIGCHLD, signal.SIGALRM, signal.SIGHUP),
             )
         finally:
             for descriptor in inherited:
                 os.close(descriptor)
+
+    @property
+    def is_in_group(self) -> bool:
+        """Whether the program is in the process group that the reaper kills."""
+        return os.getpgid(self.pid) == self._shell
 
     @property
     def is_mine(self) -> bool:
@@ -165,12 +176,15 @@ class Reaper:
         return self._unread
 
     def has_exited(self, patience: float = 0) -> bool:
-        """Returns whether the program has ended: nobody can write into its FIFO any more.
+        """Returns whether the program has ended, or no process can write into its FIFO any more.
 
         :param patience: seconds to wait for that.
         """
         if self._ready < 0:
             return self.is_mine
+        self._wait(os.WNOHANG)
+        if self._waited:
+            return True  # A child that it has started may hold the FIFO.
         deadline = time.monotonic() + patience
         while _readable(self._ready, deadline - time.monotonic()):
             more = os.read(self._ready, 1000)
@@ -192,41 +206,51 @@ class Reaper:
         return self._exit_code
 
     def end(self) -> None:
-        """Ends the program, what it has started and the reaper, and waits for that."""
+        """Ends the program, what it has started and the reaper, and waits for that.
+
+        `close_fds` must follow.
+        """
         if not self.is_mine:
             return
-        if self._shell:
+        if self._shell and self._socket is not None:
             patience = PATIENCE if self._tell(b"end\n") else 0
             # The reaper's end of the socket is closed with its own end.
-            if not _readable(self._socket, patience):
+            if not _readable(self._socket.fileno(), patience):
                 os.killpg(self._shell, signal.SIGKILL)  # It was stopped by SIGSTOP.
-            if not self.has_exited(patience):
-                self._kill()  # The reaper was killed, or the program has left its group.
             if self.pid:
+                self._kill(
+                    with_group=True
+                )  # The reaper was killed, or the program has left its group.
                 self._wait()
             _wait_for(self._shell)
             self._shell = 0
-        self.close_fds()
 
     def close_fds(self) -> None:
         """Closes the owner's descriptors, which a fork must not hold."""
-        for descriptor in (self._ready, self._socket):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._ready = self._socket = -1
+        descriptor, self._ready = self._ready, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+        if self._socket is not None:
+            self._socket.close()
 
     def _tell(self, word: bytes) -> bool:
         """Sends a word to the reaper and returns whether it was there."""
         try:
-            return os.write(self._socket, word) > 0
+            return self._socket is not None and self._socket.send(word, NO_SIGNAL) > 0
         except BrokenPipeError:
             return False
 
-    def _kill(self) -> None:
+    def _kill(self, with_group: bool = False) -> None:
         """Kills the program, unless it was waited for: its pid may be another's then."""
         self._wait(os.WNOHANG)
         if not self._waited:
-            os.kill(self.pid, signal.SIGKILL)
+            try:
+                if with_group and self.is_in_group:
+                    os.killpg(self._shell, signal.SIGKILL)
+                else:
+                    os.kill(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # It has just ended, and SIGCHLD is ignored.
 
     def _wait(self, options: int = 0) -> None:
         if not self._waited:

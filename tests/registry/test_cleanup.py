@@ -219,6 +219,22 @@ def test_control_directory_of_a_killed_owner(run_folder: Path) -> None:
         assert not os.path.exists(directory.path)
 
 
+def test_control_directory_that_is_being_made_is_not_removed(run_folder: Path) -> None:
+    """It is not locked at first, but a server that is alive names it."""
+    with Memcached() as server:
+        directory = ControlDirectory.named()
+        record = ServerDirectory(server.directory).read_record()
+        lines = (Path(server.directory) / "record").read_text().split("\n")
+        assert record.control == lines[2] == ""
+        lines[2] = directory.name
+        (Path(server.directory) / "record").write_text("\n".join(lines))
+        os.mkdir(directory.path)
+        with Memcached():
+            assert os.path.exists(directory.path)
+    with Memcached():
+        assert not os.path.exists(directory.path)
+
+
 def test_foreign_file_in_a_stale_directory_is_left_and_told(run, run_folder: Path) -> None:
     directory = ServerDirectory.create(None)
     stray = Path(directory.path) / "stray"

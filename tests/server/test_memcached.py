@@ -179,6 +179,17 @@ class TestSandbox:
         )
         assert (result.stdout, result.stderr) == ("True True\n", "")
 
+    def test_servers_are_launched_together_or_not_at_all(self, tmp_path: Path) -> None:
+        box = Sandbox(binary=script(tmp_path / "once", '#!/bin/sh\nexec memcached "$@"\n'))
+        box.launch(1)[0].wait()
+        (tmp_path / "once").chmod(0o644)
+        children = len(psutil.Process().children())
+        with pytest.raises(BinaryError) as error:
+            box.launch(2)
+        assert len(psutil.Process().children()) == children
+        assert error.value
+        box.stop()
+
     def test_bad_options_are_told_before_anything_is_asked_for(self) -> None:
         with pytest.raises(OptionError):
             Sandbox(memory_mb=0)

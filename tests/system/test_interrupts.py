@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import signal
@@ -134,6 +135,20 @@ def test_handlers_are_called_when_the_block_has_ended(received: list[int]) -> No
         steps.append(list(received))
     assert steps == [[], []]
     assert sorted(received) == [signal.SIGUSR1, signal.SIGUSR2]
+
+
+def test_handler_of_asyncio_is_called_once() -> None:
+    calls = []
+
+    async def wait() -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, calls.append, 1)
+        with deferred():
+            signal.raise_signal(signal.SIGUSR1)
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    asyncio.run(wait())
+    assert calls == [1]
 
 
 def test_handlers_are_called_once_for_nested_blocks(received: list[int]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sandbox import Memcached
+from sandbox import Memcached, StartError
 from sandbox.system.reaper import VARIABLES
 
 from ..conftest import Run
@@ -167,14 +167,100 @@ def test_stop_when_the_server_was_stopped_or_killed(blow: signal.Signals) -> Non
     assert not psutil.pid_exists(reaper.pid)
 
 
-def test_server_that_leaves_the_process_group_is_ended(tmp_path: Path) -> None:
-    if shutil.which("setsid") is None:
-        pytest.skip("there is no setsid here")
-    leaver = script(tmp_path / "leaver", '#!/bin/sh\nexec setsid memcached "$@"\n')
-    with Memcached(binary=leaver) as server:
-        pid = server.pid
-        assert os.getpgid(pid) == pid
-    assert not psutil.pid_exists(pid)
+needs_setsid = pytest.mark.skipif(shutil.which("setsid") is None, reason="there is no setsid here")
+
+
+@needs_setsid
+def test_server_that_leaves_the_process_group_is_refused(tmp_path: Path) -> None:
+    """It could not be ended with its owner."""
+    leaver = script(
+        tmp_path / "leaver",
+        f'#!/bin/sh\necho $$ >{tmp_path}/pid\nexec setsid memcached "$@"\n',
+    )
+    with pytest.raises(StartError, match="has left its process group, and could not be ended"):
+        Memcached(binary=leaver).start()
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
+@needs_setsid
+def test_program_that_closes_its_fifo_and_leaves_the_group_is_ended(tmp_path: Path) -> None:
+    leaver = script(
+        tmp_path / "leaver",
+        f"#!/bin/sh\nexec 3>&-\necho $$ >{tmp_path}/pid\nexec setsid sleep 100\n",
+    )
+    server = Memcached(binary=leaver)
+    server.launch()
+    eventually((tmp_path / "pid").exists)
+    server.stop()
+    eventually(lambda: not psutil.pid_exists(int((tmp_path / "pid").read_text())))
+
+
+def test_exit_of_a_server_whose_child_lives_on_is_seen(tmp_path: Path) -> None:
+    """The child has inherited the FIFO."""
+    parent = script(tmp_path / "parent", '#!/bin/sh\nsleep 100 &\nexec memcached "$@"\n')
+    with Memcached(binary=parent) as server:
+        os.kill(server.pid, signal.SIGKILL)
+        eventually(server.exit_reason)
+        assert server.exit_reason() == "was killed by signal 9 (Killed)"
+    failing = script(tmp_path / "failing", "#!/bin/sh\nsleep 100 &\necho words; exit 7\n")
+    with pytest.raises(StartError, match="ended with exit code 7, saying: words before it was re"):
+        Memcached(binary=failing, start_timeout=0.5).start()
+
+
+@pytest.mark.parametrize("stopped", ["server", "reaper"])
+def test_owner_killed_while_its_server_or_reaper_is_stopped(run_folder: Path, stopped: str) -> None:
+    """The kernel sends SIGHUP to a group that has no parent in its session any more."""
+    with Owner() as owner:
+        pids = [owner.server_pid]
+        pids += [c.pid for c in psutil.Process(owner.process.pid).children() if c.pid != pids[0]]
+        process = psutil.Process(pids[stopped == "reaper"])
+        process.suspend()
+        eventually(lambda: process.status() == psutil.STATUS_STOPPED)
+        owner.process.kill()
+        owner.process.wait()
+        wait_until_gone(*pids)
+        owner.assert_nothing_left(run_folder)
+
+
+def test_stop_of_a_dead_reaper_does_not_send_sigpipe(python: Run) -> None:
+    result = python(
+        "import os, signal, psutil\n"
+        "from sandbox import Memcached\n"
+        "signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n"
+        "with Memcached() as server:\n"
+        "    for child in psutil.Process().children():\n"
+        "        if child.pid != server.pid: child.kill(); child.wait()\n"
+        "print(psutil.Process().children())\n"
+    )
+    assert (result.returncode, result.stdout) == (0, "[]\n"), result.stderr
+
+
+def test_fork_while_another_thread_starts_a_server_holds_nothing(python: Run) -> None:
+    """It waits until the descriptors are stored, and closes them then."""
+    result = python(
+        "import os, threading, time\n"
+        "from sandbox import Memcached\n"
+        "from sandbox.system import reaper\n"
+        "before = set(os.listdir('/dev/fd'))\n"
+        "begun, above = threading.Event(), reaper._above\n"
+        "def slowly(*arguments):\n"
+        "    begun.set()\n"
+        "    time.sleep(0.05)\n"
+        "    return above(*arguments)\n"
+        "reaper._above = slowly\n"
+        "server = Memcached()\n"
+        "thread = threading.Thread(target=server.start)\n"
+        "thread.start()\n"
+        "begun.wait()\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    print(sorted(set(os.listdir('/dev/fd')) - before), flush=True)\n"
+        "    os._exit(0)\n"
+        "os.waitpid(child, 0)\n"
+        "thread.join()\n"
+        "server.stop()\n"
+    )
+    assert (result.stdout, result.stderr) == ("[]\n", "")
 
 
 def test_environment_of_server_and_reaper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
