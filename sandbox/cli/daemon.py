@@ -86,7 +86,7 @@ def _keep(
     ttl: float,
     said: int,
 ) -> None:
-    """Starts the servers, tell their variables, and wait until it is time to end."""
+    """Starts the servers, sends their variables, and waits until it is time to end."""
     try:
         servers = sandbox.launch(count)
         for server in servers:

@@ -108,7 +108,7 @@ class SandboxedSession:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self) -> Hook:
-        """Fails a test that reached for the main memcached, and show what the caches held."""
+        """Fails a test that reached for the main memcached, and shows what the caches held."""
         report: pytest.TestReport = yield
         if taken := self._run.take_refusals():
             if report.failed:
@@ -129,7 +129,7 @@ class SandboxedSession:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Hook:
-        """Sends the controller of xdist what a worker has to tell; fail the session if strict."""
+        """Sends the summary of a worker to its controller, and fails the session if strict."""
         if hasattr(self._config, "workeroutput"):
             self._complete_summary()
             self._config.workeroutput[NAME] = self._summary.packed()

@@ -94,7 +94,7 @@ class Memcached(Server):
         self._deadline = 0.0
 
     def start(self) -> None:
-        """Starts memcached and wait until it is ready.
+        """Starts memcached and waits until it is ready.
 
         Stale servers of killed runs are removed. After an error no process is left, and no file.
 
@@ -147,7 +147,7 @@ class Memcached(Server):
             raise
 
     def stop(self) -> None:
-        """Kills memcached, wait for its end and remove its files. Does nothing when none runs.
+        """Kills memcached, waits for its end and removes its files; does nothing if none runs.
 
         By SIGKILL: a cache has nothing to save, and on SIGTERM memcached takes a second to end.
         """

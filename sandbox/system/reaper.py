@@ -218,9 +218,8 @@ class Reaper:
             if not _readable(self._socket.fileno(), patience):
                 os.killpg(self._shell, signal.SIGKILL)  # It was stopped by SIGSTOP.
             if self.pid:
-                self._kill(
-                    with_group=True
-                )  # The reaper was killed, or the program has left its group.
+                # The reaper may have been killed, or the program may have left its group.
+                self._kill(with_group=True)
                 self._wait()
             _wait_for(self._shell)
             self._shell = 0

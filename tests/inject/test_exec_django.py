@@ -19,6 +19,7 @@ from sandbox.run.environment import Injection, injection_variables
 
 from ..conftest import Run
 from ..helpers.memcacheds import MainMemcached
+from ..helpers.processes import without_coverage
 from ..helpers.projects import PYMEMCACHE, MakeProject, Project, pytest_command, stripped_bookshop
 from ..helpers.suites import CLEAN_CACHE, KILLS_MEMCACHED, START_METHODS, WORKERS_AND_CHILDREN
 
@@ -653,9 +654,17 @@ class TestGuard:
         ],
     )
     def test_guard_of_a_process_that_clears_its_environment(
-        self, run: Run, main_memcached: MainMemcached, tmp_path: Path, fault: str, said: str
+        self,
+        run: Run,
+        monkeypatch: pytest.MonkeyPatch,
+        main_memcached: MainMemcached,
+        tmp_path: Path,
+        fault: str,
+        said: str,
     ) -> None:
         """A guard that cannot be loaded lets nothing through either."""
+        for name in set(os.environ).difference(without_coverage()):
+            monkeypatch.delenv(name)  # coverage.py imports sockets itself, and the guard with them
         (tmp_path / "connect.py").write_text(
             "import os, sys\n"
             "os.environ.clear()\n"
