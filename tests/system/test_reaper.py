@@ -260,7 +260,7 @@ def test_fork_while_another_thread_starts_a_server_holds_nothing(python: Run) ->
         "thread.join()\n"
         "server.stop()\n"
     )
-    assert (result.stdout, result.stderr) == ("[]\n", "")
+    assert result.stdout == "[]\n", result.stderr  # Python 3.12 warns there of the fork itself.
 
 
 def test_environment_of_server_and_reaper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
