@@ -141,9 +141,19 @@ def sandbox_of(options: SandboxOptions) -> Sandbox:
         ):
             raise click.BadParameter(problem, param_hint="--env")
     context = click.get_current_context()
+    sources = {context.get_parameter_source(name) for name in ("guard", "no_guard")}
+    if sources == {ParameterSource.COMMANDLINE}:
+        raise click.UsageError("Give either --guard or --no-guard.")
     given = {option.keyword: _given(context, option) for option in OF_MEMCACHED}
     typed = {keyword: value for keyword, value in given.items() if value is not None}
     return Sandbox(**read_memcached(typed, lambda keyword: BY_KEYWORD[keyword].command_flags[-1]))
+
+
+def _is_off(options: SandboxOptions) -> bool:
+    """Returns whether there is no guard: an address on the command line beats the environment."""
+    source = click.get_current_context().get_parameter_source
+    typed = ParameterSource.COMMANDLINE
+    return options["no_guard"] and (source("no_guard") is typed or source("guard") is not typed)
 
 
 def _given(context: click.Context, option: Option) -> Given | None:
@@ -169,7 +179,7 @@ def variables_of(
     if options["no_inject"]:
         injected = without_injection(environ)
     else:
-        guarded = [] if options["no_guard"] else [MAIN_MEMCACHED, *options["guard"]]
+        guarded = [] if _is_off(options) else [MAIN_MEMCACHED, *options["guard"]]
         injection = Injection(options["exclude"], options["flush"], guarded)
         injected = injection_variables(environ, injection)
     return {**injected, **command_variables(environ, servers, control, options["env"])}

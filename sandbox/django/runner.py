@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django.core.management.base import CommandError
 from django.test.runner import DiscoverRunner
 
-from ..errors import MainMemcachedRefused, SandboxError
+from ..errors import MainMemcachedRefused, OptionError, SandboxError
 from ..run.local import is_in_a_run, local_source, sandbox_run
 from ..run.options import read_run
 from ..run.summary import Summary
 from ..server.options import (
     BY_KEYWORD,
+    OF_MEMCACHED,
     OPTIONS,
     Given,
     Option,
@@ -87,6 +88,8 @@ class SandboxRunnerMixin(Base):
 
     def _given(self) -> dict[str, Given]:
         """Returns the options, from the command line, the environment or the attributes."""
+        if unknown := set(self.memcached_options).difference(o.keyword for o in OF_MEMCACHED):
+            raise OptionError(min(unknown), f"memcached_options: there is no {min(unknown)!r}")
         given = {
             keyword: Given(value, f"memcached_options[{keyword!r}]={value!r}")
             for keyword, value in self.memcached_options.items()
@@ -102,6 +105,8 @@ class SandboxRunnerMixin(Base):
             texts = [f"={text}" for text in value] if option.repeatable else [f"={value}"]
             spelled = " ".join(_flag(option) + (text if option.metavar else "") for text in texts)
             given[keyword] = Given(value, spelled)
+        if "guard" in self._typed and "no_guard" not in self._typed:
+            given.pop("no_guard", None)  # It was set in the environment.
         return given
 
     def run_tests(self, *args: Any, **kwargs: Any) -> int:
@@ -109,7 +114,8 @@ class SandboxRunnerMixin(Base):
         joins = is_in_a_run()
         try:
             given = self._given()
-            switches = read({keyword: given[keyword] for keyword in ("strict", "quiet")})
+            keywords = given.keys() & {"strict", "quiet"}
+            switches = read({keyword: given[keyword] for keyword in keywords})
             options = {
                 **read_run(given, FLUSHES),
                 **read_memcached(given, lambda keyword: _flag(BY_KEYWORD[keyword])),
@@ -117,13 +123,13 @@ class SandboxRunnerMixin(Base):
             with sandbox_run(**options) as entered:
                 self._sandbox_run = entered
                 failures = super().run_tests(*args, **kwargs)
+                summary = Summary(_flag(BY_KEYWORD["memory_mb"]))
+                summary.refusals += entered.take_refusals()
                 if (source := local_source(entered)) and not joins:
-                    summary = Summary(_flag(BY_KEYWORD["memory_mb"]))
                     summary.add_servers(source.servers())
-                    summary.refusals += entered.take_refusals()
-                    for line in summary.lines(quiet=switches["quiet"]):
+                    for line in summary.lines(quiet=switches.get("quiet", False)):
                         self.log(f"memcached-sandbox: {line.text}")
-                    failures += bool(switches["strict"] and summary.refusals)
+                failures += bool(switches.get("strict") and summary.refusals)
                 return failures
         except MainMemcachedRefused:
             raise  # by code of the project: its traceback shows which

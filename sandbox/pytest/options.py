@@ -74,4 +74,6 @@ def _given(config: pytest.Config) -> dict[str, Given]:
                     else name
                 )
                 given[option.keyword] = Given(value, spelled)
+                if option.keyword == "guard":
+                    given.pop("no_guard", None)  # It was set in the environment.
     return given

@@ -39,6 +39,8 @@ class SandboxedSession:
         self._config = config
         self._run = entered
         self._joins = joins
+        self._strict = is_set(config, "strict")
+        self._quiet = is_set(config, "quiet")
         # Its refusals are those that no test is to blame for.
         self._summary = Summary(flag(f"{NAME}_memory"))
 
@@ -89,7 +91,7 @@ class SandboxedSession:
 
     def pytest_report_header(self, config: pytest.Config) -> str | None:
         """Returns a line about the servers of the session."""
-        if is_set(config, "quiet"):
+        if self._quiet:
             return None
         places = ", ".join(
             f"{server} in place of {main}"
@@ -135,7 +137,7 @@ class SandboxedSession:
             self._config.workeroutput[NAME] = self._summary.packed()
 
         yield
-        refused_elsewhere = self._summary.refusals and is_set(self._config, "strict")
+        refused_elsewhere = self._summary.refusals and self._strict
         if refused_elsewhere and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -148,7 +150,7 @@ class SandboxedSession:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Prints the summary of the run."""
         self._complete_summary()
-        for line in self._summary.lines(quiet=is_set(self._config, "quiet")):
+        for line in self._summary.lines(quiet=self._quiet):
             terminalreporter.write_line(
                 f"{TITLE}: {line.text}", yellow=line.is_warning, red=line.is_problem
             )

@@ -40,6 +40,8 @@ ITEM_SIZE_STEP = MB // 2
 ITEM_SIZE_LIMIT = GB
 DEFAULT_ITEM_SIZE = MB
 
+LONGEST_START = 3600  # seconds
+
 # getopt_long's tables in main() of memcached.c, 1.6: what takes a value is followed by ":" or "=".
 SHORT_OPTIONS = "a:AZp:s:U:m:Mc:khiVrvdl:u:P:f:n:t:D:LR:Cb:B:I:SFXWY:e:o:N:"
 LONG_OPTIONS = [
@@ -80,10 +82,10 @@ def whole_number(text: str) -> int:
 
     :raises ValueError: it is none.
     """
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError("must be a whole number") from None
+    number, unit = _split(text)
+    if number is None or unit:
+        raise ValueError("must be a whole number")
+    return number
 
 
 def megabytes(text: str) -> int:
@@ -133,12 +135,11 @@ def switch(text: str) -> bool:
 
     :raises ValueError: it is neither.
     """
-    values = {"1": True, "true": True, "yes": True, "on": True}
-    values |= {"0": False, "false": False, "no": False, "off": False}
-    try:
-        return values[text.lower()]
-    except KeyError:
-        raise ValueError("must be true or false") from None
+    if text.lower() in ("1", "true", "t", "yes", "y", "on"):  # as click has them
+        return True
+    if text.lower() in ("0", "false", "f", "no", "n", "off"):
+        return False
+    raise ValueError("must be true or false")
 
 
 class Option(NamedTuple):
@@ -267,9 +268,11 @@ def read(given: Mapping[str, Given]) -> dict[str, Any]:
     """
     values = {}
     for keyword, (value, spelled) in given.items():
-        read_one = BY_KEYWORD[keyword].read
+        option = BY_KEYWORD[keyword]
         try:
-            values[keyword] = read_one(value) if isinstance(value, str) else value
+            if isinstance(value, str) and option.repeatable:
+                raise ValueError("must be a list")
+            values[keyword] = option.read(value) if isinstance(value, str) else value
         except ValueError as error:
             raise OptionError(keyword, f"{spelled}: {error}") from None
     return values
@@ -404,3 +407,5 @@ class _Check:
             raise self._error("start_timeout", "must be a number of seconds")
         if not start_timeout > 0:
             raise self._error("start_timeout", "must be more than 0 seconds")
+        if start_timeout > LONGEST_START:
+            raise self._error("start_timeout", f"must be at most {LONGEST_START} seconds")

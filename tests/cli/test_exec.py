@@ -119,6 +119,20 @@ def test_variable_that_is_wrong_is_named(
     assert result.stderr.endswith(" See 'sandbox exec --help'.\n")
 
 
+def test_guard_on_the_command_line_comes_before_no_guard_in_the_environment(run) -> None:
+    words = ["sh", "-c", "echo $MEMCACHED_SANDBOX_GUARDED"]
+    off = {"MEMCACHED_SANDBOX_NO_GUARD": "1"}
+    assert run("sandbox", "exec", "-q", *words, **off).stdout == "\n"
+    result = run("sandbox", "exec", "-q", "--guard", "nowhere:5", *words, **off)
+    assert result.stdout == "127.0.0.1:11211 nowhere:5\n"
+
+
+def test_guard_and_no_guard(cli: Cli) -> None:
+    result = cli("exec", "--guard", "nowhere:5", "--no-guard", "true")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("sandbox: Give either --guard or --no-guard.")
+
+
 def test_another_memcached(run, tmp_path: Path) -> None:
     binary = tmp_path / "mine"
     binary.write_text('#!/bin/sh\necho started >started\nexec memcached "$@"\n')

@@ -163,6 +163,8 @@ def test_strict_and_quiet(project: Project) -> None:
         assert result.returncode == code, result.stderr
         assert "connecting to the main memcached was refused once" in result.stdout
         assert ("peak memory" in result.stdout) is ("--memcached-quiet" not in arguments)
+    result = project.sandboxed("--", "./manage.py", "test", "--memcached-strict")
+    assert result.returncode == 1
 
 
 def test_no_memcached(project: Project) -> None:
@@ -214,6 +216,8 @@ class TestRunnerOfTheirOwn:
     @pytest.mark.parametrize(
         ("right", "wrong", "message"),
         [
+            ('"threads": 2', '"memory": 32', "memcached_options: there is no 'memory'"),
+            ('["dead"]', '"dead"', "memcached_exclude='dead': must be a list"),
             ('"threads": 2', '"threads": 0', "memcached_options['threads']=0: must be 1 or more"),
             ('"dead"', '"daed"', "the aliases to exclude name 'daed', but the aliases in CACHES"),
         ],

@@ -393,6 +393,26 @@ class TestOptions:
             assert "connecting to the main memcached was refused once" in result.stdout
         monkeypatch.setenv("MEMCACHED_SANDBOX_STRICT", "yes")
         assert in_process.pytest().returncode == 1
+        monkeypatch.setenv("MEMCACHED_SANDBOX_STRICT", "maybe")
+        result = in_process.pytest()
+        assert result.returncode == 4
+        assert result.stdout == ""  # before any test has run
+        said = "ERROR: MEMCACHED_SANDBOX_STRICT=maybe: must be true or false\n"
+        assert result.stderr.startswith(said)
+
+    def test_guard_on_the_command_line_comes_before_no_guard_in_the_environment(
+        self, in_process: InProcess, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        in_process.write(
+            "test_it.py",
+            "import socket\n"
+            "def test():\n"
+            "    try: socket.create_connection(('127.0.0.1', 11211), timeout=1)\n"
+            "    except OSError: pass\n",
+        )
+        monkeypatch.setenv("MEMCACHED_SANDBOX_NO_GUARD", "1")
+        assert passed(in_process.pytest()) == 1
+        assert "1 failed" in in_process.pytest("--memcached-sandbox-guard=localhost:5").stdout
 
     def test_quiet(self, in_process: InProcess) -> None:
         in_process.write("test_it.py", "def test(memcached): memcached.flush()\n")

@@ -33,6 +33,8 @@ from sandbox.server.options import Given
         ({"start_timeout": 0}, "start_timeout=.*: must be more than 0 seconds"),
         ({"start_timeout": "5"}, "start_timeout='5': must be a number of seconds"),
         ({"start_timeout": float("nan")}, "start_timeout=.*: must be more than 0 seconds"),
+        ({"start_timeout": float("inf")}, "start_timeout=inf: must be at most 3600 seconds"),
+        ({"start_timeout": 1e9}, "start_timeout=1000000000.0: must be at most 3600 seconds"),
         ({"args": "-v"}, "args='-v': must be a list of strings"),
         ({"args": [1]}, r"args=\[1\]: must be a list of strings"),
         ({"args": ["file"]}, "args=.*: memcached takes options only, and 'file' is none"),
@@ -73,6 +75,12 @@ def test_memory_in_other_units(text: str) -> None:
         options.megabytes(text)
 
 
+@pytest.mark.parametrize("text", ["", "1_0", "1.5", "8m", "x"])
+def test_whole_number_that_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match="must be a whole number"):
+        options.whole_number(text)
+
+
 @pytest.mark.parametrize(
     ("text", "size"), [("1048576", 1 << 20), ("512k", 1 << 19), ("2M", 2 << 20), ("1g", 1 << 30)]
 )
@@ -89,7 +97,7 @@ def test_repeatable_option_in_the_environment(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("1", True), ("True", True), ("off", False), ("no", False)]
+    ("text", "value"), [("1", True), ("True", True), ("y", True), ("off", False), ("no", False)]
 )
 def test_switch(text: str, value: bool) -> None:
     assert options.read({"strict": Given(text, f"--strict={text}")}) == {"strict": value}
