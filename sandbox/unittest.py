@@ -27,7 +27,10 @@ class MemcachedMixin(Base):
 
     @classmethod
     def setUpClass(cls) -> None:
-        """Starts the server. Raises what `Memcached` raises, as an error of the class."""
+        """Starts the server.
+
+        :raises SandboxError: it cannot be started; unittest reports an error of the class.
+        """
         cls.memcached = Memcached(**cls.memcached_options)
         cls.memcached.start()
         # What is cleaned up last was there first: it outlives all that the class sets up.

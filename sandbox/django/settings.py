@@ -24,7 +24,10 @@ def aliases_of(
     exclude: Collection[str],
     is_memcached: Callable[[Mapping[str, Any]], bool] = locations.is_memcached,
 ) -> list[str]:
-    """Returns the memcached aliases. Raises ImproperlyConfigured for a malformed CACHES."""
+    """Returns the memcached aliases.
+
+    :raises django.core.exceptions.ImproperlyConfigured: CACHES is malformed.
+    """
     try:
         return locations.memcached_aliases(caches, exclude, is_memcached)
     except CachesError as error:

@@ -37,7 +37,7 @@ def find_memcached(binary: str | os.PathLike[str] | None = None) -> str:
     ``$MEMCACHED_SANDBOX_BINARY`` is taken for it, and without that the first ``memcached`` on
     PATH and in the folders where packages put it.
 
-    Raises BinaryError.
+    :raises BinaryError: it is not there, or is no executable file.
     """
     wanted = os.fspath(binary) if binary is not None else os.environ.get("MEMCACHED_SANDBOX_BINARY")
     if not wanted:

@@ -72,13 +72,15 @@ def _killed(kind: str, chance: random.Random, patience: float) -> float:
     # It stands still while we look whom it has started.
     owner.send_signal(signal.SIGSTOP)
     family = psutil.Process(owner.pid).children(recursive=True)
-    ours = [child for child in family if _command(child) != program]
     if kind == "group":
         os.killpg(owner.pid, signal.SIGKILL)
     else:
         owner.kill()
     begin = time.monotonic()
-    while alive := [process for process in ours if is_running(process.pid)]:
+    # The command of an exec may have been spawned and not executed yet when it was looked at.
+    while alive := [
+        child for child in family if is_running(child.pid) and _command(child) != program
+    ]:
         waited = time.monotonic() - begin
         assert waited < patience, f"{kind}: {alive} {waited:.1f} s after the owner's end"
         time.sleep(0.001)

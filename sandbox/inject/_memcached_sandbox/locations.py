@@ -67,7 +67,7 @@ def memcached_aliases(
 ) -> list[str]:
     """Returns the memcached aliases of a CACHES setting that are not excluded.
 
-    Raises CachesError when the setting is malformed or ``exclude`` names what it does not have.
+    :raises CachesError: the setting is malformed, or has no alias that ``exclude`` names.
     """
     if not isinstance(caches, Mapping):
         raise CachesError(f"CACHES must be a dict of aliases, but is {caches!r}")
@@ -107,7 +107,10 @@ def addresses(location: object) -> list[str]:
 
 
 def address(text: str) -> str:
-    """Returns one address in the usual spelling. Raises ValueError."""
+    """Returns one address in the usual spelling.
+
+    :raises ValueError: it is none.
+    """
     (normal, *more) = addresses(text)
     if more or not MEMCACHED_ADDRESS.fullmatch(normal):
         raise ValueError(f"{text!r} is not HOST:PORT or unix:/PATH")
