@@ -11,7 +11,7 @@ from importlib import import_module
 
 import click
 
-from ..errors import OptionError, SandboxError
+from ..errors import SandboxError
 from .output import FAILURE, INTERRUPTED, USAGE, say
 
 # The commands in the order of their use. Each is a module of that name.
@@ -59,9 +59,6 @@ def main(prog_name: str = "sandbox") -> None:
         fail(f"{error.format_message()} See '{path} --help'.", USAGE)
     except click.ClickException as error:
         fail(error.format_message(), error.exit_code)
-    except OptionError as error:
-        path = " ".join([prog_name, *sys.argv[1:2]])
-        fail(f"{error}. See '{path} --help'.", USAGE)
     except SandboxError as error:
         fail(f"{error}.", FAILURE)
     except (click.Abort, KeyboardInterrupt):

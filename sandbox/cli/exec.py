@@ -18,7 +18,7 @@ from .options import (
     table_option,
     variables_of,
 )
-from .output import FAILURE
+from .output import FAILURE, ExitWatcher, say
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -84,7 +84,6 @@ def _run(
     from ..run.control import Control
     from ..run.summary import Summary
     from .child import Command, hold_signals
-    from .output import ExitWatcher, say
 
     for server in launched:
         server.wait()

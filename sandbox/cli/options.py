@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
+from ..errors import OptionError
 from ..run.environment import (
     MAIN_MEMCACHED,
     Injection,
@@ -18,7 +19,16 @@ from ..run.environment import (
     without_injection,
 )
 from ..run.sandbox import Sandbox
-from ..server.options import BY_KEYWORD, OF_MEMCACHED, Given, Option, read_memcached
+from ..server.options import (
+    BY_KEYWORD,
+    OF_MEMCACHED,
+    Given,
+    Option,
+    merged,
+    read,
+    read_memcached,
+    typed,
+)
 from .parameters import Address, Variable
 
 if TYPE_CHECKING:
@@ -132,8 +142,7 @@ def sandbox_options(command: CommandFunction) -> CommandFunction:
 def sandbox_of(options: SandboxOptions) -> Sandbox:
     """Returns the sandbox that the command was asked for; nothing runs yet.
 
-    :raises click.BadParameter: a template has an unknown placeholder.
-    :raises OptionError: an option of memcached is wrong.
+    :raises click.UsageError: an option is wrong.
     """
     for name, template in options["env"]:
         if problem := unknown_placeholder(
@@ -144,29 +153,27 @@ def sandbox_of(options: SandboxOptions) -> Sandbox:
     sources = {context.get_parameter_source(name) for name in ("guard", "no_guard")}
     if sources == {ParameterSource.COMMANDLINE}:
         raise click.UsageError("Give either --guard or --no-guard.")
-    given = {option.keyword: _given(context, option) for option in OF_MEMCACHED}
-    typed = {keyword: value for keyword, value in given.items() if value is not None}
-    return Sandbox(**read_memcached(typed, lambda keyword: BY_KEYWORD[keyword].command_flags[-1]))
+    try:
+        memcached_options = read_memcached(
+            _given(OF_MEMCACHED), lambda keyword: BY_KEYWORD[keyword].command_flags[-1]
+        )
+    except OptionError as error:
+        raise click.UsageError(f"{error}.", context) from None
+    return Sandbox(**memcached_options)
 
 
-def _is_off(options: SandboxOptions) -> bool:
-    """Returns whether there is no guard: an address on the command line beats the environment."""
-    source = click.get_current_context().get_parameter_source
-    typed = ParameterSource.COMMANDLINE
-    return options["no_guard"] and (source("no_guard") is typed or source("guard") is not typed)
-
-
-def _given(context: click.Context, option: Option) -> Given | None:
-    value, flag = context.params[option.word], option.command_flags[-1]
-    match context.get_parameter_source(option.word):
-        case ParameterSource.ENVIRONMENT:
-            return Given(value, f"{option.variable}={os.environ[option.variable]}")
-        case ParameterSource.COMMANDLINE if option.repeatable:
-            return Given(value, " ".join(f"{flag} {text}" for text in value))
-        case ParameterSource.COMMANDLINE:
-            return Given(value, f"{flag} {value}" if option.metavar else flag)
-        case _:
-            return None
+def _given(options: Iterable[Option]) -> dict[str, Given]:
+    """Returns what was typed on the command line or, before that, set in the environment."""
+    context = click.get_current_context()
+    in_environment, on_line = {}, {}
+    for option in options:
+        value, source = context.params[option.word], context.get_parameter_source(option.word)
+        if source is ParameterSource.ENVIRONMENT:
+            spelled = f"{option.variable}={os.environ[option.variable]}"
+            in_environment[option.keyword] = Given(value, spelled)
+        elif source is ParameterSource.COMMANDLINE:
+            on_line[option.keyword] = typed(option, option.command_flags[-1], value, joint=" ")
+    return merged(in_environment, on_line)
 
 
 def variables_of(
@@ -179,7 +186,8 @@ def variables_of(
     if options["no_inject"]:
         injected = without_injection(environ)
     else:
-        guarded = [] if _is_off(options) else [MAIN_MEMCACHED, *options["guard"]]
+        given = read(_given([BY_KEYWORD["guard"], BY_KEYWORD["no_guard"]]))
+        guarded = [] if given.get("no_guard") else [MAIN_MEMCACHED, *options["guard"]]
         injection = Injection(options["exclude"], options["flush"], guarded)
         injected = injection_variables(environ, injection)
     return {**injected, **command_variables(environ, servers, control, options["env"])}

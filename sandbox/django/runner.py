@@ -23,8 +23,10 @@ from ..server.options import (
     Given,
     Option,
     from_environment,
+    merged,
     read,
     read_memcached,
+    typed,
 )
 
 if TYPE_CHECKING:
@@ -81,16 +83,19 @@ class SandboxRunnerMixin(Base):
             parser.add_argument(_flag(option), help=f"{option.help}{default}", **kind)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        typed = {option.keyword: kwargs.pop(_destination(option), None) for option in OPTIONS}
+        self._typed = {
+            option.keyword: typed(option, _flag(option), value)
+            for option in OPTIONS
+            if (value := kwargs.pop(_destination(option), None)) is not None
+        }
         super().__init__(*args, **kwargs)
-        self._typed = {keyword: value for keyword, value in typed.items() if value is not None}
         self._sandbox_run: run.Run | None = None
 
     def _given(self) -> dict[str, Given]:
         """Returns the options, from the command line, the environment or the attributes."""
         if unknown := set(self.memcached_options).difference(o.keyword for o in OF_MEMCACHED):
             raise OptionError(min(unknown), f"memcached_options: there is no {min(unknown)!r}")
-        given = {
+        attributes = {
             keyword: Given(value, f"memcached_options[{keyword!r}]={value!r}")
             for keyword, value in self.memcached_options.items()
         }
@@ -98,16 +103,8 @@ class SandboxRunnerMixin(Base):
             attribute = f"memcached_{keyword}"
             value = getattr(self, attribute)
             if value is not None or keyword == "guard":
-                given[keyword] = Given(value, f"{attribute}={value!r}")
-        given |= from_environment()
-        for keyword, value in self._typed.items():
-            option = BY_KEYWORD[keyword]
-            texts = [f"={text}" for text in value] if option.repeatable else [f"={value}"]
-            spelled = " ".join(_flag(option) + (text if option.metavar else "") for text in texts)
-            given[keyword] = Given(value, spelled)
-        if "guard" in self._typed and "no_guard" not in self._typed:
-            given.pop("no_guard", None)  # It was set in the environment.
-        return given
+                attributes[keyword] = Given(value, f"{attribute}={value!r}")
+        return merged(attributes, from_environment(), self._typed)
 
     def run_tests(self, *args: Any, **kwargs: Any) -> int:
         """Runs the tests with servers that are gone when this ends, in whatever way."""

@@ -8,7 +8,15 @@ import pytest
 
 from ..errors import OptionError
 from ..run.options import read_run
-from ..server.options import BY_KEYWORD, Given, from_environment, read, read_memcached
+from ..server.options import (
+    BY_KEYWORD,
+    Given,
+    from_environment,
+    merged,
+    read,
+    read_memcached,
+    typed,
+)
 from . import NAME, OPTIONS, flag, in_ini_file, on_command_line
 
 if TYPE_CHECKING:
@@ -52,28 +60,14 @@ def is_set(config: pytest.Config, keyword: str) -> bool:
 
 
 def _given(config: pytest.Config) -> dict[str, Given]:
-    given = {}
+    in_file, on_line = {}, {}
     for option in BY_KEYWORD.values():
-        if option.word in OPTIONS:
-            name = f"{NAME}_{option.word}"
-            value = in_ini_file(config, name)
-            if value is not None:
-                text = " ".join(value) if option.repeatable else value
-                given[option.keyword] = Given(value, f"{name} = {text} in {config.inipath}")
-    given |= from_environment()
-    for option in BY_KEYWORD.values():
-        if option.word in OPTIONS:
-            name = flag(f"{NAME}_{option.word}")
-            value = on_command_line(config, f"{NAME}_{option.word}")
-            if value is not None:
-                spelled = (
-                    " ".join(f"{name}={text}" for text in value)
-                    if option.repeatable
-                    else f"{name}={value}"
-                    if option.metavar
-                    else name
-                )
-                given[option.keyword] = Given(value, spelled)
-                if option.keyword == "guard":
-                    given.pop("no_guard", None)  # It was set in the environment.
-    return given
+        name = f"{NAME}_{option.word}"
+        if option.word not in OPTIONS:
+            continue
+        if (value := in_ini_file(config, name)) is not None:
+            text = " ".join(value) if option.repeatable else value
+            in_file[option.keyword] = Given(value, f"{name} = {text} in {config.inipath}")
+        if (value := on_command_line(config, name)) is not None:
+            on_line[option.keyword] = typed(option, flag(name), value)
+    return merged(in_file, from_environment(), on_line)

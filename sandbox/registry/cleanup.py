@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 
 from ..errors import CleanupError, RecordError
-from .directories import LockedDirectory, ServerDirectory, directories
+from .directories import ControlDirectory, LockedDirectory, ServerDirectory, directories
 
 # Seconds to wait for the end of a killed server: it is gone in less than a millisecond.
 PATIENCE = 1.0
@@ -18,20 +18,29 @@ def remove_stale(run_directory: str) -> tuple[int, list[CleanupError]]:
     :returns: how many that were, and an error for each directory that cannot be removed.
     """
     removed, problems = 0, []
-    found = directories(run_directory)
-    for directory in found:
-        if not (directory.is_alive() or _is_named(directory, found)):
-            try:
-                removed += _remove(directory)
-            except CleanupError as problem:
-                problems.append(problem)
+    for directory in stale_directories(run_directory):
+        try:
+            removed += _remove(directory)
+        except CleanupError as problem:
+            problems.append(problem)
     return removed, problems
 
 
-def _is_named(directory: LockedDirectory, others: Iterable[LockedDirectory]) -> bool:
-    """Returns whether it is a control directory that a server which is alive names in its record.
+def stale_directories(run_directory: str) -> list[LockedDirectory]:
+    """Returns the stale directories in a run directory."""
+    found = directories(run_directory)
+    return [
+        directory
+        for directory in found
+        if not directory.is_alive()
+        and not (isinstance(directory, ControlDirectory) and _is_named(directory, found))
+    ]
 
-    It is made after that server, and is not locked at first.
+
+def _is_named(directory: ControlDirectory, others: Iterable[LockedDirectory]) -> bool:
+    """Returns whether a server that is alive names a control directory in its record.
+
+    The directory is made after that server, and is not locked at first.
     """
     for other in others:
         if isinstance(other, ServerDirectory) and other.is_alive():
@@ -79,7 +88,7 @@ def _remove(directory: LockedDirectory) -> bool:
 def _end_server(directory: ServerDirectory) -> None:
     reason, killed = "is not the one in its record", False
     try:
-        killed = directory.read_record().server.kill_group()
+        killed = directory.read_record().server.kill(with_group=True)
     except (RecordError, FileNotFoundError) as error:
         problem = error if isinstance(error, RecordError) else "has no record"
         reason = f"is not known: the directory {problem}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import psutil
@@ -11,8 +11,8 @@ import psutil
 from ..errors import ProtocolError, RecordError
 from ..inject import protocol
 from ..system.reaper import NAME as REAPER
-from .cleanup import PATIENCE
-from .directories import LockedDirectory, Record, ServerDirectory, directories
+from .cleanup import PATIENCE, stale_directories
+from .directories import Record, ServerDirectory, directories
 from .run_directory import folders, problem_of, run_directory_in
 
 # Seconds to wait for an answer to "stats".
@@ -65,7 +65,7 @@ def servers() -> tuple[list[RunningServer], list[str]]:
     Also returns one line for each directory whose record cannot be read.
     """
     found, unknown = [], []
-    for directory in _directories():
+    for directory in itertools.chain.from_iterable(map(directories, run_directories())):
         if isinstance(directory, ServerDirectory) and directory.is_alive():
             try:
                 found.append(RunningServer(directory, directory.read_record()))
@@ -78,9 +78,4 @@ def servers() -> tuple[list[RunningServer], list[str]]:
 
 def stale() -> list[str]:
     """Returns the paths of the stale directories."""
-    return [directory.path for directory in _directories() if not directory.is_alive()]
-
-
-def _directories() -> Iterator[LockedDirectory]:
-    for path in run_directories():
-        yield from directories(path)
+    return [directory.path for path in run_directories() for directory in stale_directories(path)]

@@ -96,12 +96,12 @@ def child_variables(first: Memcached, refusals_file: str) -> dict[str, str]:
 
 
 @contextmanager
-def injection(environ: MutableMapping[str, str], injection: Injection) -> Iterator[None]:
+def injection(environ: MutableMapping[str, str], settings: Injection) -> Iterator[None]:
     """Injects the children of this process while the context lasts.
 
     `child_variables` may be put into ``environ`` meanwhile. They are removed as well.
     """
-    variables = injection_variables(environ, injection)
+    variables = injection_variables(environ, settings)
     with restored_environ(environ, [*variables, *OF_OWN_RUN]):
         environ.update(variables)
         for name in OF_OWN_RUN:

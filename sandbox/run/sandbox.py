@@ -60,8 +60,9 @@ class Sandbox:
     def control_directory(self) -> ControlDirectory:
         """The directory for the files of the run, made when it is first asked for.
 
-        It is removed by `stop`, or by the reapers of the servers that were started before. Raises
-        SandboxError.
+        It is removed by `stop`, or by the reapers of the servers that were started before.
+
+        :raises SandboxError: it cannot be made.
         """
         with deferred(), self._lock, no_fork:
             control = self._named_control_directory()

@@ -39,7 +39,8 @@ def find_memcached(binary: str | os.PathLike[str] | None = None) -> str:
 
     :raises BinaryError: it is not there, or is no executable file.
     """
-    wanted = os.fspath(binary) if binary is not None else os.environ.get("MEMCACHED_SANDBOX_BINARY")
+    variable = os.environ.get("MEMCACHED_SANDBOX_BINARY")
+    wanted = os.fspath(binary) if binary is not None else variable
     if not wanted:
         found = _first_executable("memcached", [*os.get_exec_path(), *USUAL_FOLDERS])
         if found is None:
@@ -48,20 +49,22 @@ def find_memcached(binary: str | os.PathLike[str] | None = None) -> str:
                 f"install it with '{install_command()}', or name it in MEMCACHED_SANDBOX_BINARY"
             )
         return found
+    # The command line takes its option from the variable, too.
+    named = f"the memcached binary {wanted!r}"
+    named = f"MEMCACHED_SANDBOX_BINARY={wanted}: {named}" if wanted == variable else named
     if os.sep not in wanted:
         found = _first_executable(wanted, os.get_exec_path())
         if found is None:
-            raise BinaryError(f"the memcached binary {wanted!r} is not on PATH: give its full path")
+            raise BinaryError(f"{named} is not on PATH: give its full path")
         return found
     if not os.path.exists(wanted):
         raise BinaryError(
-            f"the memcached binary {wanted!r} does not exist: correct the path, "
+            f"{named} does not exist: correct the path, "
             f"or install memcached with '{install_command()}'"
         )
     if not _is_executable(wanted):
         raise BinaryError(
-            f"the memcached binary {wanted!r} is not an executable file: "
-            f"correct the path, or allow it with 'chmod +x'"
+            f"{named} is not an executable file: correct the path, or allow it with 'chmod +x'"
         )
     return os.path.abspath(wanted)
 

@@ -248,6 +248,31 @@ class Given(NamedTuple):
     spelled: str
 
 
+def typed(option: Option, name: str, value: Any, joint: str = "=") -> Given:
+    """Returns what was typed on a command line.
+
+    :param name: the name of the option there.
+    :param joint: what stands there between the name and the value.
+    """
+    if not option.metavar:
+        return Given(value, name)
+    values = value if option.repeatable else [value]
+    return Given(value, " ".join(f"{name}{joint}{text}" for text in values))
+
+
+def merged(*levels: Mapping[str, Given]) -> dict[str, Given]:
+    """Returns the options of several levels, of which a later one comes before the others.
+
+    An address to guard comes before an earlier wish for no guard, too.
+    """
+    given: dict[str, Given] = {}
+    for level in levels:
+        if "guard" in level:
+            given.pop("no_guard", None)
+        given |= level
+    return given
+
+
 def from_environment(options: Iterable[Option] = OPTIONS) -> dict[str, Given]:
     """Returns the options that are set in the environment, by their keywords.
 

@@ -18,7 +18,6 @@ from ..errors import StartError, explain_limit
 
 if TYPE_CHECKING:
     import pwd
-    from collections.abc import Callable
 
 # From linux/sock_diag.h, linux/inet_diag.h and linux/netlink.h.
 NETLINK_SOCK_DIAG = 4
@@ -65,19 +64,18 @@ class Identity(NamedTuple):
         except psutil.Error:
             return False
 
-    def kill(self) -> bool:
-        """Kills the process, and returns whether there was one to kill."""
-        return self._send(os.kill, lambda: self.pid)
+    def kill(self, with_group: bool = False) -> bool:
+        """Kills the process, and returns whether there was one to kill.
 
-    def kill_group(self) -> bool:
-        """Kills the process and its process group, and returns whether there was one to kill."""
-        return self._send(os.killpg, lambda: os.getpgid(self.pid))
-
-    def _send(self, kill: Callable[[int, int], None], target: Callable[[], int]) -> bool:
+        :param with_group: kill its whole process group.
+        """
         if not self.is_running():
             return False
         try:
-            kill(target(), signal.SIGKILL)
+            if with_group:
+                os.killpg(os.getpgid(self.pid), signal.SIGKILL)
+            else:
+                os.kill(self.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             return False  # It has just ended; macOS calls that a lack of permission.
         return True

@@ -117,34 +117,9 @@ class Reaper:
             words, to_lock, to_fifo = inherited
             tools = map(_find_tool, ("rm", "rmdir"))
             arguments = [directory, " ".join(files), control, " ".join(control_files), *tools]
-            self._shell = os.posix_spawn(
-                "/bin/sh",
-                ["sh", "-c", SCRIPT, NAME, *arguments],
-                env,
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, words, 0),
-                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-                    (os.POSIX_SPAWN_DUP2, 1, 2),
-                    (os.POSIX_SPAWN_DUP2, to_lock, LOCK),
-                ],
-                setpgroup=0,  # Ctrl-C and a hangup reach the terminal's foreground group only.
-                setsigmask=(signal.SIGHUP,),  # until the shell ignores it
-                setsigdef=(signal.SIGCHLD,),  # If it is ignored, a shell cannot wait for rm.
-            )
-            self.pid = os.posix_spawn(
-                program[0],
-                [*program],
-                {**env, **variables},
-                file_actions=[
-                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
-                    (os.POSIX_SPAWN_DUP2, 1, 2),
-                    (os.POSIX_SPAWN_DUP2, to_fifo, FIFO),
-                    (os.POSIX_SPAWN_OPEN, FOLDER, folder, os.O_RDONLY, 0),
-                ],
-                setpgroup=self._shell,
-                setsigmask=(),
-                setsigdef=(signal.SIGCHLD, signal.SIGALRM, signal.SIGHUP),
+            self._shell = _spawn_shell(arguments, env, words, to_lock)
+            self.pid = _spawn_program(
+                program, {**env, **variables}, self._shell, to_fifo, folder, output
             )
         finally:
             for descriptor in inherited:
@@ -254,6 +229,43 @@ class Reaper:
     def _wait(self, options: int = 0) -> None:
         if not self._waited:
             self._waited, self._exit_code = _wait_for(self.pid, options)
+
+
+def _spawn_shell(arguments: Sequence[str], env: Mapping[str, str], words: int, lock: int) -> int:
+    return os.posix_spawn(
+        "/bin/sh",
+        ["sh", "-c", SCRIPT, NAME, *arguments],
+        env,
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, words, 0),
+            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+            (os.POSIX_SPAWN_DUP2, lock, LOCK),
+        ],
+        setpgroup=0,  # Ctrl-C and a hangup reach the terminal's foreground group only.
+        setsigmask=(signal.SIGHUP,),  # until the shell ignores it
+        setsigdef=(signal.SIGCHLD,),  # If it is ignored, a shell cannot wait for rm.
+    )
+
+
+def _spawn_program(
+    program: Sequence[str], env: Mapping[str, str], group: int, fifo: int, folder: str, output: str
+) -> int:
+    return os.posix_spawn(
+        program[0],
+        [*program],
+        env,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+            (os.POSIX_SPAWN_DUP2, fifo, FIFO),
+            (os.POSIX_SPAWN_OPEN, FOLDER, folder, os.O_RDONLY, 0),
+        ],
+        setpgroup=group,
+        setsigmask=(),
+        setsigdef=(signal.SIGCHLD, signal.SIGALRM, signal.SIGHUP),
+    )
 
 
 def _wait_for(child: int, options: int = 0) -> tuple[bool, int | None]:

@@ -121,7 +121,8 @@ def test_variable_that_is_wrong_is_named(
 
 def test_guard_on_the_command_line_comes_before_no_guard_in_the_environment(run) -> None:
     words = ["sh", "-c", "echo $MEMCACHED_SANDBOX_GUARDED"]
-    off = {"MEMCACHED_SANDBOX_NO_GUARD": "1"}
+    off, on = {"MEMCACHED_SANDBOX_NO_GUARD": "1"}, {"MEMCACHED_SANDBOX_NO_GUARD": "0"}
+    assert run("sandbox", "exec", "-q", *words, **on).stdout == "127.0.0.1:11211\n"
     assert run("sandbox", "exec", "-q", *words, **off).stdout == "\n"
     result = run("sandbox", "exec", "-q", "--guard", "nowhere:5", *words, **off)
     assert result.stdout == "127.0.0.1:11211 nowhere:5\n"

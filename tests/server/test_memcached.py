@@ -372,6 +372,14 @@ class TestStartErrors:
         with pytest.raises(BinaryError, match="'no-such-memcached' is not on PATH"):
             Memcached(binary="no-such-memcached").start()
 
+    def test_binary_of_the_environment_is_named_in_errors(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MEMCACHED_SANDBOX_BINARY", "/nope")
+        said = "^MEMCACHED_SANDBOX_BINARY=/nope: the memcached binary '/nope' does not exist"
+        with pytest.raises(BinaryError, match=said):
+            Memcached().start()
+
     def test_missing_and_not_executable(self, tmp_path: Path) -> None:
         with pytest.raises(BinaryError, match="does not exist: correct the path"):
             Memcached(binary=tmp_path / "nothing").start()
