@@ -79,10 +79,11 @@ def table_option(option: Option, **attributes: Any) -> Callable[[CommandFunction
     else:
         attributes["is_flag"] = True
     return click.option(
-        # click makes the variable from this name.
         option.word,
         *option.command_flags,
         cls=SandboxOption,
+        envvar=option.variable,
+        allow_from_autoenv=False,
         help=f"{option.help}{default}",
         **attributes,
     )

@@ -153,6 +153,7 @@ class Option(NamedTuple):
     default: what is assumed without it, as it would be typed; "" for nothing.
     flags: its names on the command line, if they are not --word.
     repeatable: it may be given several times.
+    variable_word: its name in the environment, if it is not the word.
     """
 
     keyword: str
@@ -163,11 +164,12 @@ class Option(NamedTuple):
     default: str = ""
     flags: tuple[str, ...] = ()
     repeatable: bool = False
+    variable_word: str = ""
 
     @property
     def variable(self) -> str:
         """The environment variable."""
-        return f"MEMCACHED_SANDBOX_{self.word.upper()}"
+        return f"MEMCACHED_SANDBOX_{(self.variable_word or self.word).upper()}"
 
     @property
     def command_flags(self) -> tuple[str, ...]:
@@ -210,6 +212,7 @@ OPTIONS = (
         *("args", "arg", str, "ARG", "A further argument for memcached; repeatable."),
         flags=("--memcached-arg",),
         repeatable=True,
+        variable_word="memcached_arg",
     ),
     Option(
         *("start_timeout", "start_timeout", seconds, "SECONDS"),

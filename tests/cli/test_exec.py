@@ -101,7 +101,7 @@ def test_unix_socket_and_verbose(run, run_folder: Path) -> None:
     ("variable", "said"),
     [
         ("MEMORY=lots", "MEMCACHED_SANDBOX_MEMORY=lots: must be a whole number of MB"),
-        ("ARG=-m5 -C", "MEMCACHED_SANDBOX_ARG=-m5 -C: -m cannot be passed to memcached: use --mem"),
+        ("MEMCACHED_ARG=-m5 -C", "MEMCACHED_SANDBOX_MEMCACHED_ARG=-m5 -C: -m cannot be passed to"),
         ("UNIX=maybe", "Invalid value for MEMCACHED_SANDBOX_UNIX: 'maybe' is not a valid boolean"),
         ("FLUSH=x", "Invalid value for MEMCACHED_SANDBOX_FLUSH: 'x' is not one of"),
         ("GUARD=x:y", "Invalid value for MEMCACHED_SANDBOX_GUARD: 'x:y' is not HOST:PORT"),

@@ -9,6 +9,8 @@ from typing import ClassVar
 import pytest
 from django.test import override_settings
 
+from sandbox.server.options import OF_MEMCACHED, OPTIONS
+
 from ..helpers.memcacheds import MainMemcached
 from ..helpers.projects import PYMEMCACHE, InProcess, MakeProject, Project, header, passed
 
@@ -236,8 +238,9 @@ class TestOptions:
     ) -> None:
         monkeypatch.setenv("UNIX", "1")
         in_process.write("test_it.py", LIMITS)
-        for name, value in OF_SERVERS.items():
-            monkeypatch.setenv(f"MEMCACHED_SANDBOX_{name.upper()}", value)
+        for option in OF_MEMCACHED:
+            if option.word in OF_SERVERS:
+                monkeypatch.setenv(option.variable, OF_SERVERS[option.word])
         result = in_process.pytest("-s")
         assert passed(result) == 1
         assert "8 2097152 3 limits\n77 no further\n" in result.stdout
@@ -365,10 +368,12 @@ class TestOptions:
         where = f"{in_process.folder}/pytest.ini"
         assert result.stderr.startswith(f"ERROR: {name} = {value} in {where}: {message}")
         if not name.endswith("guard"):
-            monkeypatch.setenv(name.upper(), value)
+            word = name.removeprefix("memcached_sandbox_")
+            (variable,) = (option.variable for option in OPTIONS if option.word == word)
+            monkeypatch.setenv(variable, value)
             result = in_process.pytest()
             assert result.returncode == 4
-            assert result.stderr.startswith(f"ERROR: {name.upper()}={value}: {message}")
+            assert result.stderr.startswith(f"ERROR: {variable}={value}: {message}")
 
     @pytest.mark.parametrize("name", ["memcached_sandbox", "memcached_sandbox_strict"])
     def test_switch_that_is_mistyped(self, in_process: InProcess, name: str) -> None:
