@@ -75,6 +75,7 @@ def test_a_reused_pid_is_not_killed(orphan: Orphan) -> None:
     """Another process has the pid of the server by now, created at another time."""
     with subprocess.Popen(["sleep", "100"], start_new_session=True) as other:
         os.kill(orphan.pid, signal.SIGKILL)
+        wait_until_gone(orphan.pid)
         created = psutil.Process(other.pid).create_time() - 60
         server = ServerDirectory(str(orphan.directory)).read_record().server
         text = orphan.record.read_text()
