@@ -14,7 +14,7 @@ import pytest
 
 from ..conftest import Run
 from ..helpers.cli import Cli
-from ..helpers.processes import eventually, wait_until_gone, without_coverage
+from ..helpers.processes import eventually, pid_in, wait_until_gone, without_coverage
 
 SUMMARY = re.compile(
     r"sandbox: 2 gets \(50\.0 % hits\), 1 sets, 0 evictions, peak memory [\d.]+ of 64 MB\n"
@@ -344,10 +344,10 @@ def test_exec_itself_ended_while_memcached_starts(name: str, tmp_path: Path) -> 
     with subprocess.Popen(
         ["sandbox", "exec", "--memcached", slow, "true"], cwd=tmp_path, stderr=subprocess.PIPE
     ) as process:
-        eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        pid = pid_in(tmp_path / "pid")
         process.send_signal(getattr(signal, f"SIG{name}"))
         assert process.communicate()[1] == b""
-    wait_until_gone(int((tmp_path / "pid").read_text()))
+    wait_until_gone(pid)
     eventually(lambda: list(Path(os.environ["TMPDIR"]).iterdir()) == [])
 
 

@@ -321,7 +321,8 @@ def test_ctrl_c(project: Project, arguments: list[str]) -> None:
         "class B(A): pass\n",
     )
     with spawn(sys.executable, "manage.py", "test", *arguments, cwd=project.folder) as terminal:
-        terminal.expect_exact("ready")
+        for _ in arguments or ["this process"]:  # each worker, and there are two
+            terminal.expect_exact("ready")
         children = psutil.Process(terminal.pid).children(recursive=True)
         assert sum(child.name() == "memcached" for child in children) == 1 + len(arguments)
         terminal.sendcontrol("c")

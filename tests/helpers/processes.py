@@ -45,6 +45,12 @@ def eventually(condition: Callable[[], object], timeout: float = 60) -> None:
         time.sleep(0.001)
 
 
+def pid_in(path: Path) -> int:
+    """Wait until a process has written its pid and a newline to a file, and return the pid."""
+    eventually(lambda: path.exists() and path.read_text().endswith("\n"))
+    return int(path.read_text())
+
+
 def wait_until_gone(*pids: int) -> None:
     """Wait for the end of processes, children of this one or not."""
     eventually(lambda: not any(map(is_running, pids)))

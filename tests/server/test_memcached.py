@@ -33,7 +33,7 @@ from sandbox import (
 )
 
 from ..conftest import Run
-from ..helpers.processes import script, wait_until_gone
+from ..helpers.processes import pid_in, script, wait_until_gone
 
 
 def sockets(pid: int) -> list[Any]:
@@ -415,14 +415,15 @@ class TestStartErrors:
         assert len(str(info.value)) < 800
 
     def test_never_answers(self, tmp_path: Path) -> None:
-        sleeper = script(
-            tmp_path / "sleeper", f"#!/bin/sh\necho $$ >{tmp_path}/pid; exec sleep 100\n"
-        )
+        sleeper = script(tmp_path / "sleeper", "#!/bin/sh\nexec sleep 100\n")
         begin = time.monotonic()
+        server = Memcached(binary=sleeper, start_timeout=0.3)
+        server.launch()
+        pid = server.pid
         with pytest.raises(StartError, match="not ready within its start_timeout and was killed"):
-            Memcached(binary=sleeper, start_timeout=0.3).start()
+            server.wait()
         assert time.monotonic() - begin >= 0.3
-        wait_until_gone(int((tmp_path / "pid").read_text()))
+        assert not psutil.pid_exists(pid)
 
     def test_a_script_that_leaves_memcached_to_a_child(self, tmp_path: Path) -> None:
         parent = script(
@@ -430,7 +431,7 @@ class TestStartErrors:
         )
         with pytest.raises(StartError, match="another process.*let it end with 'exec memcached"):
             Memcached(binary=parent).start()
-        wait_until_gone(int((tmp_path / "pid").read_text()))
+        wait_until_gone(pid_in(tmp_path / "pid"))
 
     def test_a_liar_that_names_the_port_of_another(self, main_memcached, tmp_path: Path) -> None:
         port = main_memcached.port

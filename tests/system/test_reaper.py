@@ -21,7 +21,14 @@ from sandbox import Memcached, StartError
 from sandbox.system.reaper import VARIABLES
 
 from ..conftest import Run
-from ..helpers.processes import eventually, is_running, script, wait_until_gone, without_coverage
+from ..helpers.processes import (
+    eventually,
+    is_running,
+    pid_in,
+    script,
+    wait_until_gone,
+    without_coverage,
+)
 
 # Starts a server, says which, and waits for the end of its standard input.
 OWNER = """
@@ -179,7 +186,7 @@ def test_server_that_leaves_the_process_group_is_refused(tmp_path: Path) -> None
     )
     with pytest.raises(StartError, match="has left its process group, and could not be ended"):
         Memcached(binary=leaver).start()
-    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+    assert not psutil.pid_exists(pid_in(tmp_path / "pid"))
 
 
 @needs_setsid
@@ -190,9 +197,9 @@ def test_program_that_closes_its_fifo_and_leaves_the_group_is_ended(tmp_path: Pa
     )
     server = Memcached(binary=leaver)
     server.launch()
-    eventually((tmp_path / "pid").exists)
+    pid = pid_in(tmp_path / "pid")
     server.stop()
-    eventually(lambda: not psutil.pid_exists(int((tmp_path / "pid").read_text())))
+    assert not psutil.pid_exists(pid)
 
 
 def test_exit_of_a_server_whose_child_lives_on_is_seen(tmp_path: Path) -> None:
@@ -204,7 +211,7 @@ def test_exit_of_a_server_whose_child_lives_on_is_seen(tmp_path: Path) -> None:
         assert server.exit_reason() == "was killed by signal 9 (Killed)"
     failing = script(tmp_path / "failing", "#!/bin/sh\nsleep 100 &\necho words; exit 7\n")
     with pytest.raises(StartError, match="ended with exit code 7, saying: words before it was re"):
-        Memcached(binary=failing, start_timeout=0.5).start()
+        Memcached(binary=failing, start_timeout=2).start()
 
 
 @pytest.mark.parametrize("stopped", ["server", "reaper"])
