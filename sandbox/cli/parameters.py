@@ -57,9 +57,9 @@ class Address(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Returns the address in its usual spelling."""
-        from ..inject import locations
+        from ..inject import address
 
         try:
-            return locations.address(value)
+            return address.Address.parse(value)
         except ValueError as error:
             self.fail(f"{error}.", param, ctx)

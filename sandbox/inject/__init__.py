@@ -15,6 +15,7 @@ from importlib import import_module
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from _memcached_sandbox import address as address
     from _memcached_sandbox import errors as errors
     from _memcached_sandbox import flushing as flushing
     from _memcached_sandbox import guard as guard

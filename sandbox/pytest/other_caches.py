@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ..inject import guard, locations, pytest_plugin
+from ..inject import guard, pytest_plugin
 from .plugin import Hook, show_contents
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def other_caches(
             if guarded is None:
                 guard.restore({})
             for address in guarded or ():
-                guard.guard(locations.address(address))
+                guard.guard(address)
             yield box
         finally:
             guard.restore(before)

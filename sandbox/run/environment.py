@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, MutableMapping, Seque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..inject import FOLDER, refusals
+from ..inject import FOLDER, address, refusals
 
 if TYPE_CHECKING:
     from ..server.memcached import Memcached
@@ -68,8 +68,8 @@ def command_variables(
     """Returns the variables of a command: the servers' addresses, and those of ``--env``."""
     values: dict[str, str] = {}
     for number, server in enumerate(servers, start=1):
-        host, _, port = server.address.rpartition(":")
-        for name, value in (("address", server.address), ("host", host), ("port", port)):
+        at = address.Address(server.address)
+        for name, value in (("address", at), ("host", at.host), ("port", at.port)):
             values[f"{name}{number}"] = value
             values.setdefault(name, value)
     return {

@@ -35,9 +35,9 @@ def _addresses(texts: Sequence[str], spelled: str) -> list[str] | None:
                 "guard", f"{spelled}: 'off' is for no guard at all: give either it or addresses"
             )
         return None
-    from ..inject import locations
+    from ..inject import address
 
     try:
-        return [locations.address(text) for text in texts]
+        return [address.Address.parse(text) for text in texts]
     except ValueError as error:
         raise OptionError("guard", f"{spelled}: {error}") from None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import ProtocolError, ServerError
+from ..errors import OptionError, ProtocolError, ServerError
 
 if TYPE_CHECKING:
     from pymemcache.client.base import Client
@@ -31,13 +31,14 @@ class Server:
     """A memcached that runs at ``address``, spelled as Django's LOCATION spells it.
 
     :param address: that of a memcached that runs.
+    :raises OptionError: the address is none.
     :raises ServerError: by all methods: it does not answer.
     """
 
     __module__ = "sandbox"  # where its users find it
 
     def __init__(self, address: str | None) -> None:
-        self._address = address
+        self._address = None if address is None else _parsed(address)
 
     @property
     def address(self) -> str:
@@ -95,10 +96,10 @@ class Server:
 
     @contextmanager
     def _connection(self) -> Iterator[protocol.Connection]:
-        from ..inject import protocol
+        from ..inject import address, protocol
 
-        address = self.address
-        with self._explained(), protocol.Connection(address, ANSWER_TIMEOUT) as connection:
+        peer = address.Address(self.address).peer
+        with self._explained(), protocol.Connection(peer, ANSWER_TIMEOUT) as connection:
             yield connection
 
     @contextmanager
@@ -113,3 +114,12 @@ class Server:
     def _explain(self, error: Exception) -> str | None:  # noqa: ARG002
         """Returns why the server failed, where that can be known."""
         return None
+
+
+def _parsed(text: str) -> str:
+    from ..inject import address
+
+    try:
+        return str(address.Address.parse(text))
+    except ValueError as error:
+        raise OptionError("address", f"address={error}") from None

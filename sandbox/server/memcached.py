@@ -160,14 +160,16 @@ class Memcached(Server):
     @property
     def host(self) -> str | None:
         """The IP address it listens at; None on a Unix socket."""
-        address = self.address
-        return None if self.unix_socket else address.rpartition(":")[0]
+        from ..inject import address
+
+        return address.Address(self.address).host or None
 
     @property
     def port(self) -> int | None:
         """The TCP port it listens at; None on a Unix socket."""
-        address = self.address
-        return None if self.unix_socket else int(address.rpartition(":")[2])
+        from ..inject import address
+
+        return int(address.Address(self.address).port or 0) or None
 
     @property
     def pid(self) -> int:
@@ -310,12 +312,13 @@ class _Process:
         try:
             if not (line := self._reaper.read_ready(deadline)):
                 raise StartError(f"{binary} {self.exit_reason()} before it was ready")
+            peer: str | tuple[str, int]
             if self._unix_socket:
-                address = f"unix:{directory.socket}"
+                peer, address = directory.socket, f"unix:{directory.socket}"
             else:
-                # memcached has written b"TCP INET: 41877\n".
-                address = f"127.0.0.1:{int(line.split()[2])}"
-            listener = listener_pid(address, self.pid, max(0.001, deadline - time.monotonic()))
+                port = int(line.split()[2])  # memcached has written b"TCP INET: 41877\n".
+                peer, address = ("127.0.0.1", port), f"127.0.0.1:{port}"
+            listener = listener_pid(peer, self.pid, max(0.001, deadline - time.monotonic()))
             directory.add_address(address)
             in_group = self._reaper.is_in_group
         except TimeoutError:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import psutil
 
+from ..inject import address
 from ..registry import inventory
 from .options import LONG_OPTIONS, SHORT_OPTIONS
 
@@ -17,7 +18,7 @@ class OtherMemcached(NamedTuple):
 
     pid: int
     user: str
-    addresses: list[str]
+    addresses: list[address.Address]
 
 
 def other_memcacheds() -> list[OtherMemcached]:
@@ -30,27 +31,27 @@ def other_memcacheds() -> list[OtherMemcached]:
     ]
 
 
-def _addresses(process: psutil.Process) -> list[str]:
+def _addresses(process: psutil.Process) -> list[address.Address]:
     """Returns where a memcached listens: as the kernel says, or else as its command line does."""
     try:
         connections = process.net_connections(kind="all")
     except psutil.Error:
         connections = []  # Another user's: only root may look at its sockets.
     listening = [
-        _address(*connection.laddr)
+        address.Address.of(*connection.laddr)
         for connection in connections
         if connection.status == psutil.CONN_LISTEN
     ]
     # The path of a Unix socket is that of each connection to it, too.
     paths = dict.fromkeys(
-        f"unix:{connection.laddr}"
+        address.Address(f"unix:{connection.laddr}")
         for connection in connections
         if connection.family == socket.AF_UNIX and connection.laddr
     )
     return [*listening, *paths] or _addresses_asked_for(process.info["cmdline"] or [])
 
 
-def _addresses_asked_for(command: list[str]) -> list[str]:
+def _addresses_asked_for(command: list[str]) -> list[address.Address]:
     if not command:
         return []  # It is being started, has just ended, or this user may not read it.
     try:
@@ -58,11 +59,7 @@ def _addresses_asked_for(command: list[str]) -> list[str]:
     except getopt.GetoptError:
         return []
     if path := options.get("-s", options.get("--unix-socket")):
-        return [f"unix:{path}"]
+        return [address.Address(f"unix:{path}")]
     port = options.get("-p", options.get("--port", "11211"))
     hosts = options.get("-l", options.get("--listen", "0.0.0.0"))
-    return [_address(host, port) for host in hosts.split(",")]
-
-
-def _address(host: str, port: int | str) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return [address.Address.of(host, port) for host in hosts.split(",")]

@@ -141,9 +141,10 @@ def _limit_of_reading(path: str) -> str | None:
     return None
 
 
-def listener_pid(address: str, expected_pid: int, timeout: float) -> int | None:
-    """Returns the pid of the process that listens at an address.
+def listener_pid(peer: str | tuple[str, int], expected_pid: int, timeout: float) -> int | None:
+    """Returns the pid of the process that listens at a path or an IPv4 address and a port.
 
+    :param peer: what socket.connect() takes.
     :param expected_pid: the kernel only tells whether it is this one.
     :param timeout: seconds to wait for a server that has to be asked itself.
     :returns: None if it is not the expected one, and the kernel was asked.
@@ -152,16 +153,15 @@ def listener_pid(address: str, expected_pid: int, timeout: float) -> int | None:
     """
     if sys.platform == "linux":
         try:
-            if address.startswith("unix:"):
-                return _unix_listener_pid(address[len("unix:") :])
-            host, _, port = address.rpartition(":")
-            inode = _tcp_listener_inode(host, int(port))
+            if isinstance(peer, str):
+                return _unix_listener_pid(peer)
+            inode = _tcp_listener_inode(*peer)
             return expected_pid if _has_socket(expected_pid, inode) else None
         except OSError:
             pass  # No socket diagnosis in this kernel or container: the server is asked.
     from ..inject import protocol
 
-    with protocol.Connection(address, timeout) as connection:
+    with protocol.Connection(peer, timeout) as connection:
         return int(connection.stats()["pid"])
 
 

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import sandbox
 from sandbox import Memcached, Sandbox
-from sandbox.inject import flushing, guard, protocol
+from sandbox.inject import address, flushing, guard, protocol
 from sandbox.run.control import Control
 from sandbox.run.environment import Injection, injection_variables
 
@@ -205,7 +205,10 @@ def benchmarks() -> Iterator[Benchmark]:
         yield from settings_and_round_trip(injected, folder)
         yield pytest_that_is_on(folder)
         yield from pytest_that_is_off(folder)
-    with Memcached() as server, protocol.Connection(server.address, 5) as connection:
+    with (
+        Memcached() as server,
+        protocol.Connection(address.Address(server.address).peer, 5) as connection,
+    ):
         os.environ["MEMCACHED_SANDBOX_ADDRESS"] = server.address
 
         def hundred_flushes() -> None:

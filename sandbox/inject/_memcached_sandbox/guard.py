@@ -10,41 +10,45 @@ from __future__ import annotations
 import os
 import sys
 
+from .address import Address
+
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
-# What is guarded, as host:port or unix:/path, and the alias that it is known by, or "".
-_guarded: dict[str, str] = {}
+# The addresses that are guarded, and the alias of each, or "".
+_guarded: dict[Address, str] = {}
 
+# The names by which clients reach this machine itself.
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 _audits = False
 
 
-def guarded() -> dict[str, str]:
+def guarded() -> dict[Address, str]:
     """Returns what is guarded, for `restore`."""
     return dict(_guarded)
 
 
-def restore(guarded: dict[str, str]) -> None:
+def restore(guarded: dict[Address, str]) -> None:
     """Guards this and nothing else."""
     _guarded.clear()
     _guarded.update(guarded)
 
 
-def guard(address: str, alias: str = "") -> None:
-    """Guards an address as well, spelled as `locations.addresses` spells it."""
+def guard(text: str, alias: str = "") -> None:
+    """Guards an address as well; one of this machine by all its names."""
     global _audits  # noqa: PLW0603
     if not _audits:
         sys.addaudithook(_audit)  # There is no way to remove one.
         _audits = True
+    address = Address(text)
     _guarded.setdefault(address, alias)
-    host, _, port = address.rpartition(":")
-    if host in ("localhost", "127.0.0.1", "[::1]"):
-        for name in ("localhost", "127.0.0.1", "[::1]"):
-            _guarded.setdefault(f"{name}:{port}", alias)
+    if address.host in LOOPBACK:
+        for name in LOOPBACK:
+            _guarded.setdefault(Address.of(name, address.port), alias)
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
@@ -53,7 +57,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         if isinstance(address, tuple):
             _check(address[0], address[1])
         elif isinstance(address, (str, bytes)):
-            _check_path(address)
+            _refuse_guarded(Address(f"unix:{os.fsdecode(address)}"))
     elif event == "socket.getaddrinfo":
         # A host counts by its name: once it is resolved nobody knows it any more.
         _check(arguments[0], arguments[1])
@@ -62,28 +66,20 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 def _check(host: object, port: object) -> None:
     if isinstance(host, bytes):
         host = host.decode("ascii", "replace")
-    if not isinstance(host, str):
+    if isinstance(host, str):
+        _refuse_guarded(Address.of(host, port))
+
+
+def _refuse_guarded(address: Address) -> None:
+    alias = _guarded.get(address)
+    if alias is None:
         return
-    name = f"[{host}]" if ":" in host else host.lower()
-    address = f"{name}:{port}"
-    if address in _guarded:
-        _refuse(address)
-
-
-def _check_path(path: str | bytes) -> None:
-    address = "unix:" + os.fsdecode(path)
-    if address in _guarded:
-        _refuse(address)
-
-
-def _refuse(address: str) -> None:
-    alias = _guarded[address]
     file, line = _culprit()
     from .errors import MainMemcachedRefused
     from .refusals import Refusal
     from .run import current_run
 
-    current_run().report_refusal(Refusal(address, alias, f"{file}:{line}"))
+    current_run().report_refusal(Refusal(str(address), alias, f"{file}:{line}"))
     known = f", CACHES[{alias!r}]," if alias else ""
     raise MainMemcachedRefused(
         111,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from .address import Address, is_usual
 from .errors import CachesError
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 # BaseMemcachedCache.__init__ in django/core/cache/backends/memcached.py splits at these.
 SEPARATORS = re.compile(r"([;,])")
 
-# pymemcache, libmemcached and memcached itself agree on it.
-DEFAULT_PORT = 11211
-
 # What the BACKEND paths of memcached backends have in common: Django's own, django-pylibmc,
 # django-bmemcached, django-elasticache, django-pymemcache, and those of projects that say so.
 # LocMemCache is none.
@@ -35,8 +33,6 @@ OTHER_PATH = re.compile(
     r"^django\.core\.cache\.|redis|valkey|mongo|dynamo|disk|file|locmem|dummy|database",
     re.IGNORECASE,
 )
-
-MEMCACHED_ADDRESS = re.compile(r"unix:/.+|(\[[0-9a-f:.%]+\]|[\w.-]+):\d{1,5}", re.IGNORECASE)
 
 
 def is_memcached(config: Config) -> bool:
@@ -50,8 +46,7 @@ def is_memcached(config: Config) -> bool:
         return False
     spelled = _spelled(config.get("LOCATION"))
     return bool(spelled) and all(
-        isinstance(address, str) and MEMCACHED_ADDRESS.fullmatch(address.strip())
-        for address in spelled
+        isinstance(address, str) and is_usual(address.strip()) for address in spelled
     )
 
 
@@ -97,24 +92,9 @@ def memcached_aliases(
     return aliases
 
 
-def addresses(location: object) -> list[str]:
-    """Returns the addresses in a LOCATION, in order, each spelled in one way.
-
-    A host has its port and a path its ``unix:``, so that same addresses are same strings. What
-    cannot be an address is left out.
-    """
-    return [_normal(address) for address in _spelled(location) if _is_address(address)]
-
-
-def address(text: str) -> str:
-    """Returns one address in the usual spelling.
-
-    :raises ValueError: it is none.
-    """
-    (normal, *more) = addresses(text)
-    if more or not MEMCACHED_ADDRESS.fullmatch(normal):
-        raise ValueError(f"{text!r} is not HOST:PORT or unix:/PATH")
-    return normal
+def addresses(location: object) -> list[Address]:
+    """Returns the addresses in a LOCATION, in order. What cannot be an address is left out."""
+    return [_address(address) for address in _spelled(location) if _is_address(address)]
 
 
 def repointed(location: object, resolved: Mapping[str, str]) -> object:
@@ -147,29 +127,14 @@ def _is_pair(address: object) -> bool:
     return isinstance(address, (list, tuple)) and list(map(type, address)) == [str, int]
 
 
-def _normal(address: Any) -> str:
-    if _is_pair(address):
-        return _normal(f"{address[0]}:{address[1]}")
-    address = address.strip()
-    if address.startswith("/"):
-        return f"unix:{address}"
-    if address.startswith("unix:"):
-        return str(address)
-    # Without a host, getaddrinfo() means this machine.
-    host, colon, port = address.rpartition(":")
-    if not colon or address.endswith("]"):
-        host, port = address, str(DEFAULT_PORT)
-    return f"{host.lower() or 'localhost'}:{port}"
+def _address(spelled: Any) -> Address:
+    return Address.of(*spelled) if _is_pair(spelled) else Address(spelled)
 
 
 def _replaced(address: Any, resolved: Mapping[str, str]) -> Any:
-    sandbox_address = resolved.get(_normal(address)) if _is_address(address) else None
+    sandbox_address = resolved.get(_address(address)) if _is_address(address) else None
     if sandbox_address is None:
         return address
     # libmemcached takes a bare path only: such a LOCATION may be meant for it.
     bare = isinstance(address, str) and address.strip().startswith("/")
-    return (
-        sandbox_address[len("unix:") :]
-        if bare and sandbox_address.startswith("unix:")
-        else sandbox_address
-    )
+    return (bare and Address(sandbox_address).path) or sandbox_address

@@ -16,6 +16,7 @@ TYPE_CHECKING = False  # typing's own, without the import of typing
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from .address import Peer
 
 # How often to ask again, a millisecond apart, while memcached's crawler is busy.
 BUSY_LIMIT = 1000
@@ -24,19 +25,19 @@ BUSY_LIMIT = 1000
 class Connection:
     """One connection to a memcached. Use it as a context manager.
 
-    ``address`` is that of a `Memcached`, ``IP:port`` or ``unix:/path``. ``timeout`` in seconds
-    holds for connecting and for each answer. All methods raise OSError and ProtocolError.
+    All methods raise OSError and ProtocolError.
+
+    :param peer: where the server listens: what socket.connect() takes.
+    :param timeout: seconds, for connecting and for each answer.
     """
 
-    def __init__(self, address: str, timeout: float) -> None:
+    def __init__(self, peer: Peer, timeout: float) -> None:
         self._received = b""
-        peer: str | tuple[str, int]
-        if address.startswith("unix:"):
-            family, peer = socket.AF_UNIX, address[len("unix:") :]
+        # Not create_connection(): looking up a host imports codecs for 2 ms.
+        if isinstance(peer, str):
+            family = socket.AF_UNIX
         else:
-            # Not create_connection(): looking up a host imports codecs for 2 ms.
-            host, _, port = address.rpartition(":")
-            family, peer = socket.AF_INET, (host, int(port))
+            family = socket.AF_INET6 if ":" in peer[0] else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)
         try:
             self._socket.settimeout(timeout)

@@ -104,9 +104,10 @@ class Run:
 
     def _flush(self, addresses: set[str]) -> None:
         for address in addresses.difference(self._connections):
+            from .address import Address
             from .protocol import Connection  # Many processes of a run use no cache.
 
-            self._connections[address] = Connection(address, ANSWER_TIMEOUT)
+            self._connections[address] = Connection(Address(address).peer, ANSWER_TIMEOUT)
         connections = [self._connections[address] for address in addresses]
         for connection in connections:
             connection.send_flush()
