@@ -5,7 +5,6 @@ import fcntl
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
@@ -20,7 +19,7 @@ import pytest
 
 from .helpers.cli import Cli
 from .helpers.memcacheds import MainMemcached
-from .helpers.processes import eventually, run_command
+from .helpers.processes import Result, eventually, run_command
 
 if TYPE_CHECKING:
     from .helpers.projects import InProcess, MakeProject, Project
@@ -30,7 +29,7 @@ SCRIPTS = Path(sys.executable).parent
 STDERR = pytest.StashKey[int]()  # that of pytest, which captures the one of each test
 OWN_FOLDER = pytest.StashKey[str]()  # of the files of all tests, if no --basetemp names another
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Run = Callable[..., Result]
 
 
 @pytest.fixture
@@ -73,7 +72,7 @@ def cli(
 def python(run: Run) -> Run:
     """Run a Python script, given as its text, in a process of its own."""
 
-    def python(script: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    def python(script: str, *arguments: str, **env: str) -> Result:
         return run(sys.executable, "-c", script, *arguments, **env)
 
     return python

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import REPOSITORY
+from .conftest import REPOSITORY, Run
 from .helpers.memcacheds import MainMemcached
 from .helpers.processes import eventually
 
@@ -28,7 +28,9 @@ WAYS_IN = {
 
 
 @pytest.mark.parametrize("command", WAYS_IN.values(), ids=WAYS_IN)
-def test_way_in(run, main_memcached: MainMemcached, run_folder: Path, command: list[str]) -> None:
+def test_way_in(
+    run: Run, main_memcached: MainMemcached, run_folder: Path, command: list[str]
+) -> None:
     result = run(*command, cwd=BOOKSHOP, MEMCACHED=main_memcached.address)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "7 passed" in result.stdout or "Ran 7 tests" in result.stderr
@@ -36,7 +38,7 @@ def test_way_in(run, main_memcached: MainMemcached, run_folder: Path, command: l
     eventually(lambda: list(run_folder.iterdir()) == [])
 
 
-def test_its_tests_need_a_clean_cache(run, main_memcached: MainMemcached) -> None:
+def test_its_tests_need_a_clean_cache(run: Run, main_memcached: MainMemcached) -> None:
     """They would be no example if they passed with any cache."""
     script = (
         "import books.tests\n"

@@ -28,8 +28,8 @@ pytestmark = [
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the source distribution, and the wheel that was made of that."""
     folder = tmp_path_factory.mktemp("built")
-    command = [sys.executable, "-m", "build", "--installer", "uv", "--outdir", folder, REPOSITORY]
-    subprocess.run(command, check=True, capture_output=True)
+    command = [sys.executable, "-m", "build", "--installer", "uv", "--outdir"]
+    subprocess.run([*command, folder, REPOSITORY], check=True, capture_output=True)
     return folder
 
 

@@ -34,7 +34,8 @@ DJANGOS = classified("Framework :: Django")
 @pytest.fixture(scope="module")
 def jobs() -> dict[str, Any]:
     workflow = (REPOSITORY / ".github" / "workflows" / "tests.yml").read_text()
-    return yaml.safe_load(workflow)["jobs"]
+    jobs: dict[str, Any] = yaml.safe_load(workflow)["jobs"]
+    return jobs
 
 
 def combinations(matrix: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -55,7 +56,7 @@ def test_workflow_runs_what_the_classifiers_name(jobs: dict[str, Any]) -> None:
         pytest.skip(f"Django {release} is newer than the classifiers")
     supported = {
         version
-        for classifier in metadata.metadata("django").get_all("Classifier")
+        for classifier in metadata.metadata("django").get_all("Classifier", [])
         for version in re.findall(r"^Programming Language :: Python :: (3\.\d+)$", classifier)
     }
     pythons = {python for python, version in combinations(matrix) if version == release}

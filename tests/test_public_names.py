@@ -9,6 +9,8 @@ import pytest
 
 import sandbox
 
+from .conftest import Run
+
 PUBLIC = {
     "sandbox": [
         "BinaryError",
@@ -60,7 +62,7 @@ def test_error_can_be_pickled(error: sandbox.SandboxError) -> None:
     assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
 
 
-def test_import_loads_nothing_heavy(python) -> None:
+def test_import_loads_nothing_heavy(python: Run) -> None:
     result = python(
         "import sys\n"
         "heavy = {'click', 'psutil', 'pymemcache', 'django'}\n"
@@ -73,7 +75,7 @@ def test_import_loads_nothing_heavy(python) -> None:
     assert result.stdout == "[]\n['sandbox', 'sandbox.django']\n[]\n"
 
 
-def test_start_loads_few_modules(python) -> None:
+def test_start_loads_few_modules(python: Run) -> None:
     """Each of them takes time before the server starts, more than that under pytest."""
     result = python(
         "import sys\n"

@@ -16,6 +16,7 @@ from sandbox.server.options import OF_MEMCACHED, OPTIONS
 
 from .conftest import REPOSITORY, Run
 from .helpers.cli import Cli
+from .helpers.processes import found
 
 pytestmark = pytest.mark.slow
 
@@ -105,7 +106,7 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if c.startswith("sandbox exec")])
-def test_command(run, project: Path, command: str) -> None:
+def test_command(run: Run, project: Path, command: str) -> None:
     result = run("sh", "-c", command, cwd=project)
     assert result.returncode == 0, result.stdout + result.stderr
     assert re.search(r"^sandbox: \d+ gets .* of (64|128) MB", result.stderr, re.MULTILINE)
@@ -125,7 +126,7 @@ def test_no_command_is_forgotten() -> None:
 
 
 @pytest.mark.whole_machine
-def test_session(run, project: Path) -> None:
+def test_session(run: Run, project: Path) -> None:
     script = "\n".join(["set -e", *SESSION, "echo over: $MEMCACHED_SANDBOX_ADDRESS"])
     result = run("sh", "-c", script, cwd=project)
     assert result.returncode == 0, result.stderr
@@ -135,7 +136,7 @@ def test_session(run, project: Path) -> None:
 
 
 @pytest.mark.whole_machine
-def test_doctor(run) -> None:
+def test_doctor(run: Run) -> None:
     result = run("sandbox", "doctor")
     assert result.returncode == 0, result.stdout
 
@@ -147,7 +148,7 @@ def test_example_command(run: Run) -> None:
     assert re.search(r"^sandbox: 31 gets \(48\.4 % hits\), 21 sets", result.stderr, re.MULTILINE)
 
 
-def test_conftest(run, project: Path) -> None:
+def test_conftest(run: Run, project: Path) -> None:
     (project / "conftest.py").write_text(snippets()["conftest.py 2"])
     again = (project / "test_cache.py").read_text()
     (project / "test_cache_again.py").write_text(again)
@@ -155,7 +156,7 @@ def test_conftest(run, project: Path) -> None:
     assert "2 passed" in result.stdout, result.stdout
 
 
-def test_tests_that_keep_the_cache(run, project: Path) -> None:
+def test_tests_that_keep_the_cache(run: Run, project: Path) -> None:
     (project / "test_cart.py").write_text(snippets()["test_cart.py"])
     (project / "test_cache.py").unlink()
     in_order = [sys.executable, "-m", "pytest", "-p", "no:randomly"]
@@ -164,7 +165,7 @@ def test_tests_that_keep_the_cache(run, project: Path) -> None:
         assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_pytest_plugin(run, project: Path) -> None:
+def test_pytest_plugin(run: Run, project: Path) -> None:
     ini = (project / "pytest.ini").read_text().partition("[pytest]\n")[2]
     (project / "pytest.ini").write_text(snippets()["pytest.ini"] + ini)
     for name in ("test_server.py", "test_catalogue.py", "conftest.py"):
@@ -175,14 +176,14 @@ def test_pytest_plugin(run, project: Path) -> None:
     )
     result = run(sys.executable, "-m", "pytest", cwd=project)
     assert "6 passed" in result.stdout, result.stdout
-    printed = re.search(r"^```text\n(memcached-sandbox: .*)\n(memcached.*)\n", README, re.MULTILINE)
+    printed = found(r"(?m)^```text\n(memcached-sandbox: .*)\n(memcached.*)\n", README)
     for line in printed.groups():
         pattern = re.sub(r"\d+", r"\\d+", re.escape(line))
         assert re.search(rf"^{pattern}$", result.stdout, re.MULTILINE), pattern
 
 
 @pytest.mark.parametrize("runner", ["sandbox.django.runner.SandboxRunner", "runner.Runner"])
-def test_test_runner(run, project: Path, runner: str) -> None:
+def test_test_runner(run: Run, project: Path, runner: str) -> None:
     named = snippets()["settings.py"].replace("sandbox.django.runner.SandboxRunner", runner)
     dead = 'CACHES["dead"] = {**CACHES["default"], "LOCATION": "127.0.0.1:9"}\n'
     (project / "settings.py").write_text(SETTINGS + dead + named)
@@ -194,20 +195,20 @@ def test_test_runner(run, project: Path, runner: str) -> None:
     assert re.search(pattern, result.stdout, re.MULTILINE)
 
 
-def test_unittest(run, project: Path) -> None:
+def test_unittest(run: Run, project: Path) -> None:
     (project / "test_client.py").write_text(snippets()["test_client.py"])
     result = run(sys.executable, "-m", "unittest", "test_client", cwd=project)
     assert result.returncode == 0, result.stderr
     assert "Ran 1 test " in result.stderr
 
 
-def test_test_settings(run, project: Path) -> None:
+def test_test_settings(run: Run, project: Path) -> None:
     (project / "test_settings.py").write_text(snippets()["test_settings.py"])
     result = run("./manage.py", "test", "--settings", "test_settings", cwd=project)
     assert result.returncode == 0, result.stderr
 
 
-def test_script(python) -> None:
+def test_script(python: Run) -> None:
     result = python(snippets()["script.py"])
     assert re.fullmatch(r"127\.0\.0\.1:\d+\n", result.stdout), result.stderr
 
@@ -270,7 +271,7 @@ def test_options_are_those_of_the_command(cli: Cli) -> None:
     assert table == helped - {"--help"}
 
 
-def test_options_are_those_of_pytest(run) -> None:
+def test_options_are_those_of_pytest(run: Run) -> None:
     helped = run(sys.executable, "-m", "pytest", "--help").stdout
     assert set(re.findall(r"memcached_sandbox_\w+", OPTIONS_TABLE)) == set(
         re.findall(r"^  (memcached_sandbox_\w+)", helped, re.MULTILINE)

@@ -19,6 +19,7 @@ from sandbox import Memcached
 from sandbox.registry.directories import ServerDirectory
 from sandbox.server import others
 
+from ..conftest import Run
 from ..helpers.cli import Cli
 from ..helpers.memcacheds import PlainMemcached
 from ..helpers.processes import eventually, spawn, wait_until_gone
@@ -142,7 +143,7 @@ class TestList:
             )
             assert result.returncode == 0
 
-    def test_those_in_another_run_directory(self, run, tmp_path: Path) -> None:
+    def test_those_in_another_run_directory(self, run: Run, tmp_path: Path) -> None:
         """TMPDIR of one shell need not be that of another."""
         with Memcached() as server:
             other = run("sandbox", "list", TMPDIR=str(tmp_path))
@@ -194,7 +195,7 @@ class TestStop:
             assert "another version of memcached-sandbox: stop it with the ver" in result.stderr
             server.flush()
 
-    def test_the_run_is_told(self, run) -> None:
+    def test_the_run_is_told(self, run: Run) -> None:
         """What it had was taken from it: the run must not end as if nothing had been."""
         result = run("sandbox", "exec", "--", "sandbox", "stop")
         assert re.search(r"sandbox: memcached at .* was killed by signal 9", result.stderr)
@@ -209,7 +210,7 @@ class TestDoctor:
     def findings(self, result: subprocess.CompletedProcess[str]) -> dict[str, dict[str, object]]:
         return {finding["check"]: finding for finding in json.loads(result.stdout)}
 
-    def test_all_is_well(self, run, run_folder: Path) -> None:
+    def test_all_is_well(self, run: Run, run_folder: Path) -> None:
         result = run("sandbox", "doctor")
         assert (result.returncode, result.stderr) == (0, "")
         assert re.search(r"^memcached +/\S+memcached, 1\.\d+\.\d+", result.stdout, re.MULTILINE)
@@ -222,7 +223,7 @@ class TestDoctor:
         assert re.search(r"^pymemcache +\d+\.\d+", result.stdout, re.MULTILINE)
         assert "PROBLEM" not in result.stdout
 
-    def test_other_memcacheds_are_told_and_not_touched(self, run, tmp_path: Path) -> None:
+    def test_other_memcacheds_are_told_and_not_touched(self, run: Run, tmp_path: Path) -> None:
         path = tmp_path / "socket"
         with (
             Memcached() as ours,
@@ -273,7 +274,7 @@ class TestDoctor:
     def test_addresses_of_a_command_line(self, command: str, addresses: list[str]) -> None:
         assert others._addresses_asked_for(command.split()) == addresses
 
-    def test_no_memcached(self, run) -> None:
+    def test_no_memcached(self, run: Run) -> None:
         result = run("sandbox", "doctor", MEMCACHED_SANDBOX_BINARY="/no/such/file")
         assert result.returncode == 1
         assert re.search(
@@ -286,14 +287,14 @@ class TestDoctor:
         assert finding["fatal"] is True
         assert "install it with" in str(finding["remedy"])
 
-    def test_a_memcached_that_does_not_start(self, run) -> None:
+    def test_a_memcached_that_does_not_start(self, run: Run) -> None:
         result = run("sandbox", "doctor", MEMCACHED_SANDBOX_BINARY="/bin/false")
         assert result.returncode == 1
         assert "/bin/false, which does not tell its version" in result.stdout
         assert re.search(r"^start +PROBLEM: .*ended with exit code 1", result.stdout, re.MULTILINE)
         assert "-> name another memcached in MEMCACHED_SANDBOX_BINARY" in result.stdout
 
-    def test_a_run_directory_that_is_not_ours(self, run, tmp_path: Path) -> None:
+    def test_a_run_directory_that_is_not_ours(self, run: Run, tmp_path: Path) -> None:
         (tmp_path / f"memcached-sandbox-{os.geteuid()}").symlink_to("/tmp")
         result = run("sandbox", "doctor", TMPDIR=str(tmp_path))
         assert result.returncode == 1
@@ -313,13 +314,13 @@ class TestDoctor:
             )
             assert not left.exists()
 
-    def test_a_folder_that_is_passed_over(self, run, tmp_path: Path) -> None:
+    def test_a_folder_that_is_passed_over(self, run: Run, tmp_path: Path) -> None:
         result = run("sandbox", "doctor", TMPDIR=str(tmp_path / "nothing"))
         assert result.returncode == 0
         assert f"({tmp_path}/nothing cannot be looked at (No such file or dire" in result.stdout
 
 
-def test_secrets_are_not_written(run, run_folder: Path) -> None:
+def test_secrets_are_not_written(run: Run, run_folder: Path) -> None:
     """Neither into a record nor into what memcached says, nor into what we say of a run."""
     result = run(
         "sandbox", "exec", "-v", "--env", "TOKEN=hunter2-{port}", "--", sys.executable, "-c",
@@ -332,7 +333,7 @@ def test_secrets_are_not_written(run, run_folder: Path) -> None:
     assert "hunter2" not in result.stderr
 
 
-def test_the_environment_does_not_reach_the_shell(run, tmp_path: Path) -> None:
+def test_the_environment_does_not_reach_the_shell(run: Run, tmp_path: Path) -> None:
     """A shell takes functions from its environment, and the reaper is one."""
     script = "from sandbox import Memcached; Memcached().start(); import os; os.kill(os.getpid(),9)"
     variables = {
@@ -350,7 +351,7 @@ def test_the_environment_does_not_reach_the_shell(run, tmp_path: Path) -> None:
     assert not (tmp_path / "owned").exists()
 
 
-def test_stop_waits_for_nothing_that_is_gone(run) -> None:
+def test_stop_waits_for_nothing_that_is_gone(run: Run) -> None:
     with Memcached() as server:
         os.kill(server.pid, signal.SIGKILL)
         wait_until_gone(server.pid)

@@ -30,14 +30,14 @@ print(client.stats()[b"pid"])
 """
 
 
-def test_the_command_has_a_memcached_of_its_own_which_ends_with_it(run) -> None:
+def test_the_command_has_a_memcached_of_its_own_which_ends_with_it(run: Run) -> None:
     result = run("sandbox", "exec", "--", sys.executable, "-c", USE_CACHE)
     assert result.returncode == 0
     assert SUMMARY.fullmatch(result.stderr)
     assert not psutil.pid_exists(int(result.stdout))
 
 
-def test_environment(run) -> None:
+def test_environment(run: Run) -> None:
     script = "echo $MEMCACHED_SANDBOX_ADDRESS $MEMCACHED_SANDBOX_PID $CACHE_URL $SET"
     result = run(
         "sandbox", "exec",
@@ -52,17 +52,17 @@ def test_environment(run) -> None:
     assert pid.isdigit()
 
 
-def test_python_dash_m(run) -> None:
+def test_python_dash_m(run: Run) -> None:
     result = run(sys.executable, "-m", "sandbox", "exec", "-q", "--", "echo", "hello")
     assert (result.stdout, result.stderr, result.returncode) == ("hello\n", "", 0)
 
 
-def test_options_of_the_command_are_its_own(run) -> None:
+def test_options_of_the_command_are_its_own(run: Run) -> None:
     result = run("sandbox", "exec", "-q", "echo", "-m", "1", "--help", "--", "-v")
     assert result.stdout == "-m 1 --help -- -v\n"
 
 
-def test_options_reach_memcached(run) -> None:
+def test_options_reach_memcached(run: Run) -> None:
     script = (
         "import os; from pymemcache import Client;"
         "settings = Client(os.environ['MEMCACHED_SANDBOX_ADDRESS']).stats('settings');"
@@ -87,7 +87,7 @@ def test_options_reach_memcached(run) -> None:
     assert (by_environment.stdout, by_environment.stderr) == (f"{8 << 20} {2 << 20} 2 77\n", "")
 
 
-def test_unix_socket_and_verbose(run, run_folder: Path) -> None:
+def test_unix_socket_and_verbose(run: Run, run_folder: Path) -> None:
     result = run("sandbox", "exec", "-v", "--unix", "--memcached-arg=-v", "--", "env")
     address = re.search(r"MEMCACHED_SANDBOX_ADDRESS=(unix:.*)", result.stdout)[1]
     assert address.startswith(f"unix:{run_folder}/")
@@ -119,7 +119,7 @@ def test_variable_that_is_wrong_is_named(
     assert result.stderr.endswith(" See 'sandbox exec --help'.\n")
 
 
-def test_guard_on_the_command_line_comes_before_no_guard_in_the_environment(run) -> None:
+def test_guard_on_the_command_line_comes_before_no_guard_in_the_environment(run: Run) -> None:
     words = ["sh", "-c", "echo $MEMCACHED_SANDBOX_GUARDED"]
     off, on = {"MEMCACHED_SANDBOX_NO_GUARD": "1"}, {"MEMCACHED_SANDBOX_NO_GUARD": "0"}
     assert run("sandbox", "exec", "-q", *words, **on).stdout == "127.0.0.1:11211\n"
@@ -134,7 +134,7 @@ def test_guard_and_no_guard(cli: Cli) -> None:
     assert result.stderr.startswith("sandbox: Give either --guard or --no-guard.")
 
 
-def test_another_memcached(run, tmp_path: Path) -> None:
+def test_another_memcached(run: Run, tmp_path: Path) -> None:
     binary = tmp_path / "mine"
     binary.write_text('#!/bin/sh\necho started >started\nexec memcached "$@"\n')
     binary.chmod(0o755)
@@ -154,7 +154,7 @@ def test_another_memcached(run, tmp_path: Path) -> None:
         (["sh", "-c", "kill -SEGV $$"], 128 + 11),
     ],
 )
-def test_exit_status_is_that_of_the_command(run, command: list[str], status: int) -> None:
+def test_exit_status_is_that_of_the_command(run: Run, command: list[str], status: int) -> None:
     assert run("sandbox", "exec", "-q", "--", *command).returncode == status
 
 
@@ -236,12 +236,12 @@ def test_help_and_version(cli: Cli) -> None:
     assert re.fullmatch(r"memcached-sandbox \d+\.\d+\.\d+\n", cli("--version").stdout)
 
 
-def test_shell_completion(run) -> None:
+def test_shell_completion(run: Run) -> None:
     result = run("sandbox", _SANDBOX_COMPLETE="bash_source")
     assert "complete -o nosort -F _sandbox_completion sandbox" in result.stdout
 
 
-def test_standard_streams_are_those_of_the_command(run, tmp_path: Path) -> None:
+def test_standard_streams_are_those_of_the_command(run: Run, tmp_path: Path) -> None:
     result = subprocess.run(
         ["sandbox", "exec", "-q", "--", "sh", "-c", "cat; echo error >&2"],
         input="through and through",
@@ -252,7 +252,7 @@ def test_standard_streams_are_those_of_the_command(run, tmp_path: Path) -> None:
     assert (result.stdout, result.stderr) == ("through and through", "error\n")
 
 
-def test_a_reader_that_goes_away_ends_the_command_as_ever(run) -> None:
+def test_a_reader_that_goes_away_ends_the_command_as_ever(run: Run) -> None:
     result = run("sh", "-c", "sandbox exec -q -- yes | head -n 1; sandbox exec true 2>&- | cat")
     assert (result.stdout, result.stderr) == ("y\n", "")
 
@@ -281,7 +281,7 @@ def test_memcached_that_dies_is_reported_at_once_and_at_the_end() -> None:
     assert process.returncode == 3
 
 
-def test_status_is_that_of_the_command_even_if_memcached_hangs(run) -> None:
+def test_status_is_that_of_the_command_even_if_memcached_hangs(run: Run) -> None:
     result = run("sandbox", "exec", "--", "sh", "-c", "kill -STOP $MEMCACHED_SANDBOX_PID; exit 3")
     assert result.returncode == 3
     assert re.fullmatch(r"sandbox: memcached at \S+ does not answer: timed out\.\n", result.stderr)
@@ -317,7 +317,7 @@ def test_a_signal_sent_to_exec_reaches_the_command_once() -> None:
     assert process.returncode == 0
 
 
-def test_signals_are_handled_by_the_command_as_they_were_by_our_parent(run) -> None:
+def test_signals_are_handled_by_the_command_as_they_were_by_our_parent(run: Run) -> None:
     """What nohup and the like have ignored stays so, and nothing else is ignored or blocked."""
     script = "trap '' HUP; exec {} grep -E 'Sig(Blk|Ign)' /proc/self/status"
 
@@ -331,7 +331,7 @@ def test_signals_are_handled_by_the_command_as_they_were_by_our_parent(run) -> N
     assert signals("sandbox exec -q --") == [blocked, ignored]
 
 
-def test_a_parent_that_ignores_its_children(run) -> None:
+def test_a_parent_that_ignores_its_children(run: Run) -> None:
     result = run("sh", "-c", "trap '' CHLD; exec sandbox exec -q -- sh -c 'exit 3'")
     assert result.returncode == 3
 
@@ -365,7 +365,7 @@ def test_exec_killed_takes_memcached_with_it(run_folder: Path) -> None:
         os.kill(command, signal.SIGKILL)
 
 
-def test_nothing_is_imported_that_is_not_used(run) -> None:
+def test_nothing_is_imported_that_is_not_used(run: Run) -> None:
     """It is on a hot path: psutil alone would take half as long as all the rest."""
     result = run(sys.executable, "-X", "importtime", "-m", "sandbox", "exec", "-q", "--", "true")
     assert result.returncode == 0
@@ -380,13 +380,13 @@ def test_nothing_is_imported_that_is_not_used(run) -> None:
         assert costly not in result.stderr
 
 
-def test_it_listens_on_loopback_only(run) -> None:
+def test_it_listens_on_loopback_only(run: Run) -> None:
     result = run("sandbox", "exec", "--memcached-arg=-l0.0.0.0", "--", "true")
     assert result.returncode == 2
     assert "-l cannot be passed to memcached: a sandbox listens on this machine's" in result.stderr
 
 
-def test_a_parallel_worker_that_is_killed(run, tmp_path: Path, run_folder: Path) -> None:
+def test_a_parallel_worker_that_is_killed(run: Run, tmp_path: Path, run_folder: Path) -> None:
     """Its servers are the run's, and end with that."""
     (tmp_path / "worker.py").write_text(
         "import os\n"

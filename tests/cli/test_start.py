@@ -20,6 +20,7 @@ from pymemcache import Client
 from sandbox.registry import inventory
 from sandbox.registry.directories import ServerDirectory
 
+from ..conftest import Run
 from ..helpers.memcacheds import MainMemcached
 from ..helpers.processes import eventually, is_running, spawn, wait_until_gone
 from ..helpers.projects import Project
@@ -91,7 +92,7 @@ class Shell:
 
 
 @pytest.fixture
-def project(tmp_path: Path, run, main_memcached: MainMemcached) -> Project:
+def project(tmp_path: Path, run: Run, main_memcached: MainMemcached) -> Project:
     return Project(tmp_path, run, main_memcached.address)
 
 
@@ -103,7 +104,7 @@ def shell() -> Iterator[Shell]:
 
 
 @each_shell
-def test_from_start_to_stop(run, run_folder: Path, shell: str) -> None:
+def test_from_start_to_stop(run: Run, run_folder: Path, shell: str) -> None:
     session = Shell(shell)
     try:
         before = session.variables()
@@ -126,7 +127,7 @@ def test_from_start_to_stop(run, run_folder: Path, shell: str) -> None:
 
 
 @each_shell
-def test_it_ends_with_its_shell(run, run_folder: Path, shell: str) -> None:
+def test_it_ends_with_its_shell(run: Run, run_folder: Path, shell: str) -> None:
     session = Shell(shell)
     session.run(EVALUATED[shell].format(options=""))
     server = session.server()
@@ -174,7 +175,7 @@ def test_a_project_uses_it(shell: Shell, project: Project, main_memcached: MainM
     main_memcached.assert_untouched()
 
 
-def test_ttl(run, shell: Shell, run_folder: Path) -> None:
+def test_ttl(run: Run, shell: Shell, run_folder: Path) -> None:
     shell.run('eval "$(sandbox start --ttl 2s)"')
     wait_until_gone(shell.server().pid)
     eventually(lambda: list(run_folder.iterdir()) == [])
@@ -182,7 +183,7 @@ def test_ttl(run, shell: Shell, run_folder: Path) -> None:
 
 
 def test_after_its_end_a_project_is_told_what_to_do(
-    run, shell: Shell, project: Project, run_folder: Path
+    run: Run, shell: Shell, project: Project, run_folder: Path
 ) -> None:
     """Going on with the main memcached would be the wrong thing, and so would be silence."""
     shell.run(f"cd {project.folder}")
@@ -197,14 +198,14 @@ def test_after_its_end_a_project_is_told_what_to_do(
     assert "MEMCACHED_SANDBOX_ADDRESS" not in shell.variables()
 
 
-def test_it_does_not_hold_what_it_inherited(run, run_folder: Path) -> None:
+def test_it_does_not_hold_what_it_inherited(run: Run, run_folder: Path) -> None:
     """Who reads from a pipe that the shell had open is not to wait for hours."""
     result = run("sh", "-c", 'exec 7>&1; eval "$(sandbox start)"; echo started; sleep 0')
     assert result.stdout == "started\n"
     eventually(lambda: list(run_folder.iterdir()) == [])
 
 
-def test_through_a_subshell_and_a_wrapper(run, run_folder: Path, tmp_path: Path) -> None:
+def test_through_a_subshell_and_a_wrapper(run: Run, run_folder: Path, tmp_path: Path) -> None:
     """The shell that asked is the one that reads, not what stands between it and us."""
     wrapper = tmp_path / "wrapper"
     wrapper.write_text('#!/bin/sh\nsandbox "$@"; exit\n')
@@ -218,13 +219,13 @@ def test_through_a_subshell_and_a_wrapper(run, run_folder: Path, tmp_path: Path)
     wait_until_gone(server.pid)
 
 
-def test_memcached_dies(run, shell: Shell, run_folder: Path) -> None:
+def test_memcached_dies(run: Run, shell: Shell, run_folder: Path) -> None:
     shell.run('eval "$(sandbox start)"')
     shell.server().kill()
     eventually(lambda: list(run_folder.iterdir()) == [])
 
 
-def test_its_keeper_is_killed(run, shell: Shell, run_folder: Path) -> None:
+def test_its_keeper_is_killed(run: Run, shell: Shell, run_folder: Path) -> None:
     shell.run('eval "$(sandbox start)"')
     server = shell.server()
     server.parent().kill()
@@ -233,7 +234,7 @@ def test_its_keeper_is_killed(run, shell: Shell, run_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["TERM", "HUP", "INT"])
-def test_its_keeper_is_told_to_end(run, shell: Shell, run_folder: Path, name: str) -> None:
+def test_its_keeper_is_told_to_end(run: Run, shell: Shell, run_folder: Path, name: str) -> None:
     shell.run('eval "$(sandbox start)"')
     keeper = shell.server().parent()
     keeper.send_signal(getattr(signal, f"SIG{name}"))
@@ -241,7 +242,7 @@ def test_its_keeper_is_told_to_end(run, shell: Shell, run_folder: Path, name: st
     assert list(run_folder.iterdir()) == []
 
 
-def test_stop_of_one_server_ends_the_sandbox(run, shell: Shell, run_folder: Path) -> None:
+def test_stop_of_one_server_ends_the_sandbox(run: Run, shell: Shell, run_folder: Path) -> None:
     shell.run('eval "$(sandbox start --servers 2)"')
     keeper, first = shell.server().parent(), shell.id()
     (run_directory,) = run_folder.iterdir()
@@ -259,7 +260,7 @@ def test_stop_by_id_has_the_shell_forget_it_too(shell: Shell, run_folder: Path) 
     eventually(lambda: list(run_folder.iterdir()) == [])
 
 
-def test_errors_are_one_line_and_leave_nothing(run, run_folder: Path) -> None:
+def test_errors_are_one_line_and_leave_nothing(run: Run, run_folder: Path) -> None:
     result = run("sandbox", "start", "--memcached", "/no/such/memcached")
     assert (result.returncode, result.stdout) == (125, "")
     assert re.fullmatch(

@@ -20,6 +20,7 @@ from sandbox.django import sandboxed, sandboxed_caches
 from sandbox.inject import run
 from sandbox.run.control import Control
 
+from ..conftest import Run
 from ..helpers.memcacheds import MainMemcached
 from ..helpers.processes import wait_until_gone
 
@@ -64,7 +65,7 @@ class TestSandboxed:
         assert sandboxed(everything) is everything
         assert sandboxed(everything, exclude=["default"], memory_mb=8) is everything
 
-    def test_and_nothing_is_imported(self, python) -> None:
+    def test_and_nothing_is_imported(self, python: Run) -> None:
         result = python(
             "import os, sys; before = set(sys.modules)\n"
             "from sandbox.django import sandboxed\n"
@@ -97,7 +98,9 @@ class TestSandboxed:
         }
         assert len(run_of_exec.servers) == 3
 
-    def test_started_here_each_address_has_a_server_that_lives_as_long_as_we(self, python) -> None:
+    def test_started_here_each_address_has_a_server_that_lives_as_long_as_we(
+        self, python: Run
+    ) -> None:
         result = python(
             "from sandbox.django import sandboxed\n"
             f"backend = {PYMEMCACHE!r}\n"
@@ -107,10 +110,9 @@ class TestSandboxed:
             "    'three': {'BACKEND': backend, 'LOCATION': ['a:1', 'b:1', 'main:11211']},\n"
             "    'left': {'BACKEND': backend, 'LOCATION': 'nowhere:1'},\n"
             "}, start=True, memory_mb=8, exclude=['left'])\n"
-            "from sandbox.inject import protocol\n"
+            "from sandbox import Server\n"
             "for address in caches['three']['LOCATION']:\n"
-            "    with protocol.Connection(address, 5) as connection:\n"
-            "        stats = connection.stats()\n"
+            "    stats = Server(address).stats()\n"
             "    print(address, stats['pid'], stats['limit_maxbytes'])\n"
             "print(*(caches[alias]['LOCATION'] for alias in ('default', 'same', 'left')))\n"
         )
@@ -282,7 +284,7 @@ class TestSandboxedCaches:
                 cache.get("key")
 
 
-def test_importing_the_package_loads_nothing_heavy(python) -> None:
+def test_importing_the_package_loads_nothing_heavy(python: Run) -> None:
     for use in ("", "sandbox.Memcached;"):
         script = f"import sandbox, sys; {use} print(*HEAVY & set(sys.modules))"
         heavy = "HEAVY = {'click', 'psutil', 'pymemcache', 'django'}; "

@@ -7,6 +7,7 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 from ..helpers.memcacheds import MainMemcached
 from . import faults, suites
@@ -18,7 +19,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as folder, MainMemcached() as main_memcached:
         os.environ.pop("XDG_RUNTIME_DIR", None)
         os.environ["TMPDIR"] = folder
-        for harm in (
+        harms: list[Callable[[], str]] = [
             lambda: faults.sigkills(1000, seed),
             lambda: faults.interrupts(1000, seed),
             lambda: faults.starts_and_stops(1000),
@@ -29,7 +30,8 @@ def main() -> None:
             lambda: suites.runs_of_pytest(20, seed, main_memcached),
             lambda: suites.runs_of_manage(20, seed, main_memcached),
             lambda: suites.workers_at_once(10, main_memcached),
-        ):
+        ]
+        for harm in harms:
             begin = time.monotonic()
             print(f"{harm()} ({time.monotonic() - begin:.0f} s)", flush=True)
         faults.assert_nothing_left()

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -284,7 +285,7 @@ def _fuzz_caches(chance: random.Random) -> None:
 
     from sandbox.django import settings
 
-    caches = _nonsense(chance, 3)
+    caches: Any = _nonsense(chance, 3)
     if chance.random() < 0.7:
         alias = {"BACKEND": _nonsense(chance, 1), "LOCATION": _nonsense(chance, 2)}
         if chance.random() < 0.8:

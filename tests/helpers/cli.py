@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from sandbox.cli import main
+
+from .processes import Result
 
 
 class Cli:
@@ -31,11 +32,9 @@ class Cli:
     def _run_directories(self) -> list[str]:
         return [str(self.run_directory)] if self.run_directory.exists() else []
 
-    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *arguments: str) -> Result:
         self._monkeypatch.setattr("sys.argv", ["sandbox", *arguments])
         self._capfd.readouterr()
         with pytest.raises(SystemExit) as exit_:
             main()
-        return subprocess.CompletedProcess(
-            arguments, int(exit_.value.code or 0), *self._capfd.readouterr()
-        )
+        return Result(arguments, int(exit_.value.code or 0), *self._capfd.readouterr())

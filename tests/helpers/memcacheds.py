@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 from pymemcache import Client
@@ -14,6 +15,9 @@ from pymemcache import Client
 from sandbox.server.binary import find_memcached
 
 from .processes import eventually
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class PlainMemcached:
@@ -40,7 +44,7 @@ class PlainMemcached:
                 self.address = f"{self.host}:{self.port}"
             self._cleanup = stack.pop_all()
 
-    def __enter__(self) -> PlainMemcached:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

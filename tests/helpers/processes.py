@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 import pexpect
 import psutil
 
+Result: TypeAlias = subprocess.CompletedProcess[str]
+Terminal: TypeAlias = "pexpect.spawn[str]"
+T = TypeVar("T")
 
-def run_command(
-    *command: str | Path, cwd: Path | None = None, **env: str
-) -> subprocess.CompletedProcess[str]:
+
+def run_command(*command: str | Path, cwd: Path | None = None, **env: str) -> Result:
     """Run a command to its end, and return what became of it."""
     return subprocess.run(
         [str(word) for word in command],
@@ -37,12 +41,32 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def eventually(condition: Callable[[], object], timeout: float = 60) -> None:
-    """Wait for what another process does, where no event tells."""
+def eventually(condition: Callable[[], T], timeout: float = 60) -> T:
+    """Wait for what another process does, where no event tells, and return what is true then."""
     deadline = time.monotonic() + timeout
-    while not condition():
+    while not (met := condition()):
         assert time.monotonic() < deadline
         time.sleep(0.001)
+    return met
+
+
+def found(pattern: str, text: str) -> re.Match[str]:
+    """Find what a process must have printed."""
+    match = re.search(pattern, text)
+    assert match is not None, f"{pattern!r} is not in {text!r}"
+    return match
+
+
+def read_line(process: subprocess.Popen[str]) -> str:
+    """Return the next line that a process prints, whose output is a pipe."""
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def printed(terminal: Terminal) -> str:
+    """Return what a terminal has shown before that which was expected last."""
+    assert terminal.before is not None
+    return terminal.before
 
 
 def pid_in(path: Path) -> int:
@@ -63,7 +87,7 @@ def spawn(
     dimensions: tuple[int, int] = (24, 80),
     covered: bool = False,
     **env: str,
-) -> pexpect.spawn:
+) -> Terminal:
     """Start a command at a terminal of its own, where Ctrl-C can be typed.
 
     It does not run under coverage.py unless `covered`: Ctrl-C may hang it, see `without_coverage`.

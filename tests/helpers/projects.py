@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -14,6 +13,7 @@ from pprint import pformat
 from typing import TYPE_CHECKING, Any
 
 from ..conftest import REPOSITORY, Run
+from .processes import Result, found
 
 if TYPE_CHECKING:
     import pytest
@@ -68,18 +68,18 @@ class Project:
         path.write_text(text)
         path.chmod(0o755)
 
-    def sandboxed(self, *command: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+    def sandboxed(self, *command: str | Path, **env: str) -> Result:
         """Run a command under `sandbox exec`, whose options may stand before it."""
         return self._run("sandbox", "exec", *command, cwd=self.folder, **env)
 
-    def pytest(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    def pytest(self, *arguments: str, **env: str) -> Result:
         """Run pytest, in the order of the files."""
         return self._run(*pytest_command(*arguments), cwd=self.folder, **env)
 
-    def manage(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    def manage(self, *arguments: str, **env: str) -> Result:
         return self._run("./manage.py", *arguments, cwd=self.folder, **env)
 
-    def test(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    def test(self, *arguments: str, **env: str) -> Result:
         """Run ./manage.py test under `sandbox exec`, and have it pass."""
         result = self.sandboxed("--", "./manage.py", "test", *arguments, **env)
         assert result.returncode == 0, result.stdout + result.stderr
@@ -101,12 +101,12 @@ class InProcess:
     def write(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text)
 
-    def pytest(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def pytest(self, *arguments: str) -> Result:
         command = pytest_command("-pno:django", "-pno:faulthandler", *arguments)
         load_all_modules()
         self._capfd.readouterr()
         status = self._pytester.runpytest_inprocess(*command[3:]).ret
-        return subprocess.CompletedProcess(command, status, *self._capfd.readouterr())
+        return Result(command, status, *self._capfd.readouterr())
 
 
 def load_all_modules() -> None:
@@ -131,19 +131,19 @@ def pytest_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "pytest", *(f"-pno:{name}" for name in blocked), *arguments]
 
 
-def passed(result: subprocess.CompletedProcess[str]) -> int:
+def passed(result: Result) -> int:
     """How many tests have passed, if none has failed."""
     assert result.returncode == 0, result.stdout + result.stderr
-    return int(re.search(r"(\d+) passed", result.stdout)[1])
+    return int(found(r"(\d+) passed", result.stdout)[1])
 
 
-def summary(result: subprocess.CompletedProcess[str]) -> str:
-    (line,) = re.findall(r"^memcached-sandbox: (\d.* gets.*)$", result.stdout, re.MULTILINE)
-    return line
+def summary(result: Result) -> str:
+    (line,) = re.finditer(r"^memcached-sandbox: (\d.* gets.*)$", result.stdout, re.MULTILINE)
+    return line[1]
 
 
-def header(result: subprocess.CompletedProcess[str]) -> str:
-    return re.findall(r"^memcached-sandbox: (.*)$", result.stdout, re.MULTILINE)[0]
+def header(result: Result) -> str:
+    return found(r"(?m)^memcached-sandbox: (.*)$", result.stdout)[1]
 
 
 def stripped_bookshop(folder: Path) -> Path:

@@ -16,6 +16,7 @@ from sandbox import Memcached
 from sandbox.registry.directories import ControlDirectory, ServerDirectory
 from sandbox.registry.run_directory import run_directory
 
+from ..conftest import Run
 from ..helpers.processes import eventually, is_running, wait_until_gone
 
 pytestmark = pytest.mark.whole_machine
@@ -105,7 +106,9 @@ def test_the_pid_of_nobody(orphan: Orphan) -> None:
         ("\0\0\0\0", "has a record that is none of memcached-sandbox"),
     ],
 )
-def test_a_record_that_says_nothing(run, orphan: Orphan, content: str | None, problem: str) -> None:
+def test_a_record_that_says_nothing(
+    run: Run, orphan: Orphan, content: str | None, problem: str
+) -> None:
     """What runs is not guessed: it is left, and told by those commands that are asked."""
     orphan.record.unlink()
     if content is not None:
@@ -128,7 +131,7 @@ def test_a_record_that_says_nothing_of_a_server_that_has_ended(orphan: Orphan) -
         assert not orphan.directory.exists()
 
 
-def test_stop_stale(run, orphan: Orphan) -> None:
+def test_stop_stale(run: Run, orphan: Orphan) -> None:
     result = run("sandbox", "stop", "--stale")
     assert result.stderr == "sandbox: removed what 1 killed server had left.\n"
     assert (result.returncode, result.stdout) == (0, "")
@@ -136,7 +139,7 @@ def test_stop_stale(run, orphan: Orphan) -> None:
     assert not orphan.directory.exists()
 
 
-def test_what_is_not_ours_is_left_and_told(run, run_folder: Path) -> None:
+def test_what_is_not_ours_is_left_and_told(run: Run, run_folder: Path) -> None:
     with Memcached() as server:
         stray = Path(server.directory).parent / "stray"
         stray.write_text("somebody's")
@@ -159,7 +162,7 @@ def test_what_is_not_ours_is_left_and_told(run, run_folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a directory to another user")
-def test_a_directory_of_another_user_is_left_and_told(run, run_folder: Path) -> None:
+def test_a_directory_of_another_user_is_left_and_told(run: Run, run_folder: Path) -> None:
     with Memcached() as server:
         other = Path(server.directory).with_name("0a0a0a0a")
         other.mkdir()
@@ -180,7 +183,7 @@ def test_one_that_is_being_made_is_not_swept(run_folder: Path) -> None:
         assert not os.path.exists(directory.path)
 
 
-def test_an_owner_that_was_killed_before_it_had_a_reaper(python, run_folder: Path) -> None:
+def test_an_owner_that_was_killed_before_it_had_a_reaper(python: Run, run_folder: Path) -> None:
     result = python(
         "import os\n"
         "from sandbox import Memcached\n"
@@ -236,7 +239,7 @@ def test_control_directory_that_is_being_made_is_not_removed(run_folder: Path) -
         assert not os.path.exists(directory.path)
 
 
-def test_foreign_file_in_a_stale_directory_is_left_and_told(run, run_folder: Path) -> None:
+def test_foreign_file_in_a_stale_directory_is_left_and_told(run: Run, run_folder: Path) -> None:
     directory = ServerDirectory.create(None)
     stray = Path(directory.path) / "stray"
     stray.write_text("somebody's")

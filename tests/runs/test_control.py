@@ -18,6 +18,8 @@ from sandbox import Sandbox, SandboxError
 from sandbox.inject import refusals
 from sandbox.run.control import Control
 
+from ..conftest import Run
+
 
 @pytest.fixture
 def control(tmp_path: Path) -> Iterator[Control]:
@@ -107,7 +109,7 @@ def test_a_path_that_is_too_long(tmp_path: Path) -> None:
         Control(Sandbox(), str(tmp_path / ("x" * 100)))
 
 
-def test_a_folder_that_is_too_long(run, tmp_path: Path) -> None:
+def test_a_folder_that_is_too_long(run: Run, tmp_path: Path) -> None:
     """A run whose TMPDIR has no room for a socket's path has its files elsewhere."""
     folder = tmp_path / ("x" * 100)
     folder.mkdir()
@@ -116,7 +118,7 @@ def test_a_folder_that_is_too_long(run, tmp_path: Path) -> None:
     assert re.search(" memcached at unix:(/tmp|/dev/shm)/memcached-sandbox-", result.stderr)
 
 
-def test_it_lies_where_nobody_else_comes(run) -> None:
+def test_it_lies_where_nobody_else_comes(run: Run) -> None:
     result = run(
         "sandbox", "exec", "-q", "--", "sh", "-c", 'stat -c %a "${MEMCACHED_SANDBOX_CONTROL%/*}"'
     )

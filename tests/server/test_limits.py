@@ -117,7 +117,7 @@ def small_disk() -> Iterator[Path]:
 
 
 @as_root
-def test_disk_full(python, small_disk: Path) -> None:
+def test_disk_full(python: Run, small_disk: Path) -> None:
     """With any number of files too few, and with no room for what is written into them."""
     result = python(
         "import os\n"
@@ -150,7 +150,7 @@ def test_disk_full(python, small_disk: Path) -> None:
 
 
 @as_root
-def test_a_full_disk_does_not_keep_exec_from_being_told(run, small_disk: Path) -> None:
+def test_a_full_disk_does_not_keep_exec_from_being_told(run: Run, small_disk: Path) -> None:
     (small_disk / "large").write_bytes(bytes(16 * 1024))
     result = run("sandbox", "exec", "true", TMPDIR=str(small_disk))
     assert result.returncode == 125
@@ -160,7 +160,7 @@ def test_a_full_disk_does_not_keep_exec_from_being_told(run, small_disk: Path) -
     assert os.listdir(small_disk) == ["large"]
 
 
-def test_address_space_too_small_for_memcached(run, run_folder: Path) -> None:
+def test_address_space_too_small_for_memcached(run: Run, run_folder: Path) -> None:
     """What memcached itself runs into, it says itself, and so do we."""
     result = run(
         "sh", "-c", f"ulimit -v 200000; exec {sys.executable} -m sandbox exec -t 64 true",

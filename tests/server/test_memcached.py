@@ -33,6 +33,7 @@ from sandbox import (
 )
 
 from ..conftest import Run
+from ..helpers.memcacheds import MainMemcached
 from ..helpers.processes import pid_in, script, wait_until_gone
 
 
@@ -162,7 +163,7 @@ class TestSandbox:
         gc.collect()
         assert list(run_folder.iterdir()) == []
 
-    def test_control_directory_is_not_removed_by_a_fork(self, python) -> None:
+    def test_control_directory_is_not_removed_by_a_fork(self, python: Run) -> None:
         result = python(
             "import os\n"
             "from sandbox import Sandbox\n"
@@ -256,7 +257,7 @@ class TestEnding:
         server.flush()
         server.stop()
 
-    def test_children_that_are_not_waited_for(self, python) -> None:
+    def test_children_that_are_not_waited_for(self, python: Run) -> None:
         """With SIGCHLD ignored the kernel waits for children, and we cannot."""
         result = python(
             "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
@@ -266,7 +267,7 @@ class TestEnding:
         )
         assert (result.stdout, result.stderr) == ("<Memcached not running>\n", "")
 
-    def test_closed_standard_streams(self, python) -> None:
+    def test_closed_standard_streams(self, python: Run) -> None:
         result = python(
             "import os, sys\n"
             "from sandbox import Memcached\n"
@@ -433,7 +434,9 @@ class TestStartErrors:
             Memcached(binary=parent).start()
         wait_until_gone(pid_in(tmp_path / "pid"))
 
-    def test_a_liar_that_names_the_port_of_another(self, main_memcached, tmp_path: Path) -> None:
+    def test_a_liar_that_names_the_port_of_another(
+        self, main_memcached: MainMemcached, tmp_path: Path
+    ) -> None:
         port = main_memcached.port
         liar = script(
             tmp_path / "liar",

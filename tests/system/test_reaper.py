@@ -308,9 +308,11 @@ def test_port_is_kept_while_the_server_is_down() -> None:
     if sys.platform != "linux":
         pytest.skip("only Linux lets a second socket listen at a port that is bound")
     with Memcached() as server:
+        assert server.host is not None
+        assert server.port is not None
         peer = (server.host, server.port)
         os.kill(server.pid, signal.SIGKILL)
-        assert server.exit_reason() or eventually(server.exit_reason) is None
+        eventually(server.exit_reason)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(peer)
         with socket.socket() as other, pytest.raises(OSError, match="Address already in use"):
@@ -377,7 +379,7 @@ print(subprocess.Popen(["sleep", "100"], close_fds=False).pid, flush=True)
         os.kill(child, signal.SIGKILL)
 
 
-def test_multiprocessing_uses_and_does_not_end_it(python) -> None:
+def test_multiprocessing_uses_and_does_not_end_it(python: Run) -> None:
     result = python(
         "import multiprocessing as mp\n"
         "from sandbox import Memcached\n"
@@ -393,7 +395,7 @@ def test_multiprocessing_uses_and_does_not_end_it(python) -> None:
     assert (result.stdout, result.stderr) == ("True\n", "")
 
 
-def test_a_fork_may_start_its_own(python) -> None:
+def test_a_fork_may_start_its_own(python: Run) -> None:
     result = python(
         "import os\n"
         "from sandbox import Memcached\n"
@@ -433,7 +435,7 @@ box.__enter__()
 
 @pytest.mark.parametrize("way_in", [IN_SETTINGS, IN_CONFTEST])
 def test_killed_with_a_sandbox_in_settings_or_conftest(
-    python, run_folder: Path, way_in: str
+    python: Run, run_folder: Path, way_in: str
 ) -> None:
     killed = "print(len(os.listdir(os.environ['TMPDIR'])), flush=True)\nos.kill(os.getpid(), 9)"
     result = python(f"{SETTINGS}\n{way_in}\n{killed}")
@@ -451,7 +453,7 @@ SHUTDOWNS = {
 @pytest.mark.parametrize("body", SHUTDOWNS.values(), ids=SHUTDOWNS.keys())
 @pytest.mark.parametrize("end", ["", "sys.exit(3)", "import atexit; atexit.register(sys.exit, 3)"])
 def test_the_interpreter_ends_before_a_daemon_thread(
-    python, run_folder: Path, body: str, end: str
+    python: Run, run_folder: Path, body: str, end: str
 ) -> None:
     """It prints no traceback: its server ends after it. A start that it began leaves no process."""
     result = python(
