@@ -43,7 +43,7 @@ class Commands(click.Group):
 )
 @click.version_option(package_name="memcached-sandbox", message="memcached-sandbox %(version)s")
 def sandbox() -> None:
-    """A real, short-lived memcached for each test run.
+    """Give each test run a real, short-lived memcached.
 
     \b
         sandbox exec -- ./manage.py test
@@ -51,7 +51,7 @@ def sandbox() -> None:
 
 
 def main(prog_name: str = "sandbox") -> None:
-    """Runs the command line and exit."""
+    """Runs the command line and exits."""
     try:
         returned = sandbox.main(prog_name=prog_name, standalone_mode=False)
     except click.UsageError as error:

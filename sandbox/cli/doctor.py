@@ -34,7 +34,7 @@ class Finding(NamedTuple):
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def command(as_json: bool) -> int:
-    """Check what a sandbox needs on this machine, and tell what to do about each problem.
+    """Check this machine, and print a remedy for each problem.
 
     The exit status is 1 if a problem would stop a run.
 

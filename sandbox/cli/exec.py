@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     "--verbose",
     cls=SandboxOption,
     is_flag=True,
-    help="Say what is started, and where it listens.",
+    help="Print the address and the command of each server.",
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def command(
@@ -48,14 +48,14 @@ def command(
     command: tuple[str, ...],
     **options: Unpack[SandboxOptions],
 ) -> int:
-    """Run COMMAND with a memcached of its own, which ends with it.
+    """Run COMMAND with its own memcached, which ends with COMMAND.
 
-    Django's CACHES are pointed at it in every Python process of COMMAND: a server for each address
-    there, a set of servers for each parallel worker, emptied after each test. Others find it in
-    MEMCACHED_SANDBOX_ADDRESS and MEMCACHED_SANDBOX_PID.
+    In every Python process of COMMAND, Django's CACHES are pointed at it: one server for each
+    address, one set of servers for each parallel worker. They are emptied after each test. Other
+    programs read MEMCACHED_SANDBOX_ADDRESS and MEMCACHED_SANDBOX_PID.
 
-    The exit status is COMMAND's; 125 when the sandbox failed, 126 when COMMAND cannot be executed,
-    127 when it is not found.
+    The exit status is COMMAND's; 125 if the sandbox failed, 126 if COMMAND cannot be executed, 127
+    if it is not found.
 
     Each option can also be set in the environment: --memory as MEMCACHED_SANDBOX_MEMORY.
 

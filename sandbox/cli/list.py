@@ -21,10 +21,10 @@ MB = 1024 * 1024
 @click.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def command(as_json: bool) -> None:
-    """List the servers of all sandboxes of this user.
+    """List the servers of all your sandboxes.
 
-    MEMORY is what the items take of the cap, AGE how long the server has been running, COMMAND the
-    process that it belongs to and ends with.
+    MEMORY is the size of all items and the cap, AGE the time since the start. COMMAND is the owner:
+    the server ends with this process.
 
     \b
         sandbox list

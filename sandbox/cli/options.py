@@ -97,7 +97,7 @@ _OPTIONS: list[Callable[..., Any]] = [
         type=Variable(),
         multiple=True,
         metavar="NAME=TEMPLATE",
-        help="A variable to set, with {address}, {host} and {port} in it; repeatable.",
+        help="Set a variable, with {address}, {host} and {port} filled in; repeatable.",
     ),
     click.option(
         "--servers",
@@ -106,7 +106,7 @@ _OPTIONS: list[Callable[..., Any]] = [
         default=1,
         show_default=True,
         metavar="N",
-        help="Servers to start for --env, as {address1} to {addressN} and so on.",
+        help="Servers for --env, as {address1} to {addressN} and so on.",
     ),
     table_option(BY_KEYWORD["exclude"]),
     table_option(
@@ -118,7 +118,7 @@ _OPTIONS: list[Callable[..., Any]] = [
         "--no-inject",
         cls=SandboxOption,
         is_flag=True,
-        help="Change nothing in Python processes: only set variables.",
+        help="Only set variables: change nothing in Python processes.",
     ),
 ]
 

@@ -35,15 +35,15 @@ if TYPE_CHECKING:
     default="8h",
     show_default=True,
     metavar="TIME",
-    help="End it after this time at the latest, such as 90m or 2d.",
+    help="End the sandbox after this time, such as 90m or 2d.",
 )
 @shell_option
 @sandbox_options
 def command(ttl: float, shell: str, **options: Unpack[SandboxOptions]) -> None:
-    """Start a sandbox for this shell, and print what has the shell use it.
+    """Start a sandbox for this shell, and print its variables.
 
-    All that is run in the shell then finds it as COMMAND does under 'sandbox exec'. It lives until
-    'sandbox stop', until the shell ends, or until --ttl has passed, whichever comes first.
+    Commands in this shell then run as under 'sandbox exec'. The sandbox ends with 'sandbox stop',
+    with the shell, or after --ttl.
 
     Each option can also be set in the environment: --memory as MEMCACHED_SANDBOX_MEMORY.
 

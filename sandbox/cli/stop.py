@@ -22,10 +22,10 @@ from .shells import evaluated, removals
 @click.option("--stale", is_flag=True, help="Remove what killed runs have left.")
 @shell_option
 def command(ids: tuple[str, ...], every: bool, stale: bool, shell: str) -> int:
-    """Stop the sandboxes with these IDs, which 'sandbox list' tells, or the one of this shell.
+    """Stop the sandbox of this shell, or those with the given IDs.
 
-    No memcached is touched that is not a sandbox's. A run whose sandbox is stopped fails. After
-    'sandbox start', what is printed has the shell forget the sandbox.
+    'sandbox list' shows the IDs. No other memcached is touched. A run fails when its sandbox is
+    stopped. In a shell that has used 'sandbox start', the output unsets its variables.
 
     \b
         eval "$(sandbox stop)"
@@ -39,7 +39,7 @@ def command(ids: tuple[str, ...], every: bool, stale: bool, shell: str) -> int:
     servers, unknown = inventory.servers()
     if missing := set(ids).difference(server.directory.name for server in servers):
         raise click.UsageError(
-            f"There is no sandbox {min(missing)!r}: 'sandbox list' shows those that there are."
+            f"There is no sandbox {min(missing)!r}: 'sandbox list' shows the IDs."
         )
     ours = os.path.basename(os.path.dirname(control or ""))
     chosen = [
@@ -48,7 +48,7 @@ def command(ids: tuple[str, ...], every: bool, stale: bool, shell: str) -> int:
         if every or server.directory.name in ids or (own and server.record.control == ours)
     ]
     if own or (control and ours in [server.record.control for server in chosen]):
-        _forget(shell)
+        _print_removals(shell)
     failures = 0
     for server in chosen:
         if server.kill():
@@ -69,14 +69,14 @@ def command(ids: tuple[str, ...], every: bool, stale: bool, shell: str) -> int:
     return FAILURE if failures else 0
 
 
-def _forget(shell: str) -> None:
-    """Prints what has the shell forget its sandbox, or how to have that done."""
+def _print_removals(shell: str) -> None:
+    """Prints the lines that unset the variables of a sandbox or, at a terminal, how to run them."""
     names: Sequence[str] = os.environ.get(NAMES_VARIABLE, "").split()
     if not names:
         return
     if sys.stdout.isatty():
         line = evaluated("sandbox stop", shell)
-        say(f"this shell's variables still lead to the sandbox: {line} removes them.")
+        say(f"this shell still has the variables of the sandbox: {line} unsets them.")
     else:
         # What the shell had before the sandbox, such as a PYTHONPATH, it has again.
         before = {**dict.fromkeys(names, ""), **without_injection(os.environ)}

@@ -24,33 +24,37 @@ NAME = "memcached_sandbox"
 # what stands for the value, and the help text. That table would take a millisecond to import, which
 # every pytest would pay; a test compares the two.
 OPTIONS: dict[str, tuple[Literal["string", "bool", "args"], str, str]] = {
-    "memory": ("string", "MB", "The cap of each server's memory."),
-    "max_item_size": ("string", "SIZE", "The largest value it takes, such as 2m."),
-    "threads": ("string", "N", "Its worker threads."),
-    "max_connections": ("string", "N", "The clients that may be connected at a time."),
-    "unix": ("bool", "", "Listen on a Unix socket, out of reach of other users of this machine."),
-    "binary": ("string", "PATH", "The memcached to run, if not the one on PATH."),
-    "arg": ("args", "ARG", "A further argument for memcached; repeatable."),
-    "start_timeout": ("string", "SECONDS", "How long it may take to come up."),
-    "exclude": ("args", "ALIAS", "An alias in CACHES to leave alone; repeatable."),
+    "memory": ("string", "MB", "Memory cap of each server."),
+    "max_item_size": ("string", "SIZE", "Largest value of an item, such as 2m."),
+    "threads": ("string", "N", "Worker threads of each server."),
+    "max_connections": ("string", "N", "Connections that a server accepts at a time."),
+    "unix": (
+        "bool",
+        "",
+        "Listen on a Unix socket, which other users of this machine cannot reach.",
+    ),
+    "binary": ("string", "PATH", "memcached to run; without it, the one on PATH."),
+    "arg": ("args", "ARG", "Further argument for memcached; repeatable."),
+    "start_timeout": ("string", "SECONDS", "Time limit for the start of a server."),
+    "exclude": ("args", "ALIAS", "Leave this alias in CACHES alone; repeatable."),
     "flush": (
         "string",
         "WHEN",
-        "Empty the caches after each test, or class, module or session, or never.",
+        "Empty the caches after each test, class, module or session, or never.",
     ),
     "guard": (
         "args",
         "HOST:PORT",
-        "A further address that must not be connected to; repeatable; 'off' for no guard.",
+        "Refuse connections to this address, too; repeatable; 'off' for no guard.",
     ),
     "strict": ("bool", "", "Fail if the guard refused a connection."),
-    "quiet": ("bool", "", "No summary at the end."),
+    "quiet": ("bool", "", "Print no summary."),
 }
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup(NAME, "memcached-sandbox")
-    about = "Give Django's CACHES a memcached of this run's own."
+    about = "Point Django's CACHES at a memcached of this run."
     group.addoption(flag(NAME), action="store_true", help=about)
     parser.addini(NAME, about, "bool", default=False)
     for name, (kind, metavar, about) in OPTIONS.items():

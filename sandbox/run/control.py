@@ -8,13 +8,13 @@ with ``{}``, and what cannot be done with ``{"error": REASON}``.
 
 from __future__ import annotations
 
-import socket
+import _socket
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import SandboxError
-from ..inject import refusals
+from ..inject import protocol, refusals
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -37,7 +37,7 @@ class Control:
         self.path = path
         self.refusals: list[refusals.Refusal] = []
         self._sandbox = sandbox
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         try:
             self._socket.bind(path)
         except OSError as error:
@@ -51,32 +51,33 @@ class Control:
 
     def stop(self) -> None:
         """Stops answering."""
-        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.shutdown(_socket.SHUT_RDWR)
         self._socket.close()
 
     def _accept(self) -> None:
         while True:
             try:
-                connection, _ = self._socket.accept()
+                descriptor, _ = self._socket._accept()  # type: ignore[attr-defined] # socket.accept() calls it
             except OSError:
                 return  # stopped
+            connection = _socket.socket(fileno=descriptor)
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
-    def _serve(self, connection: socket.socket) -> None:
-        with connection:
-            connection.settimeout(REQUEST_TIMEOUT)
-            import json  # Not before it is needed: `sandbox exec` is on a hot path.
+    def _serve(self, connection: _socket.socket) -> None:
+        import json  # Not before it is needed: `sandbox exec` is on a hot path.
 
+        try:
+            connection.settimeout(REQUEST_TIMEOUT)
+            line = protocol.receive_line(connection, LONGEST_REQUEST)
             try:
-                with connection.makefile("rb") as lines:
-                    line = lines.readline(LONGEST_REQUEST)
-                try:
-                    answer = self._answer(json.loads(line))
-                except (ValueError, RecursionError):
-                    answer = {"error": f"the request is not a line of JSON: {line[:80]!r}"}
-                connection.sendall(json.dumps(answer).encode() + b"\n")
-            except OSError:
-                pass  # The client has gone, or has not asked.
+                answer = self._answer(json.loads(line))
+            except (ValueError, RecursionError):
+                answer = {"error": f"the request is not a line of JSON: {line[:80]!r}"}
+            connection.sendall(json.dumps(answer).encode() + b"\n")
+        except OSError:
+            pass  # The client has gone, or has not asked.
+        finally:
+            connection.close()
 
     def _answer(self, request: object) -> Mapping[str, object]:
         if isinstance(request, dict):

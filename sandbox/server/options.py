@@ -180,47 +180,47 @@ class Option(NamedTuple):
 # Those of a memcached, as `Memcached` has them, and then those of a run.
 OPTIONS = (
     Option(
-        *("memory_mb", "memory", megabytes, "MB", "The cap of each server's memory."),
+        *("memory_mb", "memory", megabytes, "MB", "Memory cap of each server."),
         default="64",
         flags=("-m", "--memory"),
     ),
     Option(
         *("max_item_size", "max_item_size", size, "SIZE"),
-        "The largest value it takes, such as 2m.",
+        "Largest value of an item, such as 2m.",
         default="1m",
         flags=("-I", "--max-item-size"),
     ),
     Option(
-        *("threads", "threads", whole_number, "N", "Its worker threads."),
+        *("threads", "threads", whole_number, "N", "Worker threads of each server."),
         default="1",
         flags=("-t", "--threads"),
     ),
     Option(
         *("max_connections", "max_connections", whole_number, "N"),
-        "The clients that may be connected at a time.",
+        "Connections that a server accepts at a time.",
         default="1024",
     ),
     Option(
         *("unix_socket", "unix", switch, ""),
-        "Listen on a Unix socket, out of reach of other users of this machine.",
+        "Listen on a Unix socket, which other users of this machine cannot reach.",
     ),
     Option(
-        *("binary", "binary", str, "PATH", "The memcached to run, if not the one on PATH."),
+        *("binary", "binary", str, "PATH", "memcached to run; without it, the one on PATH."),
         flags=("--memcached",),
     ),
     Option(
-        *("args", "arg", str, "ARG", "A further argument for memcached; repeatable."),
+        *("args", "arg", str, "ARG", "Further argument for memcached; repeatable."),
         flags=("--memcached-arg",),
         repeatable=True,
         variable_word="memcached_arg",
     ),
     Option(
         *("start_timeout", "start_timeout", seconds, "SECONDS"),
-        "How long it may take to come up.",
+        "Time limit for the start of a server.",
         default="5",
     ),
     Option(
-        *("exclude", "exclude", str, "ALIAS", "An alias in CACHES to leave alone; repeatable."),
+        *("exclude", "exclude", str, "ALIAS", "Leave this alias in CACHES alone; repeatable."),
         repeatable=True,
     ),
     Option(
@@ -229,13 +229,13 @@ OPTIONS = (
     ),
     Option(
         *("guard", "guard", str, "HOST:PORT"),
-        "A further address that must not be connected to; repeatable.",
+        "Refuse connections to this address, too; repeatable.",
         repeatable=True,
     ),
-    Option("no_guard", "no_guard", switch, "", "Let the main memcached be connected to."),
+    Option("no_guard", "no_guard", switch, "", "Allow connections to the main memcached."),
     Option("strict", "strict", switch, "", "Fail if the guard refused a connection."),
     Option(
-        *("quiet", "quiet", switch, "", "No summary at the end."),
+        *("quiet", "quiet", switch, "", "Print no summary."),
         flags=("-q", "--quiet"),
     ),
 )

@@ -7,6 +7,7 @@ prove it. But memcached sleeps 1 ms between opening its sockets and answering it
 
 from __future__ import annotations
 
+import _socket
 import os
 import signal
 import struct
@@ -166,12 +167,13 @@ def listener_pid(peer: str | tuple[str, int], expected_pid: int, timeout: float)
 
 
 def _unix_listener_pid(path: str) -> int:
-    import socket
-
     # The peer of a fresh connection is the process that called listen(): unix(7), SO_PEERCRED.
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
         connection.connect(path)
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        credentials = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+    finally:
+        connection.close()
     pid: int = struct.unpack("=iII", credentials)[0]
     return pid
 
@@ -181,18 +183,19 @@ def _tcp_listener_inode(host: str, port: int) -> int:
 
     Reading /proc/net/tcp instead takes over a millisecond: it walks the kernel's whole table.
     """
-    import socket
-
     request = (
-        struct.pack("=BBBBI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0, 1 << TCP_LISTEN)
+        struct.pack("=BBBBI", _socket.AF_INET, _socket.IPPROTO_TCP, 0, 0, 1 << TCP_LISTEN)
         + struct.pack("!HH", port, 0)
-        + socket.inet_aton(host).ljust(32, b"\0")
+        + _socket.inet_aton(host).ljust(32, b"\0")
         + struct.pack("=III", 0, NO_COOKIE, NO_COOKIE)
     )
     header = struct.pack("=IHHII", 16 + len(request), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, 0, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as kernel:
+    kernel = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, NETLINK_SOCK_DIAG)
+    try:
         kernel.send(header + request)
         answer = kernel.recv(4096)
+    finally:
+        kernel.close()
     _, kind, _, _, _ = struct.unpack_from("=IHHII", answer)
     if kind != SOCK_DIAG_BY_FAMILY:
         raise OSError(-struct.unpack_from("=i", answer, 16)[0], "no such listener")

@@ -2,11 +2,14 @@
 
 The import of pymemcache would take longer than a server's start. The protocol: doc/protocol.txt in
 memcached's source.
+
+All sockets of this package come from _socket. It is imported in a tenth of the time, and
+socket.socket may be a project's own: gevent, eventlet and pytest-socket replace it.
 """
 
 from __future__ import annotations
 
-import socket
+import _socket
 import time
 
 from .errors import ProtocolError
@@ -35,10 +38,10 @@ class Connection:
         self._received = b""
         # Not create_connection(): looking up a host imports codecs for 2 ms.
         if isinstance(peer, str):
-            family = socket.AF_UNIX
+            family = _socket.AF_UNIX
         else:
-            family = socket.AF_INET6 if ":" in peer[0] else socket.AF_INET
-        self._socket = socket.socket(family, socket.SOCK_STREAM)
+            family = _socket.AF_INET6 if ":" in peer[0] else _socket.AF_INET
+        self._socket = _socket.socket(family, _socket.SOCK_STREAM)
         try:
             self._socket.settimeout(timeout)
             self._socket.connect(peer)
@@ -109,3 +112,17 @@ class Connection:
                 raise ProtocolError(f"sent no line but {self._received[:40]!r}...")
         line, _, self._received = self._received.partition(ending)
         return line.decode("latin-1")
+
+
+def receive_line(connection: _socket.socket, limit: int) -> bytes:
+    """Receives one line, or what there is of it when the connection ends or the limit is reached.
+
+    :param limit: bytes, to be exceeded by less than 64 KB.
+    """
+    line = b""
+    while not line.endswith(b"\n") and len(line) < limit:
+        more = connection.recv(65536)
+        if not more:
+            break
+        line += more
+    return line

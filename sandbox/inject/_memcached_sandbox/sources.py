@@ -7,11 +7,12 @@ process with threads is not safe, and Python warns of it.
 
 from __future__ import annotations
 
+import _socket
 import json
 import os
 import re
-import socket
 
+from .protocol import receive_line
 from .run import ANSWER_TIMEOUT, failed
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .refusals import Refusal
+
+
+LONGEST_ANSWER = 1_000_000  # Bytes.
 
 
 class SocketSource:
@@ -56,13 +60,12 @@ class SocketSource:
         self._request({"refused": refusal._asdict()})
 
     def _request(self, request: dict[str, Any]) -> dict[str, Any]:
+        connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-                connection.settimeout(ANSWER_TIMEOUT)
-                connection.connect(self._path)
-                connection.sendall(json.dumps(request).encode() + b"\n")
-                with connection.makefile("rb") as lines:
-                    answer: dict[str, Any] = json.loads(lines.readline())
+            connection.settimeout(ANSWER_TIMEOUT)
+            connection.connect(self._path)
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            answer: dict[str, Any] = json.loads(receive_line(connection, LONGEST_ANSWER))
         except FileNotFoundError as error:
             raise failed(
                 f"the sandbox of this run has ended: nobody listens at {self._path}; "
@@ -70,6 +73,8 @@ class SocketSource:
             ) from error
         except (OSError, ValueError) as error:
             raise failed(f"the run's sandbox does not answer: {error}") from error
+        finally:
+            connection.close()
         if "error" in answer:
             raise failed(answer["error"])
         return answer
