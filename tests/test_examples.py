@@ -1,4 +1,4 @@
-"""The example project, run as its users run it, beside a main memcached that nobody may touch."""
+"""The example project passes by each way in, and leaves the main memcached untouched."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WAYS_IN = {
 
 
 @pytest.mark.parametrize("command", WAYS_IN.values(), ids=WAYS_IN)
-def test_way_in(
+def test_example_passes_by_each_way_in(
     run: Run, main_memcached: MainMemcached, run_folder: Path, command: list[str]
 ) -> None:
     result = run(*command, cwd=BOOKSHOP, MEMCACHED=main_memcached.address)
@@ -38,8 +38,8 @@ def test_way_in(
     eventually(lambda: list(run_folder.iterdir()) == [])
 
 
-def test_its_tests_need_a_clean_cache(run: Run, main_memcached: MainMemcached) -> None:
-    """They would be no example if they passed with any cache."""
+def test_example_fails_without_clean_caches(run: Run, main_memcached: MainMemcached) -> None:
+    """The example shows something only if its tests need clean caches."""
     script = (
         "import books.tests\n"
         "books.tests.CleanCacheTestCase.setUp = lambda self: None\n"

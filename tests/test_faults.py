@@ -1,4 +1,4 @@
-"""A few of each of the faults; `python -m tests.faults` does hundreds."""
+"""Each fault a few times; `python -m tests.faults` repeats each some hundred times."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
         slow(lambda main: suites.workers_at_once(2, main), id="workers at once"),
     ],
 )
-def test_fault(harm: Callable[[MainMemcached], str], main_memcached: MainMemcached) -> None:
+def test_fault_leaves_nothing_behind(
+    harm: Callable[[MainMemcached], str], main_memcached: MainMemcached
+) -> None:
     assert harm(main_memcached)
     faults.assert_nothing_left()
     main_memcached.assert_untouched()

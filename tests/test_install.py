@@ -1,4 +1,4 @@
-"""What is built of this package, installed into an environment of its own, and one without it."""
+"""The built package, in an environment of its own, and an environment without it."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def environment(shared_environment: Environment) -> Iterator[Environment]:
     shared_environment.remove_package()
 
 
-def test_project_environment_without_the_package(
+def test_environment_without_the_package_runs_its_tests(
     make_project: MakeProject, run: Run, environment: Environment
 ) -> None:
-    """exec comes from here, as it may from pipx; the project's environment has Django only."""
+    """`sandbox exec` comes from another environment, as it does with pipx."""
     for name in ("sandbox", "click", "psutil"):
         assert run(environment.python, "-c", f"import {name}").returncode == 1
     project = make_project("127.0.0.1:11211")
@@ -82,8 +82,10 @@ def test_project_environment_without_the_package(
         assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_install_command(run: Run, environment: Environment, built: Path, tmp_path: Path) -> None:
-    """The wheel that is built here takes the place of the one that the index has."""
+def test_install_command_of_the_readme_succeeds(
+    run: Run, environment: Environment, built: Path, tmp_path: Path
+) -> None:
+    """The built wheel takes the place of the one on the package index."""
     (wheel,) = built.glob("*.whl")
     constraints = tmp_path / "constraints.txt"
     constraints.write_text(f"memcached-sandbox @ {wheel.as_uri()}\n")
@@ -97,7 +99,9 @@ def test_install_command(run: Run, environment: Environment, built: Path, tmp_pa
     assert re.search(r"^sandbox: 0 gets", result.stderr, re.MULTILINE)
 
 
-def test_source_distribution(run: Run, environment: Environment, built: Path) -> None:
+def test_source_distribution_can_be_installed(
+    run: Run, environment: Environment, built: Path
+) -> None:
     (archive,) = built.glob("*.tar.gz")
     environment.install(archive)
     result = run("sandbox", "exec", "true", PATH=environment.path)
@@ -106,15 +110,16 @@ def test_source_distribution(run: Run, environment: Environment, built: Path) ->
     assert "--memcached-sandbox" in help_of_pytest.stdout
 
 
-def test_contents(built: Path) -> None:
-    """The wheel has all of the package that git knows, and the archive the rest, too."""
+def test_wheel_and_archive_have_the_files_of_git(built: Path) -> None:
+    """The wheel has the package as git knows it, and the archive has all other files, too."""
     if not (REPOSITORY / ".git").exists():
         pytest.skip("this is no clone: git does not know what belongs to the package")
     # In a container the clone may belong to another user, which git does not trust by itself.
     git = ["git", "-c", "safe.directory=*", "ls-files", "--cached", "--others"]
     command = [*git, "--exclude-standard"]
     listed = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
-    tracked = set(listed.stdout.splitlines())
+    # git still lists a file that was removed and not yet committed.
+    tracked = {name for name in listed.stdout.splitlines() if (REPOSITORY / name).exists()}
     package = {name for name in tracked if name.startswith("sandbox/")}
     assert "sandbox/py.typed" in package
     (archive,), (wheel,) = built.glob("*.tar.gz"), built.glob("*.whl")
@@ -125,6 +130,6 @@ def test_contents(built: Path) -> None:
     assert names - {"PKG-INFO"} == tracked
 
 
-def test_metadata(run: Run, built: Path) -> None:
+def test_metadata_is_valid(run: Run, built: Path) -> None:
     result = run("twine", "check", "--strict", *built.iterdir())
     assert result.returncode == 0, result.stdout

@@ -1,4 +1,4 @@
-"""What the project says of itself in several places is the same in each."""
+"""Facts that the project states in several places are the same in each."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_workflow_runs_what_the_classifiers_name(jobs: dict[str, Any]) -> None:
     assert pythons == supported & set(PYTHONS)
 
 
-def test_environments_of_tox_are_among_them(jobs: dict[str, Any]) -> None:
+def test_environments_of_tox_are_those_of_the_workflow(jobs: dict[str, Any]) -> None:
     environments = re.findall(r'"py3(\d+)-django([\d.]+)",', PYPROJECT)
     assert [f"3.{python}" for python, _ in environments] == PYTHONS
     assert {django for _, django in environments} == set(DJANGOS)
@@ -73,7 +73,7 @@ def test_environments_of_tox_are_among_them(jobs: dict[str, Any]) -> None:
 
 
 def test_jobs_run_the_commands_of_the_readme(jobs: dict[str, Any]) -> None:
-    """Nothing is tested there that cannot be run here."""
+    """A contributor can run everything that the workflow tests."""
     commands = {
         step["run"].removeprefix(". .ci/setup && ")
         for job in jobs.values()
@@ -90,7 +90,7 @@ def test_jobs_run_the_commands_of_the_readme(jobs: dict[str, Any]) -> None:
         assert re.search(rf"^{command}(  |$)", readme, re.MULTILINE), command
 
 
-def test_what_is_imported_is_what_it_depends_on() -> None:
+def test_dependencies_are_what_the_package_imports() -> None:
     """Django and pytest are the project's own: only modules for their users import them."""
     imported = set()
     for path in (REPOSITORY / "sandbox").rglob("*.py"):
@@ -99,8 +99,8 @@ def test_what_is_imported_is_what_it_depends_on() -> None:
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported.add(node.module.partition(".")[0])
-    ours = {"sandbox", "_memcached_sandbox", "sitecustomize"}
-    others = imported - sys.stdlib_module_names - ours
+    own = {"sandbox", "_memcached_sandbox", "sitecustomize"}
+    others = imported - sys.stdlib_module_names - own
     (line,) = re.findall(r"^dependencies = .*", PYPROJECT, re.MULTILINE)
     only_for_types = "typing_extensions"
     assert others - {"django", "pytest"} == {*re.findall(r'"(\w+)', line), only_for_types}
@@ -113,7 +113,7 @@ def test_contributing_is_short_and_right() -> None:
         assert (REPOSITORY / path).exists(), path
 
 
-# Pronouns without a noun, and words for nobody in particular: the actor has a name.
+# Words that do not name the actor.
 UNCLEAR = re.compile(r"\b(we|us|our|ours|ourselves|somebody|whoever|whom)\b", re.IGNORECASE)
 
 MOST_WORDS = 20  # of the first sentence of a docstring

@@ -42,6 +42,11 @@ def test_public_names_are_the_exported_ones() -> None:
     assert sorted(sandbox.__all__) == PUBLIC["sandbox"]
 
 
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'sandbox' has no attribute 'Client'"):
+        sandbox.Client  # noqa: B018
+
+
 @pytest.mark.parametrize("name", PUBLIC["sandbox"])
 def test_repr_has_the_public_name(name: str) -> None:
     assert repr(getattr(sandbox, name)) == f"<class 'sandbox.{name}'>"
@@ -57,7 +62,7 @@ def test_repr_has_the_public_name(name: str) -> None:
     ],
 )
 def test_error_can_be_pickled(error: sandbox.SandboxError) -> None:
-    """As parallel test runners do with the errors of their workers."""
+    """Parallel test runners pickle the errors of their workers."""
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
 
@@ -69,14 +74,14 @@ def test_import_loads_nothing_heavy(python: Run) -> None:
         "import sandbox, sandbox.django\n"
         "print(sorted(heavy & set(sys.modules)))\n"
         "print(sorted(name for name in sys.modules if name.startswith('sandbox')))\n"
-        "sandbox.SandboxError, sandbox.Server, sandbox.Sandbox\n"
+        "sandbox.SandboxError, sandbox.Server, sandbox.Sandbox, sandbox.Memcached\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     assert result.stdout == "[]\n['sandbox', 'sandbox.django']\n[]\n"
 
 
 def test_start_loads_few_modules(python: Run) -> None:
-    """Each of them takes time before the server starts, more than that under pytest."""
+    """Each module delays the start of the server, under pytest most of all."""
     result = python(
         "import sys\n"
         "from sandbox import Memcached\n"

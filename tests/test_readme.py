@@ -1,30 +1,22 @@
-"""Every command and every snippet of the README is executed here, as a reader would do it."""
+"""Each command and each snippet of the README runs as a reader would run it."""
 
 from __future__ import annotations
 
-import inspect
 import re
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from sandbox import Memcached
-from sandbox.pytest import OPTIONS as PYTEST_OPTIONS
-from sandbox.server.options import OF_MEMCACHED, OPTIONS
-
 from .conftest import REPOSITORY, Run
-from .helpers.cli import Cli
 from .helpers.processes import found
 
 pytestmark = pytest.mark.slow
 
 README = (REPOSITORY / "README.md").read_text()
-OPTIONS_TABLE = README.partition("## Options")[2].partition("\n## ")[0]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
-# What runs this very test is executed already, and what only measures is left to its users.
+# Commands that run these tests, or only measure.
 EXECUTED_ELSEWHERE = {
     "sh tests/run",
     "sh tests/run --all",
@@ -32,7 +24,7 @@ EXECUTED_ELSEWHERE = {
     "python -m tests.faults",
 }
 
-# What has to be executed in one shell, in this order.
+# Commands of one shell, in this order.
 SESSION = [
     'eval "$(sandbox start)"',
     "./manage.py test",
@@ -52,7 +44,7 @@ def commands() -> list[str]:
 
 
 def snippets() -> dict[str, str]:
-    """Return the blocks by the name of the file that they say they are; a second one has a "2"."""
+    """Return blocks by the file name in their first line; a second one of a name has a "2"."""
     named: dict[str, str] = {}
     for language, block in BLOCKS:
         if language in ("python", "ini"):
@@ -106,7 +98,7 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if c.startswith("sandbox exec")])
-def test_command(run: Run, project: Path, command: str) -> None:
+def test_exec_command_passes(run: Run, project: Path, command: str) -> None:
     result = run("sh", "-c", command, cwd=project)
     assert result.returncode == 0, result.stdout + result.stderr
     assert re.search(r"^sandbox: \d+ gets .* of (64|128) MB", result.stderr, re.MULTILINE)
@@ -126,7 +118,7 @@ def test_no_command_is_forgotten() -> None:
 
 
 @pytest.mark.whole_machine
-def test_session(run: Run, project: Path) -> None:
+def test_shell_session_passes(run: Run, project: Path) -> None:
     script = "\n".join(["set -e", *SESSION, "echo over: $MEMCACHED_SANDBOX_ADDRESS"])
     result = run("sh", "-c", script, cwd=project)
     assert result.returncode == 0, result.stderr
@@ -136,19 +128,19 @@ def test_session(run: Run, project: Path) -> None:
 
 
 @pytest.mark.whole_machine
-def test_doctor(run: Run) -> None:
+def test_doctor_command_succeeds(run: Run) -> None:
     result = run("sandbox", "doctor")
     assert result.returncode == 0, result.stdout
 
 
 @pytest.mark.timeout(600)  # it may have to install what it needs
-def test_example_command(run: Run) -> None:
+def test_example_command_succeeds(run: Run) -> None:
     result = run("sh", "examples/run", cwd=REPOSITORY)
     assert result.returncode == 0, result.stdout + result.stderr
     assert re.search(r"^sandbox: 31 gets \(48\.4 % hits\), 21 sets", result.stderr, re.MULTILINE)
 
 
-def test_conftest(run: Run, project: Path) -> None:
+def test_conftest_snippet_gives_each_test_clean_caches(run: Run, project: Path) -> None:
     (project / "conftest.py").write_text(snippets()["conftest.py 2"])
     again = (project / "test_cache.py").read_text()
     (project / "test_cache_again.py").write_text(again)
@@ -156,7 +148,7 @@ def test_conftest(run: Run, project: Path) -> None:
     assert "2 passed" in result.stdout, result.stdout
 
 
-def test_tests_that_keep_the_cache(run: Run, project: Path) -> None:
+def test_keep_cache_snippet_passes(run: Run, project: Path) -> None:
     (project / "test_cart.py").write_text(snippets()["test_cart.py"])
     (project / "test_cache.py").unlink()
     in_order = [sys.executable, "-m", "pytest", "-p", "no:randomly"]
@@ -165,7 +157,7 @@ def test_tests_that_keep_the_cache(run: Run, project: Path) -> None:
         assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_pytest_plugin(run: Run, project: Path) -> None:
+def test_snippets_of_the_pytest_plugin_pass(run: Run, project: Path) -> None:
     ini = (project / "pytest.ini").read_text().partition("[pytest]\n")[2]
     (project / "pytest.ini").write_text(snippets()["pytest.ini"] + ini)
     for name in ("test_server.py", "test_catalogue.py", "conftest.py"):
@@ -183,7 +175,7 @@ def test_pytest_plugin(run: Run, project: Path) -> None:
 
 
 @pytest.mark.parametrize("runner", ["sandbox.django.runner.SandboxRunner", "runner.Runner"])
-def test_test_runner(run: Run, project: Path, runner: str) -> None:
+def test_snippets_of_the_test_runner_pass(run: Run, project: Path, runner: str) -> None:
     named = snippets()["settings.py"].replace("sandbox.django.runner.SandboxRunner", runner)
     dead = 'CACHES["dead"] = {**CACHES["default"], "LOCATION": "127.0.0.1:9"}\n'
     (project / "settings.py").write_text(SETTINGS + dead + named)
@@ -195,20 +187,20 @@ def test_test_runner(run: Run, project: Path, runner: str) -> None:
     assert re.search(pattern, result.stdout, re.MULTILINE)
 
 
-def test_unittest(run: Run, project: Path) -> None:
+def test_unittest_snippet_passes(run: Run, project: Path) -> None:
     (project / "test_client.py").write_text(snippets()["test_client.py"])
     result = run(sys.executable, "-m", "unittest", "test_client", cwd=project)
     assert result.returncode == 0, result.stderr
     assert "Ran 1 test " in result.stderr
 
 
-def test_test_settings(run: Run, project: Path) -> None:
+def test_settings_snippet_passes(run: Run, project: Path) -> None:
     (project / "test_settings.py").write_text(snippets()["test_settings.py"])
     result = run("./manage.py", "test", "--settings", "test_settings", cwd=project)
     assert result.returncode == 0, result.stderr
 
 
-def test_script(python: Run) -> None:
+def test_script_snippet_prints_an_address(python: Run) -> None:
     result = python(snippets()["script.py"])
     assert re.fullmatch(r"127\.0\.0\.1:\d+\n", result.stdout), result.stderr
 
@@ -227,55 +219,3 @@ def test_no_snippet_is_forgotten() -> None:
         "test_server.py",
         "test_settings.py",
     }
-
-
-def rows() -> list[list[str]]:
-    """Return the cells of the option table, without its headings."""
-    lines = [line for line in OPTIONS_TABLE.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]
-
-
-def test_option_table_is_that_of_the_package() -> None:
-    described = {cells[0]: cells[1:] for cells in rows()}
-    for option in OPTIONS:
-        flags = [*option.command_flags]
-        (first,) = [cell for cell in described if re.findall(r"`(-[\w-]+)", cell) == flags]
-        environment, of_pytest, of_runner, in_python, _ = described.pop(first)
-        assert environment == f"`{option.variable}`"
-        assert of_runner == f"`--memcached-{option.word.replace('_', '-')}`"
-        if option.word in PYTEST_OPTIONS:
-            assert of_pytest == f"`memcached_sandbox_{option.word}`"
-        if option in OF_MEMCACHED:
-            default = inspect.signature(Memcached).parameters[option.keyword].default
-            assert in_python == f"`{option.keyword}={default!r}`"
-    # What is left only the command line has.
-    for environment, *others, _ in described.values():
-        assert environment.startswith("`MEMCACHED_SANDBOX_")
-        assert others == ["", "", ""]
-
-
-def test_options_of_pytest_are_those_of_the_table() -> None:
-    table = {option.word: option for option in OPTIONS if option.keyword != "no_guard"}
-    assert list(PYTEST_OPTIONS) == list(table)
-    for word, (kind, metavar, about) in PYTEST_OPTIONS.items():
-        option = table[word]
-        assert metavar == option.metavar
-        assert kind == ("args" if option.repeatable else "string" if metavar else "bool")
-        if word not in ("flush", "guard"):  # pytest knows of more
-            assert about == option.help
-
-
-def test_options_are_those_of_the_command(cli: Cli) -> None:
-    table = {flag for first, *_ in rows() for flag in re.findall(r"`(--[\w-]+)", first)}
-    helped = set(re.findall(r"(?<!\S)(--[\w-]+)", cli("exec", "--help").stdout))
-    assert table == helped - {"--help"}
-
-
-def test_options_are_those_of_pytest(run: Run) -> None:
-    helped = run(sys.executable, "-m", "pytest", "--help").stdout
-    assert set(re.findall(r"memcached_sandbox_\w+", OPTIONS_TABLE)) == set(
-        re.findall(r"^  (memcached_sandbox_\w+)", helped, re.MULTILINE)
-    )
-    for flag in re.findall(r"--memcached-sandbox[\w-]*", OPTIONS_TABLE):
-        assert f"  {flag}" in helped
-    assert shutil.which("sandbox")

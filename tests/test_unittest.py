@@ -1,4 +1,4 @@
-"""TestCases with a server of their own, for plain unittest."""
+"""MemcachedTestCase and its mixin: each class has a server of its own under plain unittest."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Mixed(MemcachedMixin, Base):
 
 
 @pytest.mark.parametrize("runner", ["unittest", "pytest"])
-def test_a_server_for_each_class_flushed_between_tests(
+def test_each_class_has_a_server_that_is_flushed_between_tests(
     run: Run, tmp_path: Path, runner: str
 ) -> None:
     (tmp_path / "test_it.py").write_text(CASES)
@@ -58,7 +58,7 @@ def test_a_server_for_each_class_flushed_between_tests(
     wait_until_gone(*map(int, pids))
 
 
-def test_flushed_after_all_that_the_test_cleans_up(run: Run, tmp_path: Path) -> None:
+def test_flush_comes_after_the_cleanups_of_a_test(run: Run, tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "from sandbox.unittest import MemcachedTestCase\n"
         "class Tests(MemcachedTestCase):\n"
@@ -84,7 +84,7 @@ def test_flushed_after_all_that_the_test_cleans_up(run: Run, tmp_path: Path) -> 
         ),
     ],
 )
-def test_what_is_wrong_is_an_error_of_the_class_or_the_test(
+def test_bad_use_is_an_error_of_the_class_or_the_test(
     run: Run, tmp_path: Path, body: str, message: str
 ) -> None:
     (tmp_path / "test_it.py").write_text(

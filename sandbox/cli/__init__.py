@@ -39,15 +39,21 @@ class Commands(click.Group):
 
 @click.group(
     cls=Commands,
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(package_name="memcached-sandbox", message="memcached-sandbox %(version)s")
-def sandbox() -> None:
+@click.pass_context
+def sandbox(context: click.Context) -> None:
     """Give each test run a real, short-lived memcached.
 
     \b
         sandbox exec -- ./manage.py test
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(USAGE)
 
 
 def main(prog_name: str = "sandbox") -> None:

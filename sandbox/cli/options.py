@@ -18,18 +18,10 @@ from ..run.environment import (
     unknown_placeholder,
     without_injection,
 )
+from ..run.options import OF_RUN, read_run
 from ..run.sandbox import Sandbox
-from ..server.options import (
-    BY_KEYWORD,
-    OF_MEMCACHED,
-    Given,
-    Option,
-    merged,
-    read,
-    read_memcached,
-    typed,
-)
-from .parameters import Address, Variable
+from ..server.options import BY_KEYWORD, OF_MEMCACHED, Given, Option, merged, read_memcached, typed
+from .parameters import Variable
 
 if TYPE_CHECKING:
     from typing import TypedDict
@@ -42,6 +34,9 @@ CommandFunction = TypeVar("CommandFunction", bound=Callable[..., Any])
 PREFIX = "MEMCACHED_SANDBOX"
 CONTEXT_SETTINGS = {"auto_envvar_prefix": PREFIX}
 
+# When the caches can be emptied in the processes of a command.
+FLUSHES = ("test", "never")
+
 if TYPE_CHECKING:
 
     class SandboxOptions(TypedDict, total=False):
@@ -50,10 +45,6 @@ if TYPE_CHECKING:
         unix: bool
         env: tuple[tuple[str, str], ...]
         servers: int
-        exclude: tuple[str, ...]
-        flush: str
-        guard: tuple[str, ...]
-        no_guard: bool
         no_inject: bool
 
 
@@ -70,8 +61,7 @@ class SandboxOption(click.Option):
 def table_option(option: Option, **attributes: Any) -> Callable[[CommandFunction], CommandFunction]:
     """Returns click's option for one of the table.
 
-    The values of memcached's own are read by the table, so that their errors are those of all ways
-    in.
+    The values are read by the table, so that their errors are those of all ways in.
     """
     default = f" [default: {option.default}]" if option.default else ""
     if option.metavar:
@@ -109,10 +99,8 @@ _OPTIONS: list[Callable[..., Any]] = [
         help="Servers for --env, as {address1} to {addressN} and so on.",
     ),
     table_option(BY_KEYWORD["exclude"]),
-    table_option(
-        BY_KEYWORD["flush"], type=click.Choice(["test", "never"]), default="test", metavar=None
-    ),
-    table_option(BY_KEYWORD["guard"], type=Address()),
+    table_option(BY_KEYWORD["flush"], metavar="|".join(FLUSHES)),
+    table_option(BY_KEYWORD["guard"]),
     table_option(BY_KEYWORD["no_guard"]),
     click.option(
         "--no-inject",
@@ -145,22 +133,28 @@ def sandbox_of(options: SandboxOptions) -> Sandbox:
 
     :raises click.UsageError: an option is wrong.
     """
+    context = click.get_current_context()
     for name, template in options["env"]:
         if problem := unknown_placeholder(
             f"{name}={template}", options["servers"], options["unix"]
         ):
-            raise click.BadParameter(problem, param_hint="--env")
-    context = click.get_current_context()
+            (env,) = (option for option in context.command.params if option.name == "env")
+            raise click.BadParameter(problem, context, env)
     sources = {context.get_parameter_source(name) for name in ("guard", "no_guard")}
     if sources == {ParameterSource.COMMANDLINE}:
         raise click.UsageError("Give either --guard or --no-guard.")
     try:
+        _run_options()
         memcached_options = read_memcached(
             _given(OF_MEMCACHED), lambda keyword: BY_KEYWORD[keyword].command_flags[-1]
         )
     except OptionError as error:
         raise click.UsageError(f"{error}.", context) from None
     return Sandbox(**memcached_options)
+
+
+def _run_options() -> dict[str, Any]:
+    return read_run(_given(OF_RUN), FLUSHES)
 
 
 def _given(options: Iterable[Option]) -> dict[str, Given]:
@@ -187,8 +181,9 @@ def variables_of(
     if options["no_inject"]:
         injected = without_injection(environ)
     else:
-        given = read(_given([BY_KEYWORD["guard"], BY_KEYWORD["no_guard"]]))
-        guarded = [] if given.get("no_guard") else [MAIN_MEMCACHED, *options["guard"]]
-        injection = Injection(options["exclude"], options["flush"], guarded)
+        given = _run_options()
+        guard = given.get("guard", ())
+        guarded = [] if guard is None else [MAIN_MEMCACHED, *guard]
+        injection = Injection(given.get("exclude", ()), given.get("flush", "test"), guarded)
         injected = injection_variables(environ, injection)
     return {**injected, **command_variables(environ, servers, control, options["env"])}

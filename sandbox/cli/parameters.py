@@ -47,19 +47,6 @@ class Variable(click.ParamType):  # type: ignore[type-arg]
         name, equals, template = value.partition("=")
         if not name or not equals:
             self.fail(f"{value!r} is not NAME=TEMPLATE.", param, ctx)
+        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+            self.fail(f"{name!r} cannot be the name of a variable in a shell.", param, ctx)
         return name, template
-
-
-class Address(click.ParamType):  # type: ignore[type-arg]
-    """HOST:PORT or a Unix socket, as LOCATION spells it; any spelling becomes the usual one."""
-
-    name = "host:port"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Returns the address in its usual spelling."""
-        from ..inject import address
-
-        try:
-            return address.Address.parse(value)
-        except ValueError as error:
-            self.fail(f"{error}.", param, ctx)

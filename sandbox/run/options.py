@@ -1,4 +1,4 @@
-"""Reads the options of a run where they were typed: in pytest, and in Django's test command."""
+"""Reads the options of a run, in every way in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..errors import OptionError
-from ..server.options import Given, read
+from ..server.options import BY_KEYWORD, Given, read
+
+OF_RUN = [BY_KEYWORD[keyword] for keyword in ("exclude", "flush", "guard", "no_guard")]
 
 
 def read_run(given: Mapping[str, Given], flushes: Collection[str]) -> dict[str, Any]:
@@ -16,8 +18,7 @@ def read_run(given: Mapping[str, Given], flushes: Collection[str]) -> dict[str, 
     :param flushes: when the caches can be emptied there.
     :raises OptionError: one of them is wrong.
     """
-    keywords = ("exclude", "flush", "guard", "no_guard")
-    values = read({keyword: given[keyword] for keyword in keywords if keyword in given})
+    values = read({o.keyword: given[o.keyword] for o in OF_RUN if o.keyword in given})
     no_guard = values.pop("no_guard", False)
     if "flush" in values and values["flush"] not in flushes:
         raise OptionError("flush", f"{given['flush'].spelled}: must be one of {', '.join(flushes)}")

@@ -40,6 +40,11 @@ ITEM_SIZE_STEP = MB // 2
 ITEM_SIZE_LIMIT = GB
 DEFAULT_ITEM_SIZE = MB
 
+# File descriptors of memcached itself, and of each of its threads. main() in memcached.c limits
+# its descriptors to its connections. Measured with 1.6.18 and 1.6.45, and rounded up.
+OWN_FILES = 16
+OWN_FILES_OF_A_THREAD = 5
+
 LONGEST_START = 3600  # seconds
 
 # getopt_long's tables in main() of memcached.c, 1.6: what takes a value is followed by ":" or "=".
@@ -347,6 +352,7 @@ class _Check:
     def check(self) -> None:
         for keyword in ("memory_mb", "threads", "max_connections"):
             self._check_whole_number(keyword)
+        self._check_connections()
         memory_mb = self._options.get("memory_mb", 64)
         args = self._options.get("args", ())
         self._check_memory(memory_mb)
@@ -381,6 +387,16 @@ class _Check:
             raise self._error(keyword, "must be a whole number")
         if value < 1:
             raise self._error(keyword, "must be 1 or more")
+
+    def _check_connections(self) -> None:
+        threads = self._options.get("threads", 1)
+        least = OWN_FILES + threads * OWN_FILES_OF_A_THREAD
+        if self._options.get("max_connections", 1024) < least:
+            raise self._error(
+                "max_connections",
+                f"must be {least} or more with {threads} thread{'' if threads == 1 else 's'}: "
+                "memcached's own files count as connections",
+            )
 
     def _check_memory(self, memory_mb: int) -> None:
         installed_mb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MB

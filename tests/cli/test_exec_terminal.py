@@ -1,69 +1,72 @@
-"""`sandbox exec` in a terminal: Ctrl-C, Ctrl-Z, job control and programs that own the screen."""
+"""`sandbox exec` at a terminal: Ctrl-C, Ctrl-Z, job control and interactive programs."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 
 import pexpect
 import pytest
 
-from ..helpers.processes import spawn
-from .test_exec import RECORDER
+from ..helpers.processes import Terminal, printed, spawn
+from ..helpers.recorder import RECORDER
 
 PROMPT = "prompt> "
 
-# `sandbox exec` takes signals one by one and so may be covered; what it runs is interrupted.
+# Runs without coverage: Ctrl-C interrupts the command, but not `sandbox exec`.
 PYTHON = ["env", "-u", "COVERAGE_PROCESS_CONFIG", sys.executable]
 
 
 @pytest.fixture
-def shell() -> Iterator[pexpect.spawn]:
+def bash() -> Iterator[Terminal]:
     """An interactive bash, with job control."""
-    with spawn("bash", "--norc", "-i", covered=True, PS1=PROMPT) as shell:
-        shell.expect_exact(PROMPT)
-        yield shell
-        shell.sendline("exit")
+    with spawn("bash", "--norc", "-i", covered=True, PS1=PROMPT) as bash:
+        bash.expect_exact(PROMPT)
+        yield bash
+        bash.sendline("exit")
 
 
-def status(shell: pexpect.spawn) -> int:
-    shell.expect_exact(PROMPT)
-    shell.sendline("echo status=$?")
-    shell.expect(r"status=(\d+)")
-    return int(shell.match[1])
+def status(bash: Terminal) -> int:
+    """Wait for the prompt, and return the exit status of the last command."""
+    bash.expect_exact(PROMPT)
+    bash.sendline("echo status=$?")
+    bash.expect(r"status=(\d+)")
+    assert isinstance(bash.match, re.Match)
+    return int(bash.match[1])
 
 
-def test_ctrl_c_ends_the_command(shell: pexpect.spawn) -> None:
-    shell.sendline("sandbox exec -- sh -c 'echo rea''dy; exec sleep 100'")
-    shell.expect_exact("ready")
-    shell.sendcontrol("c")
-    shell.expect_exact("sandbox: 0 gets")
-    assert status(shell) == 130
+def test_ctrl_c_ends_the_command(bash: Terminal) -> None:
+    bash.sendline("sandbox exec -- sh -c 'echo rea''dy; exec sleep 100'")
+    bash.expect_exact("ready")
+    bash.sendcontrol("c")
+    bash.expect_exact("sandbox: 0 gets")
+    assert status(bash) == 130
 
 
-def test_ctrl_c_ends_a_script_as_it_would_without_us(shell: pexpect.spawn) -> None:
-    shell.sendline("""bash -c 'sandbox exec sh -c "echo rea""dy; exec sleep 100"; echo went on'""")
-    shell.expect_exact("ready")
-    shell.sendcontrol("c")
-    shell.expect_exact("sandbox: 0 gets")
-    assert status(shell) == 130
-    assert "went on" not in shell.before
+def test_ctrl_c_ends_a_script_as_without_exec(bash: Terminal) -> None:
+    bash.sendline("""bash -c 'sandbox exec sh -c "echo rea""dy; exec sleep 100"; echo went on'""")
+    bash.expect_exact("ready")
+    bash.sendcontrol("c")
+    bash.expect_exact("sandbox: 0 gets")
+    assert status(bash) == 130
+    assert "went on" not in printed(bash)
 
 
-def test_ctrl_c_and_a_command_that_handles_it(shell: pexpect.spawn) -> None:
-    shell.sendline(f"sandbox exec -- {' '.join(PYTHON)} -i -c ''")
-    shell.expect_exact(">>> ")
-    shell.sendcontrol("c")
-    shell.expect_exact("KeyboardInterrupt")
-    shell.expect_exact(">>> ")
-    shell.sendline("6 * 7")
-    shell.expect_exact("42")
-    shell.sendline("exit(5)")
-    assert status(shell) == 5
+def test_ctrl_c_is_handled_by_the_command(bash: Terminal) -> None:
+    bash.sendline(f"sandbox exec -- {' '.join(PYTHON)} -i -c ''")
+    bash.expect_exact(">>> ")
+    bash.sendcontrol("c")
+    bash.expect_exact("KeyboardInterrupt")
+    bash.expect_exact(">>> ")
+    bash.sendline("6 * 7")
+    bash.expect_exact("42")
+    bash.sendline("exit(5)")
+    assert status(bash) == 5
 
 
 @pytest.mark.parametrize("key", ["c", "\\"])
-def test_what_is_typed_reaches_the_command_once(key: str) -> None:
+def test_typed_signal_reaches_the_command_once(key: str) -> None:
     recorder = [*PYTHON, "-c", RECORDER, "SIGINT", "SIGQUIT"]
     with spawn("sandbox", "exec", "-q", "--", *recorder, covered=True) as terminal:
         terminal.expect_exact("ready")
@@ -71,24 +74,24 @@ def test_what_is_typed_reaches_the_command_once(key: str) -> None:
         terminal.expect(r"SIG\w+")
         terminal.sendcontrol("d")
         terminal.expect_exact(pexpect.EOF)
-        assert "SIG" not in terminal.before
+        assert "SIG" not in printed(terminal)
     assert terminal.exitstatus == 0
 
 
-def test_ctrl_z_and_back(shell: pexpect.spawn) -> None:
-    shell.sendline(f"sandbox exec -- {' '.join(PYTHON)} -i -c ''")
-    shell.expect_exact(">>> ")
-    shell.sendcontrol("z")
-    shell.expect_exact("Stopped")
-    shell.expect_exact(PROMPT)
-    shell.sendline("fg")
-    shell.sendline("6 * 7")
-    shell.expect_exact("42")
-    shell.sendline("exit(5)")
-    assert status(shell) == 5
+def test_ctrl_z_stops_the_command_and_fg_continues_it(bash: Terminal) -> None:
+    bash.sendline(f"sandbox exec -- {' '.join(PYTHON)} -i -c ''")
+    bash.expect_exact(">>> ")
+    bash.sendcontrol("z")
+    bash.expect_exact("Stopped")
+    bash.expect_exact(PROMPT)
+    bash.sendline("fg")
+    bash.sendline("6 * 7")
+    bash.expect_exact("42")
+    bash.sendline("exit(5)")
+    assert status(bash) == 5
 
 
-# A shell that runs one job in the foreground, and continues it at once when it stops.
+# Runs one job in the foreground, as a shell does, and continues it whenever it stops.
 JOB_CONTROL = """
 import os, signal, sys
 signal.signal(signal.SIGTTOU, signal.SIG_IGN)
@@ -105,8 +108,8 @@ print("status", os.waitstatus_to_exitcode(status))
 
 
 @pytest.mark.parametrize("kill", ["killpg", "kill"])
-def test_continued_once(kill: str) -> None:
-    """Be it with the whole job, as a shell does it, or by someone who continues us alone."""
+def test_stopped_command_is_continued_once(kill: str) -> None:
+    """SIGCONT goes to the whole job, as a shell sends it, or to `sandbox exec` alone."""
     recorder = [*PYTHON, "-c", RECORDER, "SIGCONT"]
     job_control = [sys.executable, "-c", JOB_CONTROL.replace("{kill}", kill)]
     with spawn(*job_control, "sandbox", "exec", "--", *recorder, covered=True) as terminal:
@@ -115,24 +118,24 @@ def test_continued_once(kill: str) -> None:
         terminal.expect_exact("SIGCONT")
         terminal.sendcontrol("d")
         terminal.expect_exact("sandbox: ")
-        assert "SIGCONT" not in terminal.before
+        assert "SIGCONT" not in printed(terminal)
         terminal.expect_exact("status 0")
 
 
-def test_background_job_ended_by_the_shell(shell: pexpect.spawn) -> None:
-    shell.sendline("sandbox exec -- sh -c 'echo rea''dy; exec sleep 100' &")
-    shell.expect_exact("ready")
-    shell.sendline("kill %1; wait %1")
-    assert status(shell) == 143
+def test_background_job_is_ended_by_the_shell(bash: Terminal) -> None:
+    bash.sendline("sandbox exec -- sh -c 'echo rea''dy; exec sleep 100' &")
+    bash.expect_exact("ready")
+    bash.sendline("kill %1; wait %1")
+    assert status(bash) == 143
 
 
-def test_a_shell_with_jobs_of_its_own(shell: pexpect.spawn) -> None:
-    shell.sendline("PS1='inner> ' sandbox exec -- bash --norc -i")
-    shell.expect_exact("inner> ")
-    shell.sendline("sh -c 'echo rea''dy; exec sleep 100'")
-    shell.expect_exact("ready")
-    shell.sendcontrol("c")
-    shell.expect_exact("inner> ")
-    shell.sendline("exit 7")
-    shell.expect_exact("sandbox: 0 gets")
-    assert status(shell) == 7
+def test_shell_as_the_command_controls_its_jobs(bash: Terminal) -> None:
+    bash.sendline("PS1='inner> ' sandbox exec -- bash --norc -i")
+    bash.expect_exact("inner> ")
+    bash.sendline("sh -c 'echo rea''dy; exec sleep 100'")
+    bash.expect_exact("ready")
+    bash.sendcontrol("c")
+    bash.expect_exact("inner> ")
+    bash.sendline("exit 7")
+    bash.expect_exact("sandbox: 0 gets")
+    assert status(bash) == 7

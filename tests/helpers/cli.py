@@ -38,3 +38,11 @@ class Cli:
         with pytest.raises(SystemExit) as exit_:
             main()
         return Result(arguments, int(exit_.value.code or 0), *self._capfd.readouterr())
+
+
+def assert_one_line(result: Result, status: int, message: str) -> None:
+    """Check the exit status of a command that has printed one line, to stderr."""
+    assert message in result.stderr
+    assert result.stderr.startswith("sandbox: ")
+    assert result.stderr.count("\n") == 1
+    assert (result.returncode, result.stdout) == (status, "")

@@ -1,4 +1,4 @@
-"""How addresses are parsed and printed."""
+"""Addresses are parsed and printed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ Address = address.Address
         ("unix:/run/a:b", "unix:/run/a:b", "/run/a:b"),
     ],
 )
-def test_every_spelling(text: str, usual: str, peer: str | tuple[str, int]) -> None:
+def test_each_spelling_of_an_address_is_parsed(
+    text: str, usual: str, peer: str | tuple[str, int]
+) -> None:
     parsed = Address.parse(text)
     assert parsed == usual
     assert parsed.peer == peer
@@ -42,7 +44,7 @@ def test_every_spelling(text: str, usual: str, peer: str | tuple[str, int]) -> N
         ("", 11212, "localhost:11212"),
     ],
 )
-def test_host_and_port(host: str, port: object, usual: str) -> None:
+def test_address_is_made_of_host_and_port(host: str, port: object, usual: str) -> None:
     parsed = Address.of(host, port)
     assert parsed == usual
     assert parsed.path == ""
@@ -55,7 +57,7 @@ def test_path_has_no_host_and_no_port() -> None:
 
 
 @pytest.mark.parametrize("text", ["a b", "a;b", "a:1,b:2", "host:port", "unix:", "::1", "a:123456"])
-def test_text_that_is_no_address(text: str) -> None:
+def test_malformed_address_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match=r" is not HOST:PORT or unix:/PATH") as info:
         Address.parse(text)
     assert repr(text) in str(info.value)

@@ -1,8 +1,9 @@
-"""Which aliases are memcached ones, what their addresses are, and how others take their place."""
+"""LOCATIONs of memcached aliases: their addresses, and the same form with sandbox addresses."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -11,9 +12,9 @@ from hypothesis import strategies as st
 
 from sandbox.django.settings import at_sandbox
 from sandbox.errors import CachesError
-from sandbox.inject import locations
+from sandbox.inject import locations, refusals, run
 
-PYMEMCACHE = "django.core.cache.backends.memcached.PyMemcacheCache"
+from ..helpers.projects import PYMEMCACHE
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ PYMEMCACHE = "django.core.cache.backends.memcached.PyMemcacheCache"
         (":11212", ["localhost:11212"]),
     ],
 )
-def test_addresses(location: object, expected: list[str]) -> None:
+def test_location_has_addresses(location: object, expected: list[str]) -> None:
     assert locations.addresses(location) == expected
 
 
@@ -51,10 +52,10 @@ def test_addresses(location: object, expected: list[str]) -> None:
         ([("a", 1)], ["x:1"]),
         ("unix:/m", "unix:/sandbox"),
         ("/m", "/sandbox"),
-        ("nobody's:1", "nobody's:1"),
+        ("other:1", "other:1"),
     ],
 )
-def test_repointed(location: object, expected: object) -> None:
+def test_repointed_location_keeps_its_form(location: object, expected: object) -> None:
     resolved = {"a:1": "x:1", "b:11211": "x:2", "unix:/m": "unix:/sandbox"}
     assert locations.repointed(location, resolved) == expected
 
@@ -84,7 +85,9 @@ def test_repointed(location: object, expected: object) -> None:
         ("django.core.cache.backends.filebased.FileBasedCache", "/var/tmp/cache", False),
     ],
 )
-def test_is_memcached(backend: str, location: object, expected: bool) -> None:
+def test_backend_and_location_tell_memcached_aliases(
+    backend: str, location: object, expected: bool
+) -> None:
     assert locations.is_memcached({"BACKEND": backend, "LOCATION": location}) is expected
 
 
@@ -106,7 +109,7 @@ def test_is_memcached(backend: str, location: object, expected: bool) -> None:
         ({"a": {"BACKEND": PYMEMCACHE}}, "a", "exclude must be a list of aliases, but is 'a'"),
     ],
 )
-def test_malformed(caches: Any, exclude: Any, message: str) -> None:
+def test_malformed_caches_are_an_error(caches: Any, exclude: Any, message: str) -> None:
     with pytest.raises(CachesError, match=message.replace("['a']", r"\['a'\]")):
         locations.memcached_aliases(caches, exclude)
 
@@ -129,11 +132,11 @@ location = st.one_of(
 
 
 @given(location)
-def test_every_spelling_of_a_location(location: Any) -> None:
+def test_each_location_can_be_repointed(location: Any) -> None:
     original = copy.deepcopy(location)
     mains = locations.addresses(location)
     distinct = list(dict.fromkeys(mains))
-    resolved = {main: f"127.0.0.1:{40000 + n}" for n, main in enumerate(distinct)}
+    resolved: dict[str, str] = {main: f"127.0.0.1:{40000 + n}" for n, main in enumerate(distinct)}
     moved = locations.repointed(location, resolved)
     assert location == original
     assert type(moved) is type(location)
@@ -141,12 +144,18 @@ def test_every_spelling_of_a_location(location: Any) -> None:
     assert locations.repointed(moved, resolved) == moved
 
 
-class Everybody:
-    """A sandbox that has an address for everybody, without starting one."""
+class NumberedSource:
+    """Knows a sandbox address for each main address, without starting a server."""
 
-    def resolve(self, addresses: list[str]) -> dict[str, str]:
+    def worker(self) -> str:
+        return ""
+
+    def resolve(self, addresses: Iterable[str], worker: str) -> dict[str, str]:
         distinct = dict.fromkeys(addresses)
         return {address: f"127.0.0.1:{40000 + n}" for n, address in enumerate(distinct)}
+
+    def report_refusal(self, refusal: refusals.Refusal) -> None:
+        raise AssertionError
 
 
 aliases = st.dictionaries(
@@ -166,10 +175,10 @@ aliases = st.dictionaries(
 
 
 @given(aliases)
-def test_every_setting_keeps_all_but_its_locations(caches: dict[str, dict[str, Any]]) -> None:
+def test_repointed_caches_keep_all_but_locations(caches: dict[str, dict[str, Any]]) -> None:
     original = copy.deepcopy(caches)
     memcached = locations.memcached_aliases(caches)
-    moved = at_sandbox(caches, memcached, Everybody())
+    moved = at_sandbox(caches, memcached, run.Run(NumberedSource()))
     assert caches == original
     assert list(moved) == list(caches)
 

@@ -1,4 +1,4 @@
-"""The control socket: one answer for all who ask, and none for those who ask for nonsense."""
+"""The control socket: each client gets the same answer, and nonsense is an error."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -31,16 +32,17 @@ def control(tmp_path: Path) -> Iterator[Control]:
         control.stop()
 
 
-def send(control: Control, request: bytes) -> dict[str, object]:
+def send(control: Control, request: bytes) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(control.path)
         try:
             connection.sendall(request)
             connection.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # It has seen enough.
+            pass  # The owner has read enough.
         with connection.makefile("rb") as lines:
-            return json.loads(lines.readline())
+            answer: dict[str, Any] = json.loads(lines.readline())
+            return answer
 
 
 def ask(control: Control, *addresses: str, worker: str = "") -> list[str]:
@@ -53,27 +55,27 @@ def servers(control: Control) -> int:
     return len(control._sandbox.servers)
 
 
-def test_first_address_has_the_server_that_is_up_already(control: Control) -> None:
+def test_first_address_gets_the_server_that_runs_already(control: Control) -> None:
     (ahead,) = control._sandbox.servers
     assert ask(control, "a:1") == [ahead.address]
     assert servers(control) == 1
 
 
-def test_ten_that_ask_at_once_get_one_answer(control: Control) -> None:
+def test_ten_clients_at_once_get_the_same_answer(control: Control) -> None:
     with ThreadPoolExecutor(10) as pool:
         answers = list(pool.map(lambda _: ask(control, "a:1", "b:1", "c:1"), range(10)))
     assert len(set(map(tuple, answers))) == 1
     assert len(set(answers[0])) == servers(control) == 3
 
 
-def test_workers_never_share(control: Control) -> None:
+def test_workers_never_share_a_server(control: Control) -> None:
     names = ["", "1", "2", "3"]
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda name: ask(control, "a:1", "b:1", worker=name), names))
     assert len({address for answer in answers for address in answer}) == servers(control) == 8
 
 
-def test_a_server_is_itself_to_its_worker_and_its_counterpart_to_another(control: Control) -> None:
+def test_sandbox_address_is_kept_for_its_worker_and_mapped_for_another(control: Control) -> None:
     a, b = ask(control, "a:1", "b:1")
     assert ask(control, a, b) == [a, b]
     worker_a, worker_b = ask(control, a, b, worker="w")
@@ -81,13 +83,13 @@ def test_a_server_is_itself_to_its_worker_and_its_counterpart_to_another(control
     assert servers(control) == 4
 
 
-def test_the_address_that_the_command_was_given_stays(control: Control) -> None:
+def test_address_that_the_command_was_given_is_kept(control: Control) -> None:
     (ahead,) = control._sandbox.servers
     assert ask(control, ahead.address) == [ahead.address]
     assert ask(control, "a:1") != [ahead.address]
 
 
-def test_a_server_that_cannot_be_started_is_an_error(
+def test_server_that_cannot_be_started_is_an_error(
     control: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask(control, "a:1")
@@ -104,13 +106,12 @@ def test_refusals_are_kept(control: Control) -> None:
     assert control.refusals == [refusals.Refusal("a:1", "default", "file.py:5")]
 
 
-def test_a_path_that_is_too_long(tmp_path: Path) -> None:
+def test_control_path_that_is_too_long_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SandboxError, match="AF_UNIX path too long; point TMPDIR to a folder with"):
         Control(Sandbox(), str(tmp_path / ("x" * 100)))
 
 
-def test_a_folder_that_is_too_long(run: Run, tmp_path: Path) -> None:
-    """A run whose TMPDIR has no room for a socket's path has its files elsewhere."""
+def test_tmpdir_too_long_for_a_socket_is_passed_over(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / ("x" * 100)
     folder.mkdir()
     result = run("sandbox", "exec", "--unix", "-v", "true", TMPDIR=str(folder))
@@ -118,7 +119,7 @@ def test_a_folder_that_is_too_long(run: Run, tmp_path: Path) -> None:
     assert re.search(" memcached at unix:(/tmp|/dev/shm)/memcached-sandbox-", result.stderr)
 
 
-def test_it_lies_where_nobody_else_comes(run: Run) -> None:
+def test_control_socket_lies_in_a_directory_for_its_owner_alone(run: Run) -> None:
     result = run(
         "sandbox", "exec", "-q", "--", "sh", "-c", 'stat -c %a "${MEMCACHED_SANDBOX_CONTROL%/*}"'
     )
@@ -145,7 +146,7 @@ requests = st.one_of(
 @settings(
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_nonsense_is_an_error_and_harms_nobody(control: Control, request: bytes) -> None:
+def test_nonsense_is_an_error_and_harms_no_other_client(control: Control, request: bytes) -> None:
     before = servers(control)
     answer = send(control, request)
     if list(answer) == ["addresses"]:  # a list of strings is a list of addresses

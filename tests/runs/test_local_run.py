@@ -1,4 +1,4 @@
-"""A run of this very process: what it changes, and that everything is as it was afterwards."""
+"""A run of this process: what it changes, and that all is restored afterwards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.test import SimpleTestCase, override_settings
 from django.test.signals import setting_changed
 
-from sandbox import BinaryError, MainMemcachedRefused, OptionError
+from sandbox import BinaryError, MainMemcachedRefused, OptionError, RunError, StartError
 from sandbox.inject import run
 from sandbox.run.local import local_source, sandbox_run
 
@@ -26,7 +26,7 @@ from ..helpers.projects import PYMEMCACHE
 
 
 def everything() -> dict[str, Any]:
-    """What of this process a run may change."""
+    """Return what a run may change in this process."""
     return {
         "environ": dict(os.environ),
         "meta_path": [*sys.meta_path],
@@ -52,7 +52,7 @@ def main(main_memcached: MainMemcached) -> Iterator[MainMemcached]:
         yield main_memcached
 
 
-def test_a_configured_django_follows_and_comes_back(main: MainMemcached) -> None:
+def test_configured_django_is_repointed_and_restored(main: MainMemcached) -> None:
     before = everything()
     with sandbox_run() as entered:
         assert settings.CACHES["default"]["LOCATION"] != main.address
@@ -66,14 +66,14 @@ def test_a_configured_django_follows_and_comes_back(main: MainMemcached) -> None
     assert main.client.get(":1:key") is not None
 
 
-def test_after_an_error(main: MainMemcached) -> None:
+def test_error_in_the_run_restores_the_process(main: MainMemcached) -> None:
     before = everything()
     with pytest.raises(ZeroDivisionError), sandbox_run():
         cache.set("key", 1 / 0)
     assert everything() == before
 
 
-def test_a_backend_that_was_made_in_the_run_and_kept(main: MainMemcached) -> None:
+def test_backend_made_in_the_run_and_kept_returns_to_main(main: MainMemcached) -> None:
     with sandbox_run():
         kept = caches.create_connection("default")
         kept.set("key", "sandbox")
@@ -83,11 +83,11 @@ def test_a_backend_that_was_made_in_the_run_and_kept(main: MainMemcached) -> Non
     assert main.client.get(":1:key") is not None
 
 
-def test_whoever_listens_for_changed_settings_is_told(main: MainMemcached) -> None:
-    told = []
+def test_setting_changed_is_sent_at_begin_and_end(main: MainMemcached) -> None:
+    received: list[tuple[str, bool, bool]] = []
 
     def listen(*, setting: str, value: Any, enter: bool, **_: object) -> None:
-        told.append((setting, value["default"]["LOCATION"] == main.address, enter))
+        received.append((setting, value["default"]["LOCATION"] == main.address, enter))
 
     setting_changed.connect(listen)
     try:
@@ -95,7 +95,7 @@ def test_whoever_listens_for_changed_settings_is_told(main: MainMemcached) -> No
             pass
     finally:
         setting_changed.disconnect(listen)
-    assert told == [("CACHES", False, True), ("CACHES", True, False)]
+    assert received == [("CACHES", False, True), ("CACHES", True, False)]
 
 
 @pytest.mark.parametrize(
@@ -103,10 +103,10 @@ def test_whoever_listens_for_changed_settings_is_told(main: MainMemcached) -> No
     [
         ({"memory_mb": 0}, OptionError, "memory_mb=0: must be 1 or more"),
         ({"binary": "/no/memcached"}, BinaryError, "'/no/memcached' does not exist"),
-        ({"exclude": ["x"]}, run.RunError, "the aliases to exclude name 'x', but the aliases"),
+        ({"exclude": ["x"]}, RunError, "the aliases to exclude name 'x', but the aliases"),
     ],
 )
-def test_errors_change_nothing(
+def test_wrong_option_changes_nothing(
     main: MainMemcached, options: Any, error: type[Exception], message: str
 ) -> None:
     before = everything()
@@ -115,16 +115,14 @@ def test_errors_change_nothing(
     assert everything() == before
 
 
-def test_a_memcached_that_does_not_start_changes_nothing(
-    main: MainMemcached, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memcached_that_does_not_start_changes_nothing(main: MainMemcached) -> None:
     before = everything()
-    with pytest.raises(Exception, match="exit"), sandbox_run(binary="/bin/false"):
+    with pytest.raises(StartError, match="exit code 1"), sandbox_run(binary="/bin/false"):
         pass
     assert everything() == before
 
 
-def test_one_within_another_joins_it(main: MainMemcached) -> None:
+def test_run_within_a_run_joins_the_outer_run(main: MainMemcached) -> None:
     with sandbox_run() as outer:
         between = everything()
         cache.set("key", "outer")
@@ -140,7 +138,7 @@ def test_one_within_another_joins_it(main: MainMemcached) -> None:
             socket.create_connection(("localhost", 5))
 
 
-def test_the_guard_lasts_as_long_as_the_run(main: MainMemcached) -> None:
+def test_guard_lasts_as_long_as_the_run(main: MainMemcached) -> None:
     with sandbox_run() as entered:
         with pytest.raises(ConnectionRefusedError, match="the sandbox refuses"):
             socket.create_connection((main.host, main.port))
@@ -148,12 +146,12 @@ def test_the_guard_lasts_as_long_as_the_run(main: MainMemcached) -> None:
     socket.create_connection((main.host, main.port)).close()
 
 
-def test_no_guard(main: MainMemcached) -> None:
+def test_run_without_a_guard_refuses_nothing(main: MainMemcached) -> None:
     with sandbox_run(guard=None):
         socket.create_connection((main.host, main.port)).close()
 
 
-def test_what_a_child_was_refused_is_told_once(main: MainMemcached) -> None:
+def test_refusal_in_a_child_is_reported_once(main: MainMemcached) -> None:
     script = "import socket; socket.create_connection(('127.0.0.1', 11211))"
     with sandbox_run() as entered:
         for _ in range(2):
@@ -165,7 +163,7 @@ def test_what_a_child_was_refused_is_told_once(main: MainMemcached) -> None:
         assert entered.take_refusals() == []
 
 
-def test_a_child_that_outlives_the_run_has_nobody_to_tell(main: MainMemcached) -> None:
+def test_child_that_outlives_the_run_is_refused_without_a_report(main: MainMemcached) -> None:
     script = "import socket, sys; sys.stdin.read()\nsocket.create_connection(('127.0.0.1', 11211))"
     with sandbox_run():
         child = subprocess.Popen(
@@ -176,9 +174,10 @@ def test_a_child_that_outlives_the_run_has_nobody_to_tell(main: MainMemcached) -
     assert b"FileNotFoundError" not in error
 
 
-def test_nothing_is_started_before_somebody_asks() -> None:
+def test_no_server_is_started_before_the_first_request() -> None:
     with sandbox_run() as entered:
         source = local_source(entered)
+        assert source is not None
         entered.flush()
         assert source.servers() == []
         assert "MEMCACHED_SANDBOX_ADDRESS" not in os.environ

@@ -1,4 +1,4 @@
-"""The table of options: how they are read, and what memcached would not start with."""
+"""The table of options: how their texts are read, and which values are refused."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ from sandbox.server.options import Given
         ({"max_item_size": 2**31, "memory_mb": 5000}, "max_item_size=2147483648: .* limit is 1 GB"),
         ({"threads": 0}, "threads=0: must be 1 or more"),
         ({"max_connections": None}, "max_connections=None: must be a whole number"),
+        ({"max_connections": 20}, "max_connections=20: must be 21 or more with 1 thread: memcac"),
+        ({"threads": 500}, "max_connections=1024: must be 2516 or more with 500 threads"),
         ({"start_timeout": 0}, "start_timeout=.*: must be more than 0 seconds"),
         ({"start_timeout": "5"}, "start_timeout='5': must be a number of seconds"),
         ({"start_timeout": float("nan")}, "start_timeout=.*: must be more than 0 seconds"),
@@ -56,7 +58,7 @@ from sandbox.server.options import Given
         ({"args": ["-m", "1024"]}, "args=.*: -m cannot be passed .*use memory_mb"),
     ],
 )
-def test_option_out_of_range(arguments: dict[str, Any], message: str) -> None:
+def test_option_out_of_range_is_an_error(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message) as info:
         Memcached(**arguments)
     assert info.value.option in message
@@ -65,18 +67,18 @@ def test_option_out_of_range(arguments: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "megabytes"), [("64", 64), ("64M", 64), ("512m", 512), ("1g", 1024)]
 )
-def test_memory_in_units(text: str, megabytes: int) -> None:
+def test_memory_is_read_in_units(text: str, megabytes: int) -> None:
     assert options.megabytes(text) == megabytes
 
 
 @pytest.mark.parametrize("text", ["", "m", "1.5g", "64k", "1t", "٦٤", "64 M"])
-def test_memory_in_other_units(text: str) -> None:
+def test_memory_in_another_unit_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="must be a whole number of MB, or a size such as 512m"):
         options.megabytes(text)
 
 
 @pytest.mark.parametrize("text", ["", "1_0", "1.5", "8m", "x"])
-def test_whole_number_that_is_none(text: str) -> None:
+def test_text_that_is_no_whole_number_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="must be a whole number"):
         options.whole_number(text)
 
@@ -84,11 +86,13 @@ def test_whole_number_that_is_none(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "size"), [("1048576", 1 << 20), ("512k", 1 << 19), ("2M", 2 << 20), ("1g", 1 << 30)]
 )
-def test_size(text: str, size: int) -> None:
+def test_size_is_read_in_units(text: str, size: int) -> None:
     assert options.size(text) == size
 
 
-def test_repeatable_option_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeatable_option_in_the_environment_is_split_at_spaces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("MEMCACHED_SANDBOX_EXCLUDE", "one other")
     monkeypatch.setenv("MEMCACHED_SANDBOX_MEMORY", "")
     assert options.from_environment() == {
@@ -99,11 +103,11 @@ def test_repeatable_option_in_the_environment(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("text", "value"), [("1", True), ("True", True), ("y", True), ("off", False), ("no", False)]
 )
-def test_switch(text: str, value: bool) -> None:
+def test_switch_is_read_from_several_words(text: str, value: bool) -> None:
     assert options.read({"strict": Given(text, f"--strict={text}")}) == {"strict": value}
 
 
-def test_words_are_unique() -> None:
+def test_words_and_keywords_of_options_are_unique() -> None:
     words = [option.word for option in options.OPTIONS]
     keywords = [option.keyword for option in options.OPTIONS]
     assert len({*words}) == len({*keywords}) == len(options.OPTIONS)

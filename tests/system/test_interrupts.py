@@ -1,4 +1,4 @@
-"""Ctrl-C comes at any line: whatever it interrupts, nothing is left."""
+"""Ctrl-C at any line: nothing is left, and no signal is lost while handlers are deferred."""
 
 from __future__ import annotations
 
@@ -88,13 +88,15 @@ def resolved() -> None:
         (resolved, f"{PACKAGE}/run/sandbox.py"),
     ],
 )
-def test_interrupt_at_any_line(action: Callable[[], None], files: str, run_folder: Path) -> None:
-    action()  # what is imported on first use is imported now
+def test_interrupt_at_any_line_leaves_nothing(
+    action: Callable[[], None], files: str, run_folder: Path
+) -> None:
+    action()  # imports now what is imported on first use
     before = resources()
     handler = signal.getsignal(signal.SIGINT)
     assert before[1] is False
     gc.collect()
-    gc.freeze()  # what there is by now need not be looked at hundreds of times
+    gc.freeze()  # hundreds of collections pass over the objects that exist now
     number = lines = 0
     while lines == number:
         number += 1
@@ -126,8 +128,8 @@ def received() -> Iterator[list[int]]:
 
 
 def test_handlers_are_called_when_the_block_has_ended(received: list[int]) -> None:
-    """Each of them, even if another one raises an exception."""
-    steps = []
+    """Each handler is called, even if another handler raises an exception."""
+    steps: list[list[int]] = []
     with pytest.raises(InterruptedError), deferred():  # noqa: PT012
         signal.raise_signal(signal.SIGUSR1)
         steps.append(list(received))
@@ -138,7 +140,7 @@ def test_handlers_are_called_when_the_block_has_ended(received: list[int]) -> No
 
 
 def test_handler_of_asyncio_is_called_once() -> None:
-    calls = []
+    calls: list[int] = []
 
     async def wait() -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, calls.append, 1)
@@ -159,8 +161,8 @@ def test_handlers_are_called_once_for_nested_blocks(received: list[int]) -> None
     assert received == [signal.SIGUSR2]
 
 
-def test_interrupt_at_any_line_of_the_deferral(received: list[int]) -> None:
-    """It is neither lost nor does it keep a handler from being put back."""
+def test_interrupt_at_any_line_of_the_deferral_is_not_lost(received: list[int]) -> None:
+    """Nor does the interrupt keep a handler from being restored."""
     signals = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
     handlers = [signal.getsignal(number) for number in signals]
     number = interrupts = 0
@@ -177,8 +179,8 @@ def test_interrupt_at_any_line_of_the_deferral(received: list[int]) -> None:
     assert interrupts > 20
 
 
-def test_thread_that_has_no_handlers_to_defer() -> None:
-    """Only the main thread may set handlers, and only there they are called."""
+def test_deferral_in_another_thread_does_nothing() -> None:
+    """Only the main thread sets handlers and runs them."""
     ended = threading.Event()
 
     def work() -> None:

@@ -1,0 +1,138 @@
+"""`sandbox doctor`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sandbox import Memcached
+from sandbox.server import others
+
+from ..conftest import Run
+from ..helpers.cli import Cli
+from ..helpers.memcacheds import PlainMemcached
+from ..helpers.processes import Result, eventually
+
+pytestmark = pytest.mark.whole_machine
+
+
+def findings(result: Result) -> dict[str, dict[str, object]]:
+    """Return the findings that `sandbox doctor --json` printed, by their checks."""
+    return {finding["check"]: finding for finding in json.loads(result.stdout)}
+
+
+def test_doctor_finds_no_problem(run: Run, run_folder: Path) -> None:
+    result = run("sandbox", "doctor")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.search(r"^memcached +/\S+memcached, 1\.\d+\.\d+", result.stdout, re.MULTILINE)
+    assert re.search(r"^start +[\d.]+ ms to start, [\d.]+ ms to stop", result.stdout, re.MULTILINE)
+    assert f"{run_folder}/memcached-sandbox-{os.geteuid()}" in result.stdout
+    assert re.search(r"^stale +", result.stdout, re.MULTILINE)
+    assert re.search(r"^django +\d+\.\d+", result.stdout, re.MULTILINE)
+    assert re.search(r"^pymemcache +\d+\.\d+", result.stdout, re.MULTILINE)
+    assert "PROBLEM" not in result.stdout
+
+
+def test_missing_memcached_is_a_problem(run: Run) -> None:
+    result = run("sandbox", "doctor", MEMCACHED_SANDBOX_BINARY="/no/such/file")
+    assert result.returncode == 1
+    assert re.search(
+        r"^memcached +PROBLEM: .*'/no/such/file' does not ex", result.stdout, re.MULTILINE
+    )
+    assert re.search(r"^ +-> install it with '.*'$", result.stdout, re.MULTILINE)
+    finding = findings(
+        run("sandbox", "doctor", "--json", MEMCACHED_SANDBOX_BINARY="/no/such/file")
+    )["memcached"]
+    assert finding["fatal"] is True
+    assert "install it with" in str(finding["remedy"])
+
+
+def test_memcached_that_does_not_start_is_a_problem(run: Run) -> None:
+    result = run("sandbox", "doctor", MEMCACHED_SANDBOX_BINARY="/bin/false")
+    assert result.returncode == 1
+    assert "/bin/false, which does not tell its version" in result.stdout
+    assert re.search(r"^start +PROBLEM: .*ended with exit code 1", result.stdout, re.MULTILINE)
+    assert "-> name another memcached in MEMCACHED_SANDBOX_BINARY" in result.stdout
+
+
+def test_run_directory_that_is_a_link_is_a_problem(run: Run, tmp_path: Path) -> None:
+    (tmp_path / f"memcached-sandbox-{os.geteuid()}").symlink_to("/tmp")
+    result = run("sandbox", "doctor", TMPDIR=str(tmp_path))
+    assert result.returncode == 1
+    assert re.search("^run directory +PROBLEM: .* is a symbolic link$", result.stdout, re.MULTILINE)
+    assert "-> remove it, or point TMPDIR to a folder of yours" in result.stdout
+
+
+def test_missing_folder_of_tmpdir_is_passed_over(run: Run, tmp_path: Path) -> None:
+    result = run("sandbox", "doctor", TMPDIR=str(tmp_path / "nothing"))
+    assert result.returncode == 0
+    assert f"({tmp_path}/nothing cannot be looked at (No such file or dire" in result.stdout
+
+
+def test_stale_directory_is_named_before_a_start_removes_it(cli: Cli) -> None:
+    left = cli.run_directory / "00000000"
+    with Memcached():
+        left.mkdir()
+        result = cli("doctor")
+        assert f"{left}\n" in result.stdout
+        assert "-> 'sandbox stop --stale' removes it, or says what is in the way" in result.stdout
+        assert not left.exists()
+
+
+def test_other_memcacheds_are_named_and_not_touched(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with (
+        Memcached() as server,
+        PlainMemcached() as main,
+        PlainMemcached("-s", str(path)) as other,
+    ):
+        eventually(path.exists)
+        found = json.loads(run("sandbox", "doctor", "--json").stdout)
+        lines = {f["found"] for f in found if f["check"] == "other memcached"}
+        user = psutil.Process().username()
+        assert f"pid {main.pid} of {user} at {main.address}: not touched" in lines
+        assert f"pid {other.pid} of {user} at unix:{path}: not touched" in lines
+        assert not any(line.startswith(f"pid {server.pid} ") for line in lines)
+
+
+def test_other_memcached_with_unreadable_sockets_is_named(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The command line of another user's memcached names its address."""
+
+    def refuse(process: psutil.Process, kind: str) -> None:
+        raise psutil.AccessDenied
+
+    monkeypatch.setattr("psutil.Process.net_connections", refuse)
+    path = tmp_path / "socket"
+    with PlainMemcached("-s", str(path)) as other:
+        eventually(path.exists)
+        if "--argv0" in psutil.Process(other.pid).cmdline():
+            pytest.skip("this memcached runs through its loader, whose options come first")
+        found = json.loads(cli("doctor", "--json").stdout)
+    lines = [finding["found"] for finding in found if finding["check"] == "other memcached"]
+    (line,) = (line for line in lines if line.startswith(f"pid {other.pid} "))
+    assert line.endswith(f"at unix:{path}: not touched")
+
+
+@pytest.mark.parametrize(
+    ("command", "addresses"),
+    [
+        ("memcached", ["0.0.0.0:11211"]),
+        ("memcached -m 64 -p 5 -u nobody", ["0.0.0.0:5"]),
+        ("memcached -p5 -l a,b", ["a:5", "b:5"]),
+        ("memcached --port=5 --listen=::1", ["[::1]:5"]),
+        ("memcached -l ::1 -p 5 -vv", ["[::1]:5"]),
+        ("memcached --unix-socket=/x", ["unix:/x"]),
+        ("memcached -s /x -p 5", ["unix:/x"]),
+        ("memcached --no-such-option", []),
+        ("", []),
+    ],
+)
+def test_addresses_on_a_command_line_of_memcached(command: str, addresses: list[str]) -> None:
+    assert others._addresses_asked_for(command.split()) == addresses

@@ -1,0 +1,118 @@
+"""`sandbox list`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pexpect
+import psutil
+import pytest
+
+from sandbox import Memcached
+
+from ..conftest import Run
+from ..helpers.cli import Cli
+from ..helpers.processes import found, printed, spawn
+
+pytestmark = pytest.mark.whole_machine
+
+
+def test_list_without_servers(cli: Cli) -> None:
+    result = cli("list")
+    assert (result.returncode, result.stdout) == (0, "")
+    assert result.stderr == "sandbox: no sandbox runs.\n"
+    assert cli("list", "--json").stdout == "[]\n"
+
+
+def test_json_has_all_about_each_server(cli: Cli) -> None:
+    with Memcached(memory_mb=32) as server, Memcached(unix_socket=True) as second:
+        with closing(server.client()) as client:
+            client.set("key", "x" * 1000, noreply=False)
+        result = cli("list", "--json")
+        assert (result.returncode, result.stderr) == (0, "")
+        first, other = json.loads(result.stdout)
+        assert first["id"] == os.path.basename(server.directory)
+        assert first["address"] == server.address
+        assert first["pid"] == server.pid
+        assert first["memory"] == 32 * 1024 * 1024
+        assert 1000 < first["memory_used"] < 2000
+        assert first["items"] == 1
+        assert 0 <= first["age"] < 60
+        assert first["owner"]["pid"] == os.getpid()
+        assert first["owner"]["command"] == psutil.Process().cmdline()
+        assert (other["address"], other["items"]) == (second.address, 0)
+
+
+def test_table_has_a_row_for_each_server(cli: Cli) -> None:
+    with Memcached() as server:
+        result = cli("list")
+        headings, row = result.stdout.splitlines()
+        assert headings.split() == ["ID", "ADDRESS", "PID", "MEMORY", "ITEMS", "AGE", "COMMAND"]
+        match = found(r"^(\w+)  (\S+) +(\d+) +0\.0 of 64 MB +0 +\d+s +(\S+)", row)
+        assert match.groups()[:3] == (
+            os.path.basename(server.directory),
+            server.address,
+            str(server.pid),
+        )
+        assert psutil.Process().cmdline()[0] in row
+
+
+def test_table_fits_the_width_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    with Memcached(), spawn("sandbox", "list", dimensions=(24, 60)) as terminal:
+        terminal.expect(pexpect.EOF)
+        lines = printed(terminal).splitlines()
+        assert len(lines) >= 2
+        assert max(map(len, lines)) == 60
+        assert lines[1].endswith("...")
+
+
+def test_owner_with_a_command_of_many_lines_takes_one_row(cli: Cli) -> None:
+    script = (
+        "import sys # \x1b[31m\nfrom sandbox import Memcached\n"
+        "with Memcached() as server: print(server.pid, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, b"\xff"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as owner:
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        lines = cli("list").stdout.splitlines()
+        owner.communicate()
+    assert len(lines) == 2
+    assert lines[1].isprintable()
+    assert "from sandbox import Memcached" in lines[1]
+
+
+def test_hanging_server_gives_no_answer(cli: Cli) -> None:
+    with Memcached() as server:
+        os.kill(server.pid, signal.SIGSTOP)
+        result = cli("list")
+        assert re.search(rf" {server.pid} +no answer ", result.stdout)
+        (entry,) = json.loads(cli("list", "--json").stdout)
+        assert (entry["memory_used"], entry["items"]) == (None, None)
+
+
+def test_server_of_another_version_is_named(cli: Cli) -> None:
+    with Memcached() as server:
+        (Path(server.directory) / "record").write_text("memcached-sandbox 9\n")
+        result = cli("list")
+        assert result.stdout == ""
+        assert result.stderr == (
+            f"sandbox: {server.directory} has the record of another version of memcached-sandbox.\n"
+        )
+        assert result.returncode == 0
+
+
+def test_servers_in_another_run_directory_are_listed(run: Run, tmp_path: Path) -> None:
+    """Two shells may have different values of TMPDIR."""
+    with Memcached() as server:
+        other = run("sandbox", "list", TMPDIR=str(tmp_path))
+        assert server.address in other.stdout

@@ -1,0 +1,148 @@
+"""Caches are empty after each test under `sandbox exec`."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+
+import pytest
+
+from ..helpers.django_runs import servers_of
+from ..helpers.projects import Project, pytest_command
+from ..helpers.suites import CLEAN_CACHE, START_METHODS
+
+each_runner = pytest.mark.parametrize(
+    "runner", [["./manage.py", "test"], pytest_command()], ids=["manage.py", "pytest"]
+)
+
+
+def test_caches_are_empty_in_one_process(project: Project) -> None:
+    project.write("tests.py", CLEAN_CACHE)
+    assert servers_of(project.test()) == 1
+
+
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_caches_are_empty_with_each_start_method(project: Project, start_method: str) -> None:
+    project.write("tests.py", CLEAN_CACHE)
+    result = project.test("--parallel", "3", START_METHOD=start_method)
+    assert servers_of(result) == 4
+
+
+@pytest.mark.parametrize("arguments", [[], ["-n", "2"]])
+def test_caches_are_empty_under_pytest(project: Project, arguments: list[str]) -> None:
+    project.write("test_clean.py", CLEAN_CACHE)
+    project.write(
+        "test_functions.py",
+        "import pytest\n"
+        "from django.core.cache import cache\n"
+        "@pytest.fixture\n"
+        "def filled():\n"
+        "    yield\n"
+        "    cache.set('key', 'by a fixture')\n"
+        "@pytest.mark.parametrize('number', range(6))\n"
+        "def test(filled, number):\n"
+        "    assert cache.add('key', number)\n",
+    )
+    result = project.sandboxed("--", sys.executable, "-m", "pytest", *arguments)
+    assert "22 passed" in result.stdout, result.stdout + result.stderr
+    assert "warning" not in result.stdout
+    assert servers_of(result) == (3 if "-n" in arguments else 1)
+
+
+def test_server_is_empty_in_pytest_workers_without_django(project: Project) -> None:
+    project.write(
+        "test_plain.py",
+        "import os, subprocess, sys, time\n"
+        "import pytest\n"
+        "from pymemcache import Client\n"
+        "ADDRESS = 'MEMCACHED_SANDBOX_ADDRESS'\n"
+        "SHOW = f'import os; print(os.environ[{ADDRESS!r}])'\n"
+        "@pytest.mark.parametrize('number', range(6))\n"
+        "def test(number):\n"
+        "    client = Client(os.environ[ADDRESS])\n"
+        "    for expected in range(1, 200):\n"
+        "        client.add('key', 0, noreply=False)\n"
+        "        assert client.incr('key', 1) == expected\n"
+        "    shown = subprocess.check_output([sys.executable, '-c', SHOW], text=True)\n"
+        "    assert shown.strip() == os.environ[ADDRESS]\n",
+    )
+    result = project.sandboxed("--", *pytest_command("-p", "no:django", "-n2"))
+    assert "6 passed" in result.stdout, result.stdout + result.stderr
+    assert servers_of(result) == 3
+
+
+def test_server_is_empty_under_unittest_without_django(project: Project) -> None:
+    project.write(
+        "test_plain.py",
+        "import os, unittest\n"
+        "from pymemcache import Client\n"
+        "class Tests(unittest.TestCase):\n"
+        "    def test_one(self):\n"
+        "        client = Client(os.environ['MEMCACHED_SANDBOX_ADDRESS'])\n"
+        "        self.assertIsNone(client.get('key'))\n"
+        "        client.set('key', 'value', noreply=False)\n"
+        "    test_two = test_one\n",
+    )
+    result = project.sandboxed("--", sys.executable, "-m", "unittest")
+    assert "Ran 2 tests" in result.stderr
+    assert result.returncode == 0, result.stderr
+
+
+@each_runner
+def test_flush_happens_once_after_each_test(project: Project, runner: list[str]) -> None:
+    """Django, unittest and pytest each end a test: only the outermost one flushes."""
+    project.write("test_clean.py", CLEAN_CACHE)
+    read = (
+        "import os; from pymemcache import Client;"
+        "print(Client(os.environ['MEMCACHED_SANDBOX_ADDRESS']).stats()[b'cmd_flush'])"
+    )
+    script = f'{shlex.join(runner)} && python -c "{read}"'
+    result = project.sandboxed("--", "sh", "-c", script)
+    assert result.stdout.splitlines()[-1] == "16", result.stderr
+
+
+def test_flush_never_leaves_the_caches_as_they_are(project: Project) -> None:
+    project.write("tests.py", CLEAN_CACHE)
+    result = project.sandboxed("--flush", "never", "--", "./manage.py", "test")
+    assert result.returncode == 1
+    assert re.search(r"'Tests\d' is not None", result.stderr)
+
+
+@each_runner
+def test_keep_cache_of_a_class_or_a_method_prevents_the_flush(
+    project: Project, runner: list[str]
+) -> None:
+    project.write(
+        "test_keep.py",
+        "from django.core.cache import cache\n"
+        "from django.test import SimpleTestCase\n"
+        "class A(SimpleTestCase):\n"
+        "    keep_cache = True\n"
+        "    def test_a(self): cache.set('a', 1)\n"
+        "    def test_b(self): assert cache.get('a') == 1\n"
+        "class B(SimpleTestCase):\n"
+        "    def test_a(self): assert cache.get('a') == 1\n"
+        "    def test_b(self):\n"
+        "        assert cache.get('a') is None\n"
+        "        cache.set('b', 1)\n"
+        "    test_b.keep_cache = True\n"
+        "    def test_c(self): assert cache.get('b') == 1\n"
+        "    def test_d(self): assert cache.get('b') is None\n",
+    )
+    result = project.sandboxed("--", *runner)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_setup_of_a_class_is_flushed_after_its_first_test(project: Project) -> None:
+    project.write(
+        "tests.py",
+        "from django.core.cache import cache\n"
+        "from django.test import TestCase\n"
+        "class Tests(TestCase):\n"
+        "    @classmethod\n"
+        "    def setUpTestData(cls): cache.set('a', 1)\n"
+        "    def test_a(self): assert cache.get('a') == 1\n"
+        "    def test_b(self): assert cache.get('a') is None\n",
+    )
+    project.test()

@@ -1,0 +1,94 @@
+"""Each worker of a run has servers of its own, which its child processes share."""
+
+from __future__ import annotations
+
+import pytest
+
+from ..helpers.django_runs import servers_of
+from ..helpers.projects import Project
+from ..helpers.suites import CLEAN_CACHE, START_METHODS, WORKERS_AND_CHILDREN
+
+
+def test_processes_of_a_run_share_one_cache(project: Project) -> None:
+    project.write(
+        "twice.sh",
+        "#!/bin/sh\n"
+        "export DJANGO_SETTINGS_MODULE=settings\n"
+        'run() { python -c "from django.core.cache import cache; $1"; }\n'
+        "run 'cache.set(1, 5)'\n"
+        "run 'print(cache.get(1))'\n",
+    )
+    result = project.sandboxed("--", "./twice.sh")
+    assert result.stdout == "5\n", result.stderr
+
+
+def test_worker_shares_its_cache_with_its_child_processes(project: Project) -> None:
+    project.write("tests.py", WORKERS_AND_CHILDREN)
+    project.test()
+    project.test("--parallel", "3")
+
+
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_workers_of_a_custom_suite_have_their_own_servers(
+    project: Project, start_method: str
+) -> None:
+    project.write(
+        "runner.py",
+        "from django.test import runner\n"
+        "def init_worker(*args, **kwargs):\n"
+        "    runner._init_worker(*args, **kwargs)\n"
+        "class Suite(runner.ParallelTestSuite):\n"
+        "    init_worker = init_worker\n"
+        "class Runner(runner.DiscoverRunner):\n"
+        "    parallel_test_suite = Suite\n",
+    )
+    with (project.folder / "settings.py").open("a") as settings:
+        settings.write("TEST_RUNNER = 'runner.Runner'\n")
+    project.write("tests.py", CLEAN_CACHE)
+    assert servers_of(project.test("--parallel", "2", START_METHOD=start_method)) == 3
+
+
+def test_worker_does_not_use_inherited_connections(project: Project) -> None:
+    """Covers Django's caches, and a backend object that the project has kept."""
+    project.write(
+        "kept.py",
+        "from django.core.cache import cache, caches\n"
+        "kept = caches['default']\n"
+        "kept.get('connect')\n"
+        "main = kept._cache\n",
+    )
+    project.write(
+        "tests.py",
+        "import os\n"
+        "from django.test import SimpleTestCase\n"
+        "from kept import cache, kept, main\n"
+        "PARENT = os.getpid()\n"
+        "class A(SimpleTestCase):\n"
+        "    def test(self):\n"
+        "        self.assertNotEqual(os.getpid(), PARENT)\n"
+        "        self.assertIsNot(kept._cache, main)\n"
+        "        self.assertIsNot(cache._cache, main)\n"
+        "        self.assertTrue(kept.add('key', 1))\n"
+        "        self.assertEqual(cache.get('key'), 1)\n"
+        "class B(A): pass\n",
+    )
+    assert servers_of(project.test("--parallel", "2", START_METHOD="fork")) == 3
+
+
+def test_run_within_a_run_has_its_own_servers(project: Project) -> None:
+    project.write("tests.py", CLEAN_CACHE)
+    show = "from django.core.cache import cache; print(cache.get_or_set('depth', {}))"
+    result = project.sandboxed(
+        "--", "sh", "-c",
+        f"""
+        set -e
+        python -c "{show.format("'outer'")}"
+        sandbox exec -- python -c "{show.format("'inner'")}"
+        sandbox exec -- ./manage.py test --parallel 2
+        python -c "{show.format("'again'")}"
+        """,
+        DJANGO_SETTINGS_MODULE="settings",
+    )  # fmt: skip
+    assert result.stdout.split("\n")[:2] == ["outer", "inner"], result.stderr
+    assert result.stdout.rstrip().endswith("outer")
+    assert result.returncode == 0, result.stderr

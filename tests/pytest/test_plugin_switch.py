@@ -1,0 +1,64 @@
+"""What turns the plugin on or off."""
+
+from __future__ import annotations
+
+import pytest
+
+from ..helpers.memcacheds import MainMemcached
+from ..helpers.plugin_suites import ON, TEST_LOCATION
+from ..helpers.projects import InProcess, Project, passed
+
+
+def test_switch_in_pyproject_turns_the_plugin_on(off_project: Project) -> None:
+    (off_project.folder / "pytest.ini").unlink()
+    off_project.write("pyproject.toml", "[tool.pytest.ini_options]\nmemcached_sandbox = true\n")
+    off_project.write("test_it.py", TEST_LOCATION)
+    assert passed(off_project.pytest(DJANGO_SETTINGS_MODULE="settings")) == 2
+
+
+def test_switch_on_the_command_line_turns_the_plugin_on(off_project: Project) -> None:
+    off_project.write("test_it.py", TEST_LOCATION)
+    assert passed(off_project.pytest(ON)) == 2
+
+
+@pytest.mark.parametrize(
+    ("ini", "arguments"), [("false", []), ("true", ["-p", "no:memcached_sandbox"])]
+)
+def test_plugin_that_is_off_changes_nothing(
+    off_project: Project, main_memcached: MainMemcached, ini: str, arguments: list[str]
+) -> None:
+    settings = (off_project.folder / "pytest.ini").read_text()
+    off_project.write("pytest.ini", f"{settings}memcached_sandbox = {ini}\n")
+    off_project.write(
+        "test_it.py",
+        "import os, sys\n"
+        "from django.conf import settings\n"
+        "def test(request):\n"
+        "    print('at', settings.CACHES['default']['LOCATION'])\n"
+        "    assert not any('_memcached_sandbox' in name for name in sys.modules)\n"
+        "    assert not any(name.startswith('MEMCACHED_SANDBOX') for name in os.environ)\n"
+        "    hooks = request.node.ihook.pytest_runtest_protocol.get_hookimpls()\n"
+        "    assert not any('sandbox' in hook.plugin_name for hook in hooks)\n",
+    )
+    result = off_project.pytest("-s", *arguments)
+    assert passed(result) == 1
+    assert "memcached-sandbox:" not in result.stdout
+    assert f"at {main_memcached.address}\n" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["memcached_sandbox", "memcached_sandbox_strict"])
+def test_mistyped_switch_is_an_error(in_process: InProcess, name: str) -> None:
+    in_process.write("test_it.py", TEST_LOCATION)
+    result = in_process.pytest("-o", f"{name}=maybe")
+    assert result.returncode == 4
+    where = f"{in_process.folder}/pytest.ini"
+    assert result.stderr == f"ERROR: {name} in {where}: invalid truth value 'maybe'\n\n"
+
+
+def test_plugin_named_by_a_conftest_only_starts(off_project: Project) -> None:
+    off_project.write("conftest.py", "pytest_plugins = ['sandbox.pytest']\n")
+    ini = (off_project.folder / "pytest.ini").read_text()
+    off_project.write("pytest.ini", ini + "memcached_sandbox = true\n")
+    off_project.write("test_it.py", TEST_LOCATION)
+    result = off_project.pytest("-p", "django", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+    assert passed(result) == 2

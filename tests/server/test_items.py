@@ -1,0 +1,92 @@
+"""Server.items(): the items of a memcached, as each version of it lists them."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+
+import pytest
+
+from sandbox import Memcached, Server, ServerError
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """Give one client the same answer to each of its requests."""
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            while connection.recv(1000):
+                connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as pool:
+        listener.settimeout(10)
+        served = pool.submit(serve)
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        served.result()
+
+
+def test_items_have_key_size_and_expiry() -> None:
+    with Memcached() as server, closing(server.client()) as client:
+        assert server.items() == []
+        before = time.time()
+        client.set("forever", b"x" * 1000)
+        client.set("per%cent", "", expire=100)
+        client.set("gone", "", expire=-1, noreply=False)
+        forever, passing = sorted(server.items())
+        assert (forever.key, forever.expires) == ("forever", None)
+        assert 1000 < forever.size < 1100
+        assert passing.key == "per%cent"
+        assert passing.expires is not None
+        assert before + 98 < passing.expires < time.time() + 102
+        server.flush()
+        assert server.items() == []
+
+
+def test_items_lists_thousands_of_items() -> None:
+    with Memcached() as server, closing(server.client()) as client:
+        client.set_many({f"key{number}": "value" for number in range(5000)}, noreply=False)
+        assert len({item.key for item in server.items()}) == 5000
+
+
+def test_items_lists_an_item_once_while_memcached_moves_it() -> None:
+    with Memcached() as server, closing(server.client()) as client:
+        for _ in range(3000):
+            client.set("key", "value", noreply=False)
+            assert [item.key for item in server.items()] == ["key"]
+
+
+def test_items_waits_while_the_crawler_is_busy() -> None:
+    """memcached makes one list at a time, and refuses to make another meanwhile."""
+    with Memcached() as server, closing(server.client()) as client:
+        client.set_many({f"key{number}": "" for number in range(5000)}, noreply=False)
+        with ThreadPoolExecutor(2) as pool:
+            lengths = list(pool.map(lambda _: len(server.items()), range(10)))
+        assert lengths == [5000] * 10
+
+
+@pytest.mark.parametrize(
+    ("answer", "keys"),
+    [
+        (b"OK\r\nkey=one exp=-1 size=50\nEND\r\n", ["one"]),  # since 1.6.43
+        (b"key=one exp=-1 size=50\nkey=two exp=-1 size=50\nEND\r\n", ["one", "two"]),
+        (b"END\r\n", []),
+    ],
+)
+def test_items_reads_the_answers_of_other_versions(answer: bytes, keys: list[str]) -> None:
+    with answering(answer) as address:
+        assert [item.key for item in Server(address).items()] == keys
+
+
+@pytest.mark.parametrize("answer", [b"BUSY currently processing\r\n", b"ERROR\r\n"])
+def test_items_that_memcached_does_not_list_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    monkeypatch.setattr("_memcached_sandbox.protocol.BUSY_LIMIT", 3)
+    message = f"answered '{answer.decode().strip()}' to 'lru_crawler metadump all'"
+    with answering(answer) as address, pytest.raises(ServerError, match=message):
+        Server(address).items()
