@@ -77,7 +77,7 @@ class Server:
     def items(self) -> list[Item]:
         """Returns every item that can still be had, in no order.
 
-        Sizes include memcached's own part. By ``lru_crawler metadump all``, in doc/protocol.txt.
+        Sizes include memcached's own part. By ``lru_crawler metadump``, in doc/protocol.txt.
         """
         from urllib.parse import unquote
 

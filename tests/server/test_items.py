@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from itertools import chain, repeat
 
 import pytest
 
@@ -14,13 +15,15 @@ from sandbox import Memcached, Server, ServerError
 
 
 @contextmanager
-def answering(answer: bytes) -> Iterator[str]:
-    """Give one client the same answer to each of its requests."""
+def answering(*answers: bytes) -> Iterator[str]:
+    """Give one client these answers to its requests, and the last one to all further ones."""
 
     def serve() -> None:
         connection, _ = listener.accept()
         with connection:
-            while connection.recv(1000):
+            for answer in chain(answers, repeat(answers[-1])):
+                if not connection.recv(1000):
+                    break
                 connection.sendall(answer)
 
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as pool:
@@ -28,6 +31,10 @@ def answering(answer: bytes) -> Iterator[str]:
         served = pool.submit(serve)
         yield f"127.0.0.1:{listener.getsockname()[1]}"
         served.result()
+
+
+def counters(version: str, *, items: int) -> bytes:
+    return f"STAT version {version}\r\nSTAT curr_items {items}\r\nEND\r\n".encode()
 
 
 def test_items_have_key_size_and_expiry() -> None:
@@ -78,8 +85,19 @@ def test_items_waits_while_the_crawler_is_busy() -> None:
     ],
 )
 def test_items_reads_the_answers_of_other_versions(answer: bytes, keys: list[str]) -> None:
-    with answering(answer) as address:
+    with answering(answer, counters("1.5.22", items=9)) as address:
         assert [item.key for item in Server(address).items()] == keys
+
+
+@pytest.mark.parametrize(("version", "keys"), [("1.6.8", ["one"]), ("1.6.9", ["one", "two"])])
+def test_items_that_memcached_has_moved_are_listed_where_it_can(
+    version: str, keys: list[str]
+) -> None:
+    one, two = (f"key={key} exp=-1 size=50\n" for key in ("one", "two"))
+    answers = (f"{one}END\r\n", f"{two}{one}END\r\n")
+    first, second = (answer.encode() for answer in answers)
+    with answering(first, counters(version, items=2), second) as address:
+        assert sorted(item.key for item in Server(address).items()) == keys
 
 
 @pytest.mark.parametrize("answer", [b"BUSY currently processing\r\n", b"ERROR\r\n"])

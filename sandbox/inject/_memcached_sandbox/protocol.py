@@ -10,6 +10,7 @@ socket.socket may be a project's own: gevent, eventlet and pytest-socket replace
 from __future__ import annotations
 
 import _socket
+import re
 import time
 
 from .errors import ProtocolError
@@ -62,13 +63,26 @@ class Connection:
         return counters
 
     def metadump(self) -> list[dict[str, str]]:
-        """Returns what ``lru_crawler metadump all`` tells of each item.
+        """Returns what ``lru_crawler metadump`` tells of each item.
+
+        memcached walks its lists for it, and moves items to other lists meanwhile. An item may be
+        told twice, or not at all. Then the hash table is walked, since 1.6.9: that misses none, but
+        takes 10 ms with 1.6.18.
+        """
+        items = self._metadump("all")
+        counters = self.stats()
+        version = [int(number) for number in re.findall(r"\d+", counters["version"])[:3]]
+        if len(items) < int(counters["curr_items"]) and version >= [1, 6, 9]:
+            items = self._metadump("hash")
+        return [*items.values()]
+
+    def _metadump(self, walk: str) -> dict[str, dict[str, str]]:
+        """Returns the items by their keys.
 
         memcached 1.6.43 and later answer OK before the first one. The answer is BUSY while
-        memcached crawls by itself, which takes it microseconds. An item that it moves from one
-        list to another meanwhile is told twice.
+        memcached crawls by itself, which takes it microseconds.
         """
-        request = b"lru_crawler metadump all\r\n"
+        request = f"lru_crawler metadump {walk}\r\n".encode()
         self._socket.sendall(request)
         items = {}
         refusals = 0
@@ -81,8 +95,8 @@ class Connection:
                 time.sleep(0.001)
                 self._socket.sendall(request)
             elif line != "OK":
-                raise ProtocolError(f"answered {line!r} to 'lru_crawler metadump all'")
-        return list(items.values())
+                raise ProtocolError(f"answered {line!r} to 'lru_crawler metadump {walk}'")
+        return items
 
     def send_flush(self) -> None:
         """Tells the server to forget every item; `await_flush` must follow."""
