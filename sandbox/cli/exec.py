@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from ..server.options import BY_KEYWORD
-from .options import (
-    CONTEXT_SETTINGS,
-    SandboxOption,
-    sandbox_of,
-    sandbox_options,
-    table_option,
-    variables_of,
-)
+from .options import CONTEXT_SETTINGS, SandboxOption, sandbox_of, sandbox_options, table_option
 from .output import FAILURE, ExitWatcher, say
 
 if TYPE_CHECKING:
@@ -84,10 +76,13 @@ def _run(
     from ..run.control import Control
     from ..run.summary import Summary
     from .child import Command, hold_signals
+    from .variables import variables_of
 
     for server in launched:
         server.wait()
         if verbose:
+            import shlex
+
             say(f"memcached at {server.address}, pid {server.pid}: {shlex.join(server.command)}")
     mask = hold_signals()
     control = Control(sandbox, sandbox.control_directory.socket)

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from ..errors import OptionError
-from ..run.environment import (
-    MAIN_MEMCACHED,
-    Injection,
-    command_variables,
-    injection_variables,
-    unknown_placeholder,
-    without_injection,
-)
 from ..run.options import OF_RUN, read_run
 from ..run.sandbox import Sandbox
 from ..server.options import BY_KEYWORD, OF_MEMCACHED, Given, Option, merged, read_memcached, typed
@@ -26,7 +18,6 @@ from .parameters import Variable
 if TYPE_CHECKING:
     from typing import TypedDict
 
-    from ..server.memcached import Memcached
 
 CommandFunction = TypeVar("CommandFunction", bound=Callable[..., Any])
 
@@ -135,6 +126,8 @@ def sandbox_of(options: SandboxOptions) -> Sandbox:
     """
     context = click.get_current_context()
     for name, template in options["env"]:
+        from ..run.environment import unknown_placeholder  # Most commands need none.
+
         if problem := unknown_placeholder(
             f"{name}={template}", options["servers"], options["unix"]
         ):
@@ -144,7 +137,7 @@ def sandbox_of(options: SandboxOptions) -> Sandbox:
     if sources == {ParameterSource.COMMANDLINE}:
         raise click.UsageError("Give either --guard or --no-guard.")
     try:
-        _run_options()
+        run_options()
         memcached_options = read_memcached(
             _given(OF_MEMCACHED), lambda keyword: BY_KEYWORD[keyword].command_flags[-1]
         )
@@ -153,7 +146,8 @@ def sandbox_of(options: SandboxOptions) -> Sandbox:
     return Sandbox(**memcached_options)
 
 
-def _run_options() -> dict[str, Any]:
+def run_options() -> dict[str, Any]:
+    """Returns the options of a run that the command was given."""
     return read_run(_given(OF_RUN), FLUSHES)
 
 
@@ -169,21 +163,3 @@ def _given(options: Iterable[Option]) -> dict[str, Given]:
         elif source is ParameterSource.COMMANDLINE:
             on_line[option.keyword] = typed(option, option.command_flags[-1], value, joint=" ")
     return merged(in_environment, on_line)
-
-
-def variables_of(
-    options: SandboxOptions,
-    environ: Mapping[str, str],
-    servers: Sequence[Memcached],
-    control: str,
-) -> dict[str, str]:
-    """Returns the variables that lead into a sandbox, beside those that are in ``environ``."""
-    if options["no_inject"]:
-        injected = without_injection(environ)
-    else:
-        given = _run_options()
-        guard = given.get("guard", ())
-        guarded = [] if guard is None else [MAIN_MEMCACHED, *guard]
-        injection = Injection(given.get("exclude", ()), given.get("flush", "test"), guarded)
-        injected = injection_variables(environ, injection)
-    return {**injected, **command_variables(environ, servers, control, options["env"])}

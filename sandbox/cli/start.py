@@ -15,11 +15,11 @@ from .options import (
     sandbox_of,
     sandbox_options,
     shell_option,
-    variables_of,
 )
 from .output import say
 from .parameters import Duration
 from .shells import asking_process, assignments, evaluated
+from .variables import variables_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -1,0 +1,37 @@
+"""The environment variables that lead a command, or a shell, into a sandbox."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ..run.environment import (
+    MAIN_MEMCACHED,
+    Injection,
+    command_variables,
+    injection_variables,
+    without_injection,
+)
+from .options import run_options
+
+if TYPE_CHECKING:
+    from ..server.memcached import Memcached
+    from .options import SandboxOptions
+
+
+def variables_of(
+    options: SandboxOptions,
+    environ: Mapping[str, str],
+    servers: Sequence[Memcached],
+    control: str,
+) -> dict[str, str]:
+    """Returns the variables that lead into a sandbox, beside those that are in ``environ``."""
+    if options["no_inject"]:
+        injected = without_injection(environ)
+    else:
+        given = run_options()
+        guard = given.get("guard", ())
+        guarded = [] if guard is None else [MAIN_MEMCACHED, *guard]
+        injection = Injection(given.get("exclude", ()), given.get("flush", "test"), guarded)
+        injected = injection_variables(environ, injection)
+    return {**injected, **command_variables(environ, servers, control, options["env"])}
