@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from .address import Peer
 
+# Seconds to wait for an answer, of a busy machine that may start many servers at once, too.
+ANSWER_TIMEOUT = 60.0
+
 # How often to ask again, a millisecond apart, while memcached's crawler is busy.
 BUSY_LIMIT = 1000
 

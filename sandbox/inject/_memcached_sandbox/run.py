@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from . import refusals
 from .errors import ProtocolError, RunError
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
         def worker(self) -> str: ...
         def resolve(self, addresses: Iterable[str], worker: str) -> dict[str, str]: ...
         def report_refusal(self, refusal: Refusal) -> None: ...
-
-
-ANSWER_TIMEOUT = 60.0  # Seconds: a busy machine may start many servers at once.
 
 
 class Run:
@@ -104,8 +100,9 @@ class Run:
 
     def _flush(self, addresses: set[str]) -> None:
         for address in addresses.difference(self._connections):
+            # Many processes of a run use no cache.
             from .address import Address
-            from .protocol import Connection  # Many processes of a run use no cache.
+            from .protocol import ANSWER_TIMEOUT, Connection
 
             self._connections[address] = Connection(Address(address).peer, ANSWER_TIMEOUT)
         connections = [self._connections[address] for address in addresses]
@@ -134,15 +131,6 @@ class Run:
         else:
             self._refusals.append(refusal)
         self.source.report_refusal(refusal)
-
-
-def failed(reason: str) -> RunError:
-    """Returns the error to raise, after it has printed its text on stderr.
-
-    An application may swallow the exception; the line on stderr it cannot.
-    """
-    print(f"sandbox: {reason}", file=sys.stderr, flush=True)
-    return RunError(reason)
 
 
 _run: Run | None = None

@@ -11,9 +11,10 @@ import _socket
 import json
 import os
 import re
+import sys
 
-from .protocol import receive_line
-from .run import ANSWER_TIMEOUT, failed
+from .errors import RunError
+from .protocol import ANSWER_TIMEOUT, receive_line
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
@@ -120,3 +121,12 @@ def set_of(worker: str, sets: int) -> str:
     """
     number = re.search(r"\d+$", worker)
     return str(int(number[0]) % sets) if number and sets else worker
+
+
+def failed(reason: str) -> RunError:
+    """Returns the error to raise, after it has printed its text on stderr.
+
+    An application may swallow the exception; the line on stderr it cannot.
+    """
+    print(f"sandbox: {reason}", file=sys.stderr, flush=True)
+    return RunError(reason)
