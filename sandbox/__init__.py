@@ -1,4 +1,4 @@
-"""A real, short-lived memcached for each test run.
+"""Gives each test run a real, short-lived memcached.
 
 Nothing is loaded before it is used: `sandboxed` in a settings module costs production nothing.
 """

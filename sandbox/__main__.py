@@ -1,4 +1,4 @@
-"""``python -m sandbox`` is the command ``sandbox``."""
+"""Runs the command ``sandbox`` for ``python -m sandbox``."""
 
 from __future__ import annotations
 

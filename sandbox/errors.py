@@ -1,4 +1,4 @@
-"""Every error that this package raises on purpose, each one line that says what to do.
+"""Defines every error that this package raises on purpose: one line that says what to do.
 
     SandboxError
     ├── OptionError            (ValueError)              an option is wrong; nothing was started

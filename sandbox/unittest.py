@@ -1,4 +1,4 @@
-"""Test cases with a memcached of their own, for suites of plain unittest."""
+"""Gives test cases of plain unittest a memcached of their own."""
 
 from __future__ import annotations
 
@@ -48,4 +48,4 @@ class MemcachedMixin(Base):
 
 
 class MemcachedTestCase(MemcachedMixin, unittest.TestCase):
-    """A TestCase with a server for the class, emptied after each test."""
+    """Runs a server for the class, and empties it after each test."""

@@ -119,6 +119,17 @@ UNCLEAR = re.compile(r"\b(we|us|our|ours|ourselves|somebody|whoever|whom)\b", re
 MOST_WORDS = 20  # of the first sentence of a docstring
 
 
+def undecorated_docstrings(path: Path) -> Iterator[str]:
+    """Return docstrings, but for those of errors, properties, commands and fixtures."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            continue
+        if isinstance(node, ast.ClassDef) and node.name.endswith(("Error", "Refused")):
+            continue
+        if not getattr(node, "decorator_list", []) and (docstring := ast.get_docstring(node)):
+            yield docstring
+
+
 def texts(path: Path) -> Iterator[tuple[str, str]]:
     """Return the docstrings, the comments and the other strings of a module, with their kind."""
     source = path.read_text()
@@ -148,3 +159,5 @@ def test_prose_is_plain(path: Path) -> None:
         if kind == "docstring":
             first = re.split(r"(?<=[.:])\s", " ".join(text.split()))[0]
             assert len(first.split()) <= MOST_WORDS, first
+    for docstring in undecorated_docstrings(path):
+        assert docstring.split()[0].rstrip(":").endswith("s"), f"begin with a verb: {docstring}"

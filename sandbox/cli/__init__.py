@@ -1,4 +1,4 @@
-"""The command ``sandbox``: parses, prints, exits.
+"""Runs the command ``sandbox``: parses, prints, exits.
 
 Errors are one line on stderr. The exit status is 2 for wrong usage and 125 when the sandbox itself
 failed, so that neither is taken for the status of the command that ``exec`` runs.

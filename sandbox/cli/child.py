@@ -59,7 +59,7 @@ def hold_signals() -> set[int]:
 
 
 class Command:
-    """A running command; it is started with this object.
+    """Starts a command, and waits for it.
 
     :param mask: the signals to block in it, as `hold_signals` has returned them.
     :raises NotFoundError: there is no such command.

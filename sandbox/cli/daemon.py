@@ -1,4 +1,4 @@
-"""A process in the background that owns the sandbox of a shell, and ends with it."""
+"""Keeps the sandbox of a shell in a background process, which ends with the shell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``sandbox doctor``: what would stop a run here, and what to do about it."""
+"""Finds what would stop a run on this machine, with remedies: ``sandbox doctor``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .output import PROBLEM
 
 
 class Finding(NamedTuple):
-    """The result of a check; with a remedy it is a problem, and fatal if it stops a run."""
+    """Holds the result of a check. With a remedy it is a problem, and fatal if it stops a run."""
 
     check: str
     found: str

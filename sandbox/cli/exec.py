@@ -1,4 +1,4 @@
-"""``sandbox exec``: a command with a memcached of its own."""
+"""Runs a command with its own memcached: ``sandbox exec``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``sandbox list``: what runs."""
+"""Lists the servers of a user's sandboxes: ``sandbox list``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of every command that makes a sandbox."""
+"""Defines the options of every command that makes a sandbox."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class SandboxOption(click.Option):
-    """An option whose errors name its variable if it was set in the environment."""
+    """Names its variable in errors if it was set in the environment."""
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
         """Returns the name under which the value was typed."""

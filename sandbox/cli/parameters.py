@@ -1,4 +1,4 @@
-"""Types of values on the command line."""
+"""Reads values on the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LONGEST = 7 * UNITS["d"]
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]
-    """A time with its unit, as a number of seconds."""
+    """Reads a time with its unit as a number of seconds."""
 
     name = "duration"
 
@@ -31,7 +31,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
 
 
 class Variable(click.ParamType):  # type: ignore[type-arg]
-    """NAME=TEMPLATE, a variable for the command's environment."""
+    """Reads NAME=TEMPLATE, a variable for the command's environment."""
 
     name = "name=template"
 

@@ -1,4 +1,4 @@
-"""``sandbox start``: a sandbox for a shell, until that ends."""
+"""Starts a sandbox for a shell, until the shell ends: ``sandbox start``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``sandbox stop``: ends sandboxes before their time, and removes what killed ones have left."""
+"""Ends sandboxes before their time, and removes stale ones: ``sandbox stop``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The environment variables that lead a command, or a shell, into a sandbox."""
+"""Computes the environment variables that lead a command, or a shell, into a sandbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A test runner whose tests have a memcached of their own.
+"""Runs Django's tests with a memcached of their own.
 
 TEST_RUNNER = "sandbox.django.runner.SandboxRunner"
 """

@@ -1,4 +1,4 @@
-"""Imported by every Python process of a run under ``sandbox exec``, before anything of its own.
+"""Installs the import hooks in every Python process of a run under ``sandbox exec``.
 
 It stands before the sitecustomize that the process would have without it, and runs that too.
 """

@@ -1,4 +1,4 @@
-"""The pytest plugin: its options, and where it begins.
+"""Registers the options of the pytest plugin, and begins it where one asks for it.
 
 Each pytest loads this module if the package is installed. The rest, `fixtures` included, is loaded
 when the plugin is on.

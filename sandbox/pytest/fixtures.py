@@ -1,4 +1,4 @@
-"""The fixtures of the pytest plugin, which are there when it is on."""
+"""Defines the fixtures of the pytest plugin, which are there when it is on."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class OtherCaches:
-    """The plugin that empties them, and shows what they held, as long as they are there."""
+    """Empties the other caches, and shows their items when a test fails."""
 
     def __init__(self, box: Sandbox, flush: str) -> None:
         self._box = box

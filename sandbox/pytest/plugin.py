@@ -33,7 +33,7 @@ def session_of(config: pytest.Config) -> SandboxedSession:
 
 
 class SandboxedSession:
-    """The plugin that is registered while the sandbox is on."""
+    """Serves pytest's hooks while the sandbox is on."""
 
     def __init__(self, config: pytest.Config, entered: run.Run, joins: bool) -> None:
         self._config = config

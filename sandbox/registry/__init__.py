@@ -1,1 +1,1 @@
-"""The files on disk: the run directory, and in it a directory of each server."""
+"""Keeps the files on disk: the run directory, and in it a directory for each server."""

@@ -1,4 +1,4 @@
-"""The directories that servers and runs have in the run directory, and the record of a server.
+"""Makes the directories of servers and runs in the run directory, and reads a server's record.
 
 Each of them is locked by flock(2) while a process lives that will remove it: the owner, or the
 reaper, which has inherited the lock. The kernel drops the lock with the last of them. A directory
@@ -37,7 +37,7 @@ HEXADECIMAL = frozenset("0123456789abcdef")
 
 
 class Record(NamedTuple):
-    """The record of a server: what other processes than its owner know of it.
+    """Describes a server to other processes than its owner.
 
     Nothing in it is secret: the owner's command line, which may be, is asked of the kernel.
 
@@ -77,7 +77,7 @@ class Record(NamedTuple):
 
 
 class LockedDirectory:
-    """A directory in the run directory, locked while a process lives that will remove it."""
+    """Locks a directory in the run directory while a process lives that will remove it."""
 
     # Its name: a prefix and random bytes in hexadecimal.
     PREFIX = ""
@@ -183,7 +183,7 @@ class LockedDirectory:
 
 
 class ControlDirectory(LockedDirectory):
-    """The directory of one run: its control socket, and its files of refused connections.
+    """Holds the control socket of one run, and its files of refused connections.
 
     The reapers of the run's servers remove it, too: they know its name before it is made. In a fork
     of its owner only the paths are of use.
@@ -243,7 +243,7 @@ class ControlDirectory(LockedDirectory):
 
 
 class ServerDirectory(LockedDirectory):
-    """The directory of one server: its FIFO, its record, its output, and a folder of its own."""
+    """Holds the FIFO, the record and the output of one server, and the folder it may write to."""
 
     FILES = ("fifo", "output", "record")
     FOLDER = "server"

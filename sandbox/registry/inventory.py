@@ -20,7 +20,7 @@ ANSWER_TIMEOUT = 1.0
 
 
 class RunningServer(NamedTuple):
-    """A server of one of this user's sandboxes. It may belong to any process."""
+    """Describes a server of one of this user's sandboxes. It may belong to any process."""
 
     directory: ServerDirectory
     record: Record

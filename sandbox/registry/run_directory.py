@@ -1,4 +1,4 @@
-"""The run directory of this user, in which each server has a directory of its own."""
+"""Finds the run directory of this user, in which each server has a directory of its own."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One run of tests or of a command with a sandbox."""
+"""Runs tests or a command with a sandbox."""

@@ -27,7 +27,7 @@ LONGEST_REQUEST = 1_000_000
 
 
 class Control:
-    """The control socket of a run, which other processes ask for sandbox addresses.
+    """Answers other processes at the control socket of a run, which they ask for addresses.
 
     :param path: where to make it: in a directory that only this user may enter.
     :raises SandboxError: it cannot be made there.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class LocalSource:
-    """The sandbox of a run that this process owns, started when it is first asked for."""
+    """Owns the sandbox of a run, and starts it when it is first asked for."""
 
     def __init__(self, options: MemcachedOptions) -> None:
         self._options = options

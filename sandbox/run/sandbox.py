@@ -1,4 +1,4 @@
-"""The servers of one run: one for each main address, and a set of them for each worker."""
+"""Starts the servers of one run: one for each main address, a set of them for each worker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Sandbox:
-    """One server for each distinct main address, started when it is first asked for.
+    """Starts one server for each distinct main address, when it is first asked for.
 
     Use it as a context manager, or call `stop`. Its servers end with this process at the latest.
 

@@ -1,4 +1,4 @@
-"""The summary of a run: what its servers were used for, and what the guard refused."""
+"""Formats the summary of a run: the use of its servers, and the refused connections."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_ITEMS = 20
 
 
 class Line(NamedTuple):
-    """A line of the summary, and whether it says that something went wrong."""
+    """Holds a line of the summary, and whether something went wrong."""
 
     text: str
     is_problem: bool = False

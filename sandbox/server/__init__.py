@@ -1,4 +1,4 @@
-"""A memcached at an address, and what can be asked of it."""
+"""Asks a memcached at an address for counters and items, and empties it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOT_RUNNING = "this server does not run: start() it, or use it in a with stateme
 
 
 class Item(NamedTuple):
-    """An item in a memcached: its key, its size in bytes, and when it expires, as time.time()."""
+    """Describes an item: its key, its size in bytes, and when it expires, as time.time() does."""
 
     key: str
     size: int
@@ -28,7 +28,7 @@ class Item(NamedTuple):
 
 
 class Server:
-    """A memcached that runs at ``address``, spelled as Django's LOCATION spells it.
+    """Talks to a memcached that runs at ``address``, spelled as Django's LOCATION spells it.
 
     :param address: that of a memcached that runs.
     :raises OptionError: the address is none.

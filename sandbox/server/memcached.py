@@ -33,7 +33,7 @@ LAST_OUTPUT = 500
 
 
 class Memcached(Server):
-    """A real memcached that lives as long as this object, and no longer than this process.
+    """Runs a real memcached as long as this object lives, and no longer than this process.
 
     Use it as a context manager, or call `start` and `stop`. It listens on the loopback interface
     only, on a port that the kernel chooses, and is killed when this process ends, by whatever
@@ -205,7 +205,7 @@ class Memcached(Server):
 
 
 class _Process:
-    """A memcached process with its reaper, its directory and its port, from the start on.
+    """Starts a memcached process with its reaper, its directory and its port, and ends all of them.
 
     :raises SandboxError: it cannot be started; nothing is left then.
     """

@@ -1,4 +1,4 @@
-"""The one table of options, and the check of those of memcached before anything starts.
+"""Holds the one table of options, and checks those of memcached before anything starts.
 
 Each way in gives an option the name that is usual there, and reads it here. An error repeats what
 was typed, under the name by which it was typed.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import TypedDict
 
     class MemcachedOptions(TypedDict, total=False):
-        """The keyword arguments of `Memcached`, described there."""
+        """Types the keyword arguments of `Memcached`, described there."""
 
         memory_mb: int
         max_item_size: int | None
@@ -148,7 +148,7 @@ def switch(text: str) -> bool:
 
 
 class Option(NamedTuple):
-    """An option, as every way in knows it.
+    """Describes an option for every way in.
 
     keyword: its name in Python.
     word: its name elsewhere: MEMCACHED_SANDBOX_WORD, memcached_sandbox_word, --memcached-word.
@@ -250,7 +250,7 @@ BY_KEYWORD = {option.keyword: option for option in OPTIONS}
 
 
 class Given(NamedTuple):
-    """A value that was typed for an option, and the text with the option's name."""
+    """Keeps a value that was typed for an option, and the text with the option's name."""
 
     value: Any  # a text to read, a list of texts if the option is repeatable, or a value
     spelled: str

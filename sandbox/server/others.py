@@ -14,7 +14,7 @@ from .options import LONG_OPTIONS, SHORT_OPTIONS
 
 
 class OtherMemcached(NamedTuple):
-    """A memcached that this package did not start. It is never connected to."""
+    """Describes a memcached that this package did not start. It is never connected to."""
 
     pid: int
     user: str

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class HasDescriptors(Protocol):
-        """Anything with descriptors to close."""
+        """Closes descriptors."""
 
         def close_fds(self) -> None:
             """Closes them."""
@@ -37,7 +37,7 @@ SIGNALS = (
 
 
 class deferred:  # noqa: N801 - used as `with deferred():`, like contextlib's suppress
-    """Context manager: runs its body to the end, and signal handlers of Python afterwards.
+    """Runs its body to the end, and Python's signal handlers afterwards.
 
     Only the main thread runs handlers, so in any other thread this does nothing.
     """

@@ -33,7 +33,7 @@ TOLERANCE = 2.0
 
 
 class Identity(NamedTuple):
-    """A process by its pid and its time of creation, in seconds since 1970."""
+    """Identifies a process by its pid and its time of creation, in seconds since 1970."""
 
     pid: int
     created: float

@@ -61,7 +61,7 @@ PATIENCE = 1.0
 
 
 class Reaper:
-    """A program, and the reaper that ends it when its owner ends.
+    """Starts a program, and the reaper that ends it when its owner ends.
 
     Every method may be called again. In a fork of the owner only `close_fds` does anything.
     """

@@ -1,1 +1,1 @@
-"""The part of memcached-sandbox that runs inside the processes of a run. Private."""
+"""Runs inside the processes of a run. Private."""

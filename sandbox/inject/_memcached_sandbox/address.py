@@ -19,7 +19,7 @@ USUAL = re.compile(r"unix:/.+|(\[[0-9a-f:.]+(%[\w.-]+)?\]|[\w.-]+):\d{1,5}", re.
 
 
 class Address(str):
-    """Where a memcached listens, in one spelling: ``host:port`` or ``unix:/path``.
+    """Spells where a memcached listens in one way: ``host:port`` or ``unix:/path``.
 
     It is a string: the same place is the same key, in JSON and in an environment variable, too.
     What leaves this package is made a plain one by str(), since execnet takes no other.

@@ -1,4 +1,4 @@
-"""The errors that the processes of a run raise; `sandbox.errors` draws the whole tree."""
+"""Defines the errors that the processes of a run raise; `sandbox.errors` draws the tree."""
 
 from __future__ import annotations
 

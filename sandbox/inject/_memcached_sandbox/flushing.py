@@ -9,7 +9,7 @@ _depth = 0
 
 
 class flushed_after_test:  # noqa: N801 - used as `with flushed_after_test():`
-    """A context in which one test runs, and after which the caches of this process are empty."""
+    """Runs one test in its body, and empties the caches of this process afterwards."""
 
     def __init__(self, keep_cache: bool = False) -> None:
         self._keep_cache = keep_cache

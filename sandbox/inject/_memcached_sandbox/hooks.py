@@ -33,7 +33,7 @@ _to_guard: "list[str]" = []
 
 
 class PatchingFinder:
-    """A finder that lets the others find a module, and changes it when it is loaded."""
+    """Lets the other finders find a module, and changes it when it is loaded."""
 
     def find_spec(
         self, name: str, path: "Any" = None, target: "ModuleType | None" = None
@@ -51,7 +51,7 @@ class PatchingFinder:
 
 
 class PatchingLoader:
-    """A module's loader, which changes the module after that. All else is the loader's."""
+    """Changes a module after its loader has loaded it. All else is left to the loader."""
 
     def __init__(self, loader: "Any", patch: str) -> None:
         self._loader = loader

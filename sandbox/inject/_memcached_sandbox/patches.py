@@ -206,7 +206,7 @@ def unittest_case(module: Any) -> None:
 
 
 def django_testcases(module: Any) -> None:
-    """Django has its own, around unittest's: it rolls back the database when that is done."""
+    """Flushes after Django's own method, which rolls back the database after unittest's."""
     _replace(module.SimpleTestCase, "__call__", _flushing(module.SimpleTestCase.__call__))
 
 

@@ -30,7 +30,7 @@ BUSY_LIMIT = 1000
 
 
 class Connection:
-    """One connection to a memcached. Use it as a context manager.
+    """Connects to a memcached. Use it as a context manager.
 
     All methods raise OSError and ProtocolError.
 

@@ -1,4 +1,4 @@
-"""The run that this process is in: it maps main addresses to sandbox addresses."""
+"""Maps main addresses to sandbox addresses for the run that this process is in."""
 
 from __future__ import annotations
 
