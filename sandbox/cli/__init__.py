@@ -62,7 +62,9 @@ def main(prog_name: str = "sandbox") -> None:
         returned = sandbox.main(prog_name=prog_name, standalone_mode=False)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else prog_name
-        fail(f"{error.format_message()} See '{path} --help'.", USAGE)
+        message = error.format_message()
+        stop = "" if message.endswith((".", "?")) else "."
+        fail(f"{message}{stop} See '{path} --help'.", USAGE)
     except click.ClickException as error:
         fail(error.format_message(), error.exit_code)
     except SandboxError as error:

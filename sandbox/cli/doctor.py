@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -58,7 +59,10 @@ def _memcached() -> Iterator[Finding]:
     try:
         binary = find_memcached()
     except SandboxError as error:
-        yield Finding("memcached", str(error), f"install it with '{install_command()}'", True)
+        remedy = f"install it with '{install_command()}'"
+        if "MEMCACHED_SANDBOX_BINARY" in os.environ:
+            remedy = "correct MEMCACHED_SANDBOX_BINARY"
+        yield Finding("memcached", str(error), remedy, True)
         return
     yield Finding("memcached", f"{binary}, {_version_of(binary)}")
     try:

@@ -87,10 +87,10 @@ _OPTIONS: list[Callable[..., Any]] = [
         default=1,
         show_default=True,
         metavar="N",
-        help="Servers for --env, as {address1} to {addressN} and so on.",
+        help="Servers to start, for {address1} to {addressN} in --env.",
     ),
     table_option(BY_KEYWORD["exclude"]),
-    table_option(BY_KEYWORD["flush"], metavar="|".join(FLUSHES)),
+    table_option(BY_KEYWORD["flush"]),
     table_option(BY_KEYWORD["guard"]),
     table_option(BY_KEYWORD["no_guard"]),
     click.option(
@@ -131,8 +131,7 @@ def sandbox_of(options: SandboxOptions) -> Sandbox:
         if problem := unknown_placeholder(
             f"{name}={template}", options["servers"], options["unix"]
         ):
-            (env,) = (option for option in context.command.params if option.name == "env")
-            raise click.BadParameter(problem, context, env)
+            raise wrong_env(problem)
     sources = {context.get_parameter_source(name) for name in ("guard", "no_guard")}
     if sources == {ParameterSource.COMMANDLINE}:
         raise click.UsageError("Give either --guard or --no-guard.")
@@ -144,6 +143,13 @@ def sandbox_of(options: SandboxOptions) -> Sandbox:
     except OptionError as error:
         raise click.UsageError(f"{error}.", context) from None
     return Sandbox(**memcached_options)
+
+
+def wrong_env(problem: str) -> click.BadParameter:
+    """Returns the error of a wrong --env, under the name by which it was typed."""
+    context = click.get_current_context()
+    (env,) = (option for option in context.command.params if option.name == "env")
+    return click.BadParameter(problem, context, env)
 
 
 def run_options() -> dict[str, Any]:

@@ -47,6 +47,4 @@ class Variable(click.ParamType):  # type: ignore[type-arg]
         name, equals, template = value.partition("=")
         if not name or not equals:
             self.fail(f"{value!r} is not NAME=TEMPLATE.", param, ctx)
-        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
-            self.fail(f"{name!r} cannot be the name of a variable in a shell.", param, ctx)
         return name, template

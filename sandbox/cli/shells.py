@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import stat
 from collections.abc import Mapping
@@ -30,6 +31,11 @@ def evaluated(command: str, shell: str) -> str:
     if shell == "fish":
         return f"{command} --shell fish | source"
     return f'eval "$({command})"'
+
+
+def is_variable_name(name: str) -> bool:
+    """Returns whether a shell can have a variable of this name."""
+    return re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) is not None
 
 
 def assignments(variables: Mapping[str, str], shell: str) -> str:

@@ -15,10 +15,11 @@ from .options import (
     sandbox_of,
     sandbox_options,
     shell_option,
+    wrong_env,
 )
 from .output import say
 from .parameters import Duration
-from .shells import asking_process, assignments, evaluated
+from .shells import asking_process, assignments, evaluated, is_variable_name
 from .variables import variables_of
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ def command(ttl: float, shell: str, **options: Unpack[SandboxOptions]) -> None:
     """
     from .daemon import keep
 
+    for name, _ in options["env"]:
+        if not is_variable_name(name):
+            raise wrong_env(f"a shell has no variable {name!r}: use letters, digits and '_'.")
     variables = keep(
         sandbox_of(options),
         options["servers"],

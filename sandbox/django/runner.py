@@ -6,7 +6,7 @@ TEST_RUNNER = "sandbox.django.runner.SandboxRunner"
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.core.management.base import CommandError
@@ -93,6 +93,10 @@ class SandboxRunnerMixin(Base):
 
     def _given(self) -> dict[str, Given]:
         """Returns the options, from the command line, the environment or the attributes."""
+        if not isinstance(self.memcached_options, Mapping):
+            raise OptionError(
+                "memcached_options", f"memcached_options={self.memcached_options!r}: must be a dict"
+            )
         if unknown := set(self.memcached_options).difference(o.keyword for o in OF_MEMCACHED):
             raise OptionError(min(unknown), f"memcached_options: there is no {min(unknown)!r}")
         attributes = {

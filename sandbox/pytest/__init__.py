@@ -24,16 +24,16 @@ NAME = "memcached_sandbox"
 # what stands for the value, and the help text. That table would take a millisecond to import, which
 # every pytest would pay; a test compares the two.
 OPTIONS: dict[str, tuple[Literal["string", "bool", "args"], str, str]] = {
-    "memory": ("string", "MB", "Memory cap of each server."),
+    "memory": ("string", "MB", "Memory cap of each server, in MB or such as 512m or 1g."),
     "max_item_size": ("string", "SIZE", "Largest value of an item, such as 2m."),
     "threads": ("string", "N", "Worker threads of each server."),
-    "max_connections": ("string", "N", "Connections that a server accepts at a time."),
+    "max_connections": ("string", "N", "Limit of connections and of memcached's own files."),
     "unix": (
         "bool",
         "",
         "Listen on a Unix socket, which other users of this machine cannot reach.",
     ),
-    "binary": ("string", "PATH", "memcached to run; without it, the one on PATH."),
+    "binary": ("string", "PATH", "memcached to run; without it, the first one found."),
     "arg": ("args", "ARG", "Further argument for memcached; repeatable."),
     "start_timeout": ("string", "SECONDS", "Time limit for the start of a server."),
     "exclude": ("args", "ALIAS", "Leave this alias in CACHES alone; repeatable."),

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from .options import memcached_options
+from ..run.options import read_run
+from ..server.options import Given
+from .options import FLUSHES, memcached_options
 from .plugin import session_of
 
 if TYPE_CHECKING:
@@ -69,14 +71,19 @@ def sandboxed_caches_fixture(
     :param exclude: memcached aliases to leave alone.
     :param guard: further addresses not to connect to meanwhile; None for no guard meanwhile.
     :param options: those of `sandbox.Memcached`; the others are as configured for the run.
+    :raises sandbox.OptionError: one of them is wrong, when a test asks for the fixture.
     """
 
     @pytest.fixture(scope=scope, autouse=autouse)
     def caches(pytestconfig: pytest.Config) -> Iterator[Sandbox]:
         from .other_caches import other_caches
 
+        given = {"flush": flush, "exclude": exclude, "guard": guard}
+        of_run = read_run(
+            {name: Given(value, f"{name}={value!r}") for name, value in given.items()}, FLUSHES
+        )
         configured = memcached_options(pytestconfig)
-        with other_caches(pytestconfig, flush, exclude, guard, configured | options) as box:
+        with other_caches(pytestconfig, **of_run, options=configured | options) as box:
             yield box
 
     return caches

@@ -30,13 +30,12 @@ INSTALL_COMMANDS = {
 }
 
 
-def find_memcached(binary: str | os.PathLike[str] | None = None) -> str:
+def find_memcached(binary: str | os.PathLike[str] | None = None, spelled: str = "") -> str:
     """Returns the path of the memcached to run.
 
-    ``binary`` is a path, or a name to look for on PATH. When it is None,
-    ``$MEMCACHED_SANDBOX_BINARY`` is taken for it, and without that the first ``memcached`` on
-    PATH and in the folders where packages put it.
-
+    :param binary: a path, or a name to look for on PATH. None for ``$MEMCACHED_SANDBOX_BINARY``
+        or, without that, the first ``memcached`` on PATH and in the folders where packages put it.
+    :param spelled: how the binary was typed, if not in Python.
     :raises BinaryError: it is not there, or is no executable file.
     """
     variable = os.environ.get("MEMCACHED_SANDBOX_BINARY")
@@ -49,9 +48,9 @@ def find_memcached(binary: str | os.PathLike[str] | None = None) -> str:
                 f"install it with '{install_command()}', or name it in MEMCACHED_SANDBOX_BINARY"
             )
         return found
-    # The command line takes its option from the variable, too.
-    named = f"the memcached binary {wanted!r}"
-    named = f"MEMCACHED_SANDBOX_BINARY={wanted}: {named}" if wanted == variable else named
+    if binary is None:
+        spelled = f"MEMCACHED_SANDBOX_BINARY={wanted}"
+    named = f"{spelled}: the memcached binary {wanted!r}".removeprefix(": ")
     if os.sep not in wanted:
         found = _first_executable(wanted, os.get_exec_path())
         if found is None:

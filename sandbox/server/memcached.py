@@ -141,7 +141,7 @@ class Memcached(Server):
             raise ServerError("there is nothing to wait for: launch() the server first")
         try:
             with _limits_explained():
-                self._address = self._process.wait_for_address(self._deadline)
+                self._address = self._process.wait_for_address(self._deadline, self._start_timeout)
         except BaseException:
             self.stop()
             raise
@@ -302,10 +302,11 @@ class _Process:
         port: int = self._port.getsockname()[1]
         return port
 
-    def wait_for_address(self, deadline: float) -> str:
+    def wait_for_address(self, deadline: float, timeout: float) -> str:
         """Returns where memcached listens, once it does.
 
         :param deadline: when to give up, in seconds of the monotonic clock.
+        :param timeout: the seconds that it was given, for the error.
         :raises StartError: memcached has ended, does not answer, or is another process.
         """
         binary, directory = self.command[0], self.directory
@@ -325,8 +326,8 @@ class _Process:
             if reason := self.exit_reason():
                 raise StartError(f"{binary} {reason} before it was ready") from None
             raise StartError(
-                f"{binary} was not ready within its start_timeout and was killed{self._said()}: "
-                "is it memcached? If it is, give it more time"
+                f"{binary} was not ready within {timeout:g} seconds and was killed{self._said()}: "
+                "is it memcached? If it is, give it more time to start"
             ) from None
         except (OSError, ValueError, LookupError, ProtocolError) as error:
             if isinstance(error, OSError) and (reached := explain_limit(error)) is not None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import OptionError
+from .binary import find_memcached
 
 if TYPE_CHECKING:
     from typing import TypedDict
@@ -40,10 +41,10 @@ ITEM_SIZE_STEP = MB // 2
 ITEM_SIZE_LIMIT = GB
 DEFAULT_ITEM_SIZE = MB
 
-# File descriptors of memcached itself, and of each of its threads. main() in memcached.c limits
-# its descriptors to its connections. Measured with 1.6.18 and 1.6.45, and rounded up.
-OWN_FILES = 16
-OWN_FILES_OF_A_THREAD = 5
+# File descriptors that memcached itself needs, and each of its threads: with 1.6.18, later versions
+# need a few more. main() in memcached.c limits its descriptors to its connections.
+OWN_FILES = 11
+OWN_FILES_OF_A_THREAD = 4
 
 LONGEST_START = 3600  # seconds
 
@@ -185,7 +186,13 @@ class Option(NamedTuple):
 # Those of a memcached, as `Memcached` has them, and then those of a run.
 OPTIONS = (
     Option(
-        *("memory_mb", "memory", megabytes, "MB", "Memory cap of each server."),
+        *(
+            "memory_mb",
+            "memory",
+            megabytes,
+            "MB",
+            "Memory cap of each server, in MB or such as 512m or 1g.",
+        ),
         default="64",
         flags=("-m", "--memory"),
     ),
@@ -202,7 +209,7 @@ OPTIONS = (
     ),
     Option(
         *("max_connections", "max_connections", whole_number, "N"),
-        "Connections that a server accepts at a time.",
+        "Limit of connections and of memcached's own files.",
         default="1024",
     ),
     Option(
@@ -210,7 +217,7 @@ OPTIONS = (
         "Listen on a Unix socket, which other users of this machine cannot reach.",
     ),
     Option(
-        *("binary", "binary", str, "PATH", "memcached to run; without it, the one on PATH."),
+        *("binary", "binary", str, "PATH", "memcached to run; without it, the first one found."),
         flags=("--memcached",),
     ),
     Option(
@@ -229,12 +236,12 @@ OPTIONS = (
         repeatable=True,
     ),
     Option(
-        *("flush", "flush", str, "WHEN", "Empty the caches after each test, or never."),
+        *("flush", "flush", str, "test|never", "Empty the caches after each test, or never."),
         default="test",
     ),
     Option(
         *("guard", "guard", str, "HOST:PORT"),
-        "Refuse connections to this address, too; repeatable.",
+        "Refuse connections to this address, too; repeatable; 'off' for no guard.",
         repeatable=True,
     ),
     Option("no_guard", "no_guard", switch, "", "Allow connections to the main memcached."),
@@ -246,6 +253,7 @@ OPTIONS = (
 )
 
 OF_MEMCACHED = OPTIONS[:8]
+MEMCACHED_KEYWORDS = [option.keyword for option in OF_MEMCACHED]
 BY_KEYWORD = {option.keyword: option for option in OPTIONS}
 
 
@@ -303,8 +311,8 @@ def read(given: Mapping[str, Given]) -> dict[str, Any]:
     for keyword, (value, spelled) in given.items():
         option = BY_KEYWORD[keyword]
         try:
-            if isinstance(value, str) and option.repeatable:
-                raise ValueError("must be a list")
+            if option.repeatable and value is not None and not _are_strings(value):
+                raise ValueError("must be a list of strings")
             values[keyword] = option.read(value) if isinstance(value, str) else value
         except ValueError as error:
             raise OptionError(keyword, f"{spelled}: {error}") from None
@@ -316,10 +324,13 @@ def read_memcached(given: Mapping[str, Given], name: Callable[[str], str]) -> Me
 
     :param name: returns how an option is called where these were typed, by its keyword.
     :raises OptionError: one of them is wrong.
+    :raises BinaryError: there is no such binary.
     """
     of_memcached = {o.keyword: given[o.keyword] for o in OF_MEMCACHED if o.keyword in given}
     values: MemcachedOptions = read(of_memcached)  # type: ignore[assignment]
     check(values, {keyword: spelled for keyword, (_, spelled) in of_memcached.items()}, name)
+    if "binary" in values:
+        find_memcached(values["binary"], of_memcached["binary"].spelled)
     return values
 
 
@@ -337,6 +348,14 @@ def check(
     _Check(options, spelled or {}, name).check()
 
 
+def _are_strings(value: object) -> bool:
+    return (
+        isinstance(value, Iterable)
+        and not isinstance(value, str)
+        and all(isinstance(item, str) for item in value)
+    )
+
+
 def _spelled(size: int) -> str:
     return f"{size // KB} KB" if size % MB else f"{size // MB} MB"
 
@@ -350,6 +369,11 @@ class _Check:
         self._options: Mapping[str, Any] = options
 
     def check(self) -> None:
+        for keyword in self._options:
+            if keyword not in MEMCACHED_KEYWORDS:
+                known = ", ".join(MEMCACHED_KEYWORDS)
+                raise self._error(keyword, f"is no option; the options are {known}")
+        self._check_types()
         for keyword in ("memory_mb", "threads", "max_connections"):
             self._check_whole_number(keyword)
         self._check_connections()
@@ -369,6 +393,15 @@ class _Check:
             self._check_arguments(args)
         self._check_start_timeout(self._options.get("start_timeout", 5.0))
 
+    def _check_types(self) -> None:
+        args = self._options.get("args", ())
+        if not _are_strings(args):
+            raise self._error("args", "must be a list of strings")
+        if not isinstance(self._options.get("binary"), str | os.PathLike | None):
+            raise self._error("binary", "must be a path or a name")
+        if not isinstance(self._options.get("unix_socket", False), bool):
+            raise self._error("unix_socket", "must be True or False")
+
     def _error(self, keyword: str, problem: str) -> OptionError:
         return OptionError(keyword, f"{self._spell(keyword)}: {problem}")
 
@@ -377,7 +410,7 @@ class _Check:
             return self._spelled[keyword]
         if keyword in self._options:
             return f"{self._name(keyword)}={self._options[keyword]!r}"
-        return f"{self._name(keyword)}={BY_KEYWORD[keyword].default}"
+        return f"{self._name(keyword)} ({BY_KEYWORD[keyword].default} by default)"
 
     def _check_whole_number(self, keyword: str) -> None:
         if keyword not in self._options:
@@ -391,12 +424,19 @@ class _Check:
     def _check_connections(self) -> None:
         threads = self._options.get("threads", 1)
         least = OWN_FILES + threads * OWN_FILES_OF_A_THREAD
-        if self._options.get("max_connections", 1024) < least:
+        if self._options.get("max_connections", 1024) >= least:
+            return
+        if "threads" in self._spelled and "max_connections" not in self._spelled:
             raise self._error(
-                "max_connections",
-                f"must be {least} or more with {threads} thread{'' if threads == 1 else 's'}: "
-                "memcached's own files count as connections",
+                "threads",
+                f"memcached's own files count as connections: give {least} or more in "
+                f"{self._name('max_connections')}, too",
             )
+        raise self._error(
+            "max_connections",
+            f"must be {least} or more with {threads} thread{'' if threads == 1 else 's'}: "
+            "memcached's own files count as connections",
+        )
 
     def _check_memory(self, memory_mb: int) -> None:
         installed_mb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MB
@@ -424,8 +464,6 @@ class _Check:
             )
 
     def _check_arguments(self, args: Sequence[str]) -> None:
-        if isinstance(args, str) or not all(isinstance(argument, str) for argument in args):
-            raise self._error("args", "must be a list of strings")
         import getopt
 
         try:

@@ -38,13 +38,13 @@ def _addresses(process: psutil.Process) -> list[address.Address]:
     except psutil.Error:
         connections = []  # Another user's: only root may look at its sockets.
     listening = [
-        address.Address.of(*connection.laddr)
+        address.Address.at(*connection.laddr)
         for connection in connections
         if connection.status == psutil.CONN_LISTEN
     ]
     # The path of a Unix socket is that of each connection to it, too.
     paths = dict.fromkeys(
-        address.Address(f"unix:{connection.laddr}")
+        address.Address.at_path(str(connection.laddr))
         for connection in connections
         if connection.family == socket.AF_UNIX and connection.laddr
     )
@@ -59,7 +59,7 @@ def _addresses_asked_for(command: list[str]) -> list[address.Address]:
     except getopt.GetoptError:
         return []
     if path := options.get("-s", options.get("--unix-socket")):
-        return [address.Address(f"unix:{path}")]
+        return [address.Address.at_path(path)]
     port = options.get("-p", options.get("--port", "11211"))
     hosts = options.get("-l", options.get("--listen", "0.0.0.0"))
-    return [address.Address.of(host, port) for host in hosts.split(",")]
+    return [address.Address.at(host, port) for host in hosts.split(",")]

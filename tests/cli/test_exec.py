@@ -39,6 +39,7 @@ def test_environment_has_the_address_and_what_env_adds(run: Run) -> None:
         "sandbox", "exec",
         "--env", "CACHE_URL=pymemcache://{address}/?h={host}&p={port}",
         "--env", 'SET={"a b": {}}',
+        "--env", "npm.port={port}",
         "sh", "-c", script,
     )  # fmt: skip
     address, pid, url, rest = result.stdout.rstrip().split(" ", 3)

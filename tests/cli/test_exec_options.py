@@ -63,7 +63,10 @@ def test_memcached_option_names_the_binary(run: Run, tmp_path: Path) -> None:
         ("MEMCACHED_ARG=-m5 -C", "MEMCACHED_SANDBOX_MEMCACHED_ARG=-m5 -C: -m cannot be passed to"),
         ("UNIX=maybe", "Invalid value for MEMCACHED_SANDBOX_UNIX: 'maybe' is not a valid boolean"),
         ("FLUSH=x", "MEMCACHED_SANDBOX_FLUSH=x: must be one of test, never."),
-        ("GUARD=x:y", "MEMCACHED_SANDBOX_GUARD=x:y: 'x:y' is not HOST:PORT or unix:/PATH."),
+        (
+            "GUARD=x:y",
+            "MEMCACHED_SANDBOX_GUARD=x:y: 'x:y' is not HOST:PORT, [IPV6]:PORT or unix:/PATH.",
+        ),
         ("ENV=A={x}", "Invalid value for MEMCACHED_SANDBOX_ENV: {x} in 'A={x}' is none of"),
         ("SERVERS=0", "Invalid value for MEMCACHED_SANDBOX_SERVERS: 0 is not in the range"),
     ],

@@ -59,6 +59,7 @@ def test_shell_completion(run: Run) -> None:
         (["start", "--ttl", "0s"], "Invalid value for '--ttl': '0s' is out of range: give 1s to"),
         (["start", "--ttl", "8d"], "Invalid value for '--ttl': '8d' is out of range: give 1s to"),
         (["start", "-m", "0"], "--memory 0: must be 1 or more. See 'sandbox start --help'."),
+        (["start", "--env", "1A=b"], "Invalid value for '--env': a shell has no variable '1A': us"),
         (["start", "true"], "Got unexpected extra argument (true)"),
         (["doctor", "me"], "Got unexpected extra argument (me)"),
     ],

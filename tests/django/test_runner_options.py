@@ -50,7 +50,7 @@ def test_strict_sets_the_status_and_quiet_drops_the_summary(project: Project) ->
     [
         (["--memcached-memory", "0"], "--memcached-memory=0: must be 1 or more"),
         (["--memcached-memory", "x"], "--memcached-memory=x: must be a whole number of MB"),
-        (["--memcached-max-item-size=40m"], "must be at most 32 MB, half of --memcached-memory=64"),
+        (["--memcached-max-item-size=40m"], "at most 32 MB, half of --memcached-memory (64 by de"),
         (["--memcached-flush", "class"], "--memcached-flush=class: must be one of test, never"),
         (["MEMCACHED_SANDBOX_MEMORY=lots"], "MEMCACHED_SANDBOX_MEMORY=lots: must be a whole num"),
         (["MEMCACHED_SANDBOX_STRICT=x"], "MEMCACHED_SANDBOX_STRICT=x: must be true or false"),

@@ -103,13 +103,13 @@ def test_excluded_alias_keeps_its_location(in_process: InProcess) -> None:
         ("memory=0", "must be 1 or more"),
         ("memory=1", "memcached needs at least 2 MB"),
         ("max-item-size=2x", "must be a size: bytes, or such as 512k or 2m"),
-        ("max-item-size=40m", "must be at most 32 MB, half of memcached_sandbox_memory=64"),
+        ("max-item-size=40m", "must be at most 32 MB, half of memcached_sandbox_memory (64 by"),
         ("threads=-1", "must be 1 or more"),
         ("start-timeout=soon", "must be a number of seconds"),
         ("arg=-d", "-d cannot be passed to memcached: a daemon could not be ended"),
         ("arg=-m5", "-m cannot be passed to memcached: use memcached_sandbox_memory"),
         ("flush=tests", "must be one of test, class, module, session, never"),
-        ("guard=nowhere:port", "'nowhere:port' is not HOST:PORT or unix:/PATH"),
+        ("guard=nowhere:port", "'nowhere:port' is not HOST:PORT, [IPV6]:PORT or unix:/PATH"),
     ],
 )
 def test_wrong_value_is_an_error_that_names_its_source(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from django.test import override_settings
 
 from ..helpers.projects import PYMEMCACHE, InProcess, MakeProject, passed
@@ -99,3 +100,26 @@ def test_other_caches_are_flushed_after_each_test(in_process: InProcess) -> None
         "def test(number): assert cache.add('key', number)\n",
     )
     assert passed(in_process.pytest("-o", "memcached_sandbox=false")) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("guard='a:1'", "guard='a:1': must be a list of strings"),
+        ("guard=['a:b']", "guard=['a:b']: 'a:b' is not HOST:PORT, [IPV6]:PORT or unix:/PATH"),
+        ("flush='foo'", "flush='foo': must be one of test, class, module, session, never"),
+        ("exclude=3", "exclude=3: must be a list of strings"),
+    ],
+)
+def test_wrong_option_of_other_caches_is_an_error(
+    in_process: InProcess, options: str, message: str
+) -> None:
+    in_process.write(
+        "test_it.py",
+        "from sandbox.pytest import sandboxed_caches_fixture\n"
+        f"box = sandboxed_caches_fixture({options})\n"
+        "def test(box): pass\n",
+    )
+    result = in_process.pytest("-o", "memcached_sandbox=false")
+    assert "1 error" in result.stdout
+    assert f"OptionError: {message}" in result.stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -24,9 +26,26 @@ def test_server_at_an_address_answers_while_it_runs() -> None:
             ask()
 
 
-@pytest.mark.parametrize("text", ["a b", "host:port"])
+def test_server_at_an_ipv6_address_answers() -> None:
+    def serve() -> None:
+        with listener.accept()[0] as connection:
+            assert connection.recv(100) == b"flush_all\r\n"
+            connection.sendall(b"OK\r\n")
+
+    try:
+        listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with listener, ThreadPoolExecutor() as pool:
+        listener.settimeout(10)
+        served = pool.submit(serve)
+        Server(f"[0:0::1]:{listener.getsockname()[1]}").flush()
+        served.result()
+
+
+@pytest.mark.parametrize("text", ["a b", "host:port", "localhost:99999"])
 def test_server_at_no_address_is_an_option_error(text: str) -> None:
     with pytest.raises(OptionError) as info:
         Server(text)
     assert info.value.option == "address"
-    assert str(info.value) == f"address={text!r} is not HOST:PORT or unix:/PATH"
+    assert str(info.value) == f"address={text!r} is not HOST:PORT, [IPV6]:PORT or unix:/PATH"

@@ -8,7 +8,7 @@ import pytest
 
 from sandbox import Memcached, StartError
 
-from ..helpers.memcacheds import MainMemcached
+from ..helpers.memcacheds import MainMemcached, PlainMemcached
 from ..helpers.processes import pid_in, script, wait_until_gone
 
 
@@ -29,6 +29,23 @@ def test_port_of_another_process_is_refused(main_memcached: MainMemcached, tmp_p
     )
     with pytest.raises(StartError, match="another process than the one that was started"):
         Memcached(binary=liar).start()
+
+
+def test_port_of_another_process_is_refused_where_the_kernel_refuses_to_tell(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refused(*_: object) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr("sandbox.system.processes._tcp_listener_inode", refused)
+    with PlainMemcached() as other:
+        liar = script(
+            tmp_path / "liar",
+            f'#!/bin/sh\necho "TCP INET: {other.port}" >>"$MEMCACHED_PORT_FILENAME.lck"\n'
+            "exec sleep 100\n",
+        )
+        with pytest.raises(StartError, match="another process than the one that was started"):
+            Memcached(binary=liar).start()
 
 
 @pytest.mark.parametrize("unix_socket", [False, True])

@@ -12,20 +12,27 @@ if TYPE_CHECKING:
     # What socket.connect() takes: the path of a Unix socket, or a host and a port.
     Peer = Union[str, "tuple[str, int]"]
 
-# pymemcache, libmemcached and memcached itself agree on it.
+# The port of an address without one: pymemcache, libmemcached and memcached itself agree on it.
 DEFAULT_PORT = 11211
 
-USUAL = re.compile(r"unix:/.+|(\[[0-9a-f:.]+(%[\w.-]+)?\]|[\w.-]+):\d{1,5}", re.IGNORECASE)
+HIGHEST_PORT = 65535
+
+# A number alone is no host: it is a port whose host is missing.
+USUAL = re.compile(
+    r"unix:.+|(\[[0-9a-f:.]+(%[\w.-]+)?\]|(?!\d+:)[\w.-]+):(?P<port>\d{1,5})", re.IGNORECASE
+)
+
+# An IPv6 address that stands for an IPv4 address: RFC 4291, section 2.5.5.2.
+MAPPED = "::ffff:"
 
 
 class Address(str):
     """Spells where a memcached listens in one way: ``host:port`` or ``unix:/path``.
 
-    It is a string: the same place is the same key, in JSON and in an environment variable, too.
-    What leaves this package is made a plain one by str(), since execnet takes no other.
+    It is a string, so that the same place is the same key of a dictionary.
 
-    :param text: as a LOCATION spells it. The port is 11211 and the host is this machine where it
-        names none. A path may stand without its ``unix:``.
+    :param text: as a LOCATION spells it. The default port is 11211, the default host is this
+        machine, and a path may stand without its ``unix:``.
     """
 
     __slots__ = ()
@@ -33,30 +40,42 @@ class Address(str):
     def __new__(cls, text: str) -> Address:
         text = text.strip()
         if text.startswith("/"):
-            text = f"unix:{text}"
-        elif not text.startswith("unix:"):
-            host, colon, port = text.rpartition(":")
-            if not colon or text.endswith("]"):
-                host, port = text, str(DEFAULT_PORT)
-            # Without a host, getaddrinfo() means this machine.
-            text = f"{host.lower() or 'localhost'}:{port}"
-        return super().__new__(cls, text)
+            return cls.at_path(text)
+        if text[:5].lower() == "unix:":
+            return cls.at_path(text[5:])
+        host, colon, port = text.rpartition(":")
+        if not colon or text.endswith("]") or _ipv6(text):
+            host, port = text, str(DEFAULT_PORT)
+        return cls.at(host, port)
 
     @classmethod
-    def of(cls, host: str, port: object) -> Address:
-        """Returns the address of a host, whose IPv6 address has no brackets, and a port."""
-        bare = ":" in host and not host.startswith("[")
-        return cls(f"[{host}]:{port}" if bare else f"{host}:{port}")
+    def at(cls, host: str, port: object) -> Address:
+        """Returns the address of a host, by name or by IP address, and a port."""
+        bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        ip = _ipv6(bare)
+        if ip.startswith(MAPPED) and "." in ip:
+            spelled = ip[len(MAPPED) :]
+        elif ip:
+            spelled = f"[{ip}]"
+        else:
+            # Without a host, getaddrinfo() means this machine.
+            spelled = host.lower() or "localhost"
+        return super().__new__(cls, f"{spelled}:{port}")
+
+    @classmethod
+    def at_path(cls, path: str) -> Address:
+        """Returns the address of a Unix socket."""
+        return super().__new__(cls, f"unix:{path}")
 
     @classmethod
     def parse(cls, text: str) -> Address:
         """Returns an address that a client can connect to.
 
-        :raises ValueError: the text is none.
+        :raises ValueError: the text is no address.
         """
-        address = cls(text)
-        if not is_usual(address):
-            raise ValueError(f"{text!r} is not HOST:PORT or unix:/PATH")
+        address = cls(text) if isinstance(text, str) and text.strip() else None
+        if address is None or not is_usual(address):
+            raise ValueError(f"{text!r} is not HOST:PORT, [IPV6]:PORT or unix:/PATH")
         return address
 
     @property
@@ -76,7 +95,7 @@ class Address(str):
 
     @property
     def peer(self) -> Peer:
-        """What socket.connect() takes.
+        """The same for socket.connect().
 
         :raises ValueError: the port is no number.
         """
@@ -85,4 +104,19 @@ class Address(str):
 
 def is_usual(text: str) -> bool:
     """Returns whether a text has the usual spelling of an address."""
-    return USUAL.fullmatch(text) is not None
+    match = USUAL.fullmatch(text)
+    return match is not None and 1 <= int(match["port"] or 1) <= HIGHEST_PORT
+
+
+def _ipv6(host: str) -> str:
+    """Returns the shortest spelling of an IPv6 address; "" if the host is none."""
+    address, percent, zone = host.partition("%")
+    if ":" not in address:
+        return ""
+    import _socket  # Not before: its import loads the guard, which loads this module.
+
+    try:
+        packed = _socket.inet_pton(_socket.AF_INET6, address)
+    except (OSError, ValueError):
+        return ""
+    return f"{_socket.inet_ntop(_socket.AF_INET6, packed)}{percent}{zone}"

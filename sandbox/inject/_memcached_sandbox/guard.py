@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # The addresses that are guarded, and the alias of each, or "".
 _guarded: dict[Address, str] = {}
 
-# The names by which clients reach this machine itself.
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
+# The hosts by which clients reach this machine. The last two are for servers, but connect to it.
+THIS_MACHINE = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "::")
 
 _audits = False
 
@@ -39,16 +39,16 @@ def restore(guarded: dict[Address, str]) -> None:
 
 
 def guard(text: str, alias: str = "") -> None:
-    """Guards an address as well; one of this machine by all its names."""
+    """Guards an address, too. An address of this machine is guarded by all names of it."""
     global _audits  # noqa: PLW0603
     if not _audits:
         sys.addaudithook(_audit)  # There is no way to remove one.
         _audits = True
     address = Address(text)
     _guarded.setdefault(address, alias)
-    if address.host in LOOPBACK:
-        for name in LOOPBACK:
-            _guarded.setdefault(Address.of(name, address.port), alias)
+    if address.host in THIS_MACHINE:
+        for host in THIS_MACHINE:
+            _guarded.setdefault(Address.at(host, address.port), alias)
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
@@ -57,7 +57,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         if isinstance(address, tuple):
             _check(address[0], address[1])
         elif isinstance(address, (str, bytes)):
-            _refuse_guarded(Address(f"unix:{os.fsdecode(address)}"))
+            _refuse_guarded(Address.at_path(os.fsdecode(address)))
     elif event == "socket.getaddrinfo":
         # A host counts by its name: once it is resolved nobody knows it any more.
         _check(arguments[0], arguments[1])
@@ -67,7 +67,7 @@ def _check(host: object, port: object) -> None:
     if isinstance(host, bytes):
         host = host.decode("ascii", "replace")
     if isinstance(host, str):
-        _refuse_guarded(Address.of(host, port))
+        _refuse_guarded(Address.at(host, port))
 
 
 def _refuse_guarded(address: Address) -> None:

@@ -1,4 +1,4 @@
-"""Changes modules of Django and unittest when they are imported, and guards when sockets are.
+"""Changes modules of Django and unittest after their import, and guards after that of sockets.
 
 Each Python process of a run loads this: it imports nothing that the process does not have. Hence
 the quoted annotations, which take the place of the module __future__.
@@ -38,14 +38,12 @@ class PatchingFinder:
     def find_spec(
         self, name: str, path: "Any" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
-        if name == SOCKETS:
-            _guard()
-        if name not in PATCHES:
+        if name not in PATCHES and name != SOCKETS:
             return None
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(name, path, target)
             if spec is not None:
-                spec.loader = PatchingLoader(spec.loader, PATCHES[name])
+                spec.loader = PatchingLoader(spec.loader)
                 return spec
         return None
 
@@ -53,9 +51,8 @@ class PatchingFinder:
 class PatchingLoader:
     """Changes a module after its loader has loaded it. All else is left to the loader."""
 
-    def __init__(self, loader: "Any", patch: str) -> None:
+    def __init__(self, loader: "Any") -> None:
         self._loader = loader
-        self._patch = patch
 
     def __getattr__(self, name: str) -> "Any":
         return getattr(self._loader, name)
@@ -67,9 +64,7 @@ class PatchingLoader:
         # The module must not see that it is being changed.
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
-        from . import patches
-
-        getattr(patches, self._patch)(module)
+        _change(module)
 
 
 _finder = PatchingFinder()
@@ -86,14 +81,10 @@ def install() -> None:
         return
     # Now: the process may change its environment before it imports the module.
     _to_guard[:] = os.environ.get("MEMCACHED_SANDBOX_GUARDED", "").split()
-    if SOCKETS in sys.modules:
-        _guard()
     sys.meta_path.insert(0, _finder)
-    for name, patch in PATCHES.items():
+    for name in (SOCKETS, *PATCHES):
         if name in sys.modules:
-            from . import patches
-
-            getattr(patches, patch)(sys.modules[name])
+            _change(sys.modules[name])
 
 
 def uninstall() -> None:
@@ -107,8 +98,14 @@ def uninstall() -> None:
         loaded["guard"].restore({})
 
 
-def _guard() -> None:
-    while _to_guard:
-        from . import guard
+def _change(module: "ModuleType") -> None:
+    if module.__name__ == SOCKETS:
+        for address in _to_guard:
+            from . import guard
 
-        guard.guard(_to_guard.pop())
+            guard.guard(address)
+        _to_guard.clear()
+    else:
+        from . import patches
+
+        getattr(patches, PATCHES[module.__name__])(module)

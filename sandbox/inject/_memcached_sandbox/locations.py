@@ -7,7 +7,7 @@ at the time when settings are made neither may be.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from .address import Address, is_usual
 from .errors import CachesError
@@ -15,7 +15,7 @@ from .errors import CachesError
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from typing import Any
 
     Config = Mapping[str, Any]
@@ -74,7 +74,7 @@ def memcached_aliases(
             raise CachesError(
                 f"CACHES[{alias!r}] needs a BACKEND, the path of a class, but has {backend!r}"
             )
-    if isinstance(exclude, str):
+    if isinstance(exclude, str) or not isinstance(exclude, Iterable):
         raise CachesError(f"exclude must be a list of aliases, but is {exclude!r}")
     exclude = list(exclude)
     for alias in exclude:
@@ -92,9 +92,13 @@ def memcached_aliases(
     return aliases
 
 
-def addresses(location: object) -> list[Address]:
-    """Returns the addresses in a LOCATION, in order. What cannot be an address is left out."""
-    return [_address(address) for address in _spelled(location) if _is_address(address)]
+def addresses(location: object) -> list[str]:
+    """Returns the addresses in a LOCATION, in order, as `Address` spells them.
+
+    What cannot be an address is left out. They are plain strings, since settings, pickles and
+    execnet get them.
+    """
+    return [str(_address(address)) for address in _spelled(location) if _is_address(address)]
 
 
 def repointed(location: object, resolved: Mapping[str, str]) -> object:
@@ -128,7 +132,7 @@ def _is_pair(address: object) -> bool:
 
 
 def _address(spelled: Any) -> Address:
-    return Address.of(*spelled) if _is_pair(spelled) else Address(spelled)
+    return Address.at(*spelled) if _is_pair(spelled) else Address(spelled)
 
 
 def _replaced(address: Any, resolved: Mapping[str, str]) -> Any:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .address import Peer
 
-# Seconds to wait for an answer, of a busy machine that may start many servers at once, too.
+# Seconds to wait for an answer. A busy machine may be starting many servers.
 ANSWER_TIMEOUT = 60.0
 
 # How often to ask again, a millisecond apart, while memcached's crawler is busy.
@@ -66,11 +66,11 @@ class Connection:
         return counters
 
     def metadump(self) -> list[dict[str, str]]:
-        """Returns what ``lru_crawler metadump`` tells of each item.
+        """Returns the fields of each item, by ``lru_crawler metadump``.
 
-        memcached walks its lists for it, and moves items to other lists meanwhile. An item may be
-        told twice, or not at all. Then the hash table is walked, since 1.6.9: that misses none, but
-        takes 10 ms with 1.6.18.
+        memcached walks its lists, and moves items to other lists meanwhile: it may list an item
+        twice, or miss it. Then its hash table is walked, where it can: since 1.6.9. That misses no
+        item, but takes 10 ms with 1.6.18.
         """
         items = self._metadump("all")
         counters = self.stats()
@@ -132,14 +132,14 @@ class Connection:
 
 
 def receive_line(connection: _socket.socket, limit: int) -> bytes:
-    """Receives one line, or what there is of it when the connection ends or the limit is reached.
+    """Receives a line. It is cut where the connection ends, and after the limit.
 
-    :param limit: bytes, to be exceeded by less than 64 KB.
+    :param limit: in bytes. The line may be up to 64 KB longer.
     """
-    line = b""
-    while not line.endswith(b"\n") and len(line) < limit:
+    received = b""
+    while b"\n" not in received and len(received) < limit:
         more = connection.recv(65536)
         if not more:
             break
-        line += more
-    return line
+        received += more
+    return received.partition(b"\n")[0]

@@ -61,12 +61,15 @@ class SocketSource:
         self._request({"refused": refusal._asdict()})
 
     def _request(self, request: dict[str, Any]) -> dict[str, Any]:
-        connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         try:
-            connection.settimeout(ANSWER_TIMEOUT)
-            connection.connect(self._path)
-            connection.sendall(json.dumps(request).encode() + b"\n")
-            answer: dict[str, Any] = json.loads(receive_line(connection, LONGEST_ANSWER))
+            connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+            try:
+                connection.settimeout(ANSWER_TIMEOUT)
+                connection.connect(self._path)
+                connection.sendall(json.dumps(request).encode() + b"\n")
+                answer: dict[str, Any] = json.loads(receive_line(connection, LONGEST_ANSWER))
+            finally:
+                connection.close()
         except FileNotFoundError as error:
             raise failed(
                 f"the sandbox of this run has ended: nobody listens at {self._path}; "
@@ -74,8 +77,6 @@ class SocketSource:
             ) from error
         except (OSError, ValueError) as error:
             raise failed(f"the run's sandbox does not answer: {error}") from error
-        finally:
-            connection.close()
         if "error" in answer:
             raise failed(answer["error"])
         return answer
