@@ -161,3 +161,10 @@ def test_prose_is_plain(path: Path) -> None:
             assert len(first.split()) <= MOST_WORDS, first
     for docstring in undecorated_docstrings(path):
         assert docstring.split()[0].rstrip(":").endswith("s"), f"begin with a verb: {docstring}"
+
+
+def test_prose_of_the_tests_names_the_actor() -> None:
+    for path in sorted((REPOSITORY / "tests").rglob("*.py")):
+        for kind, text in texts(path):
+            unclear = None if kind == "string" else UNCLEAR.search(text)
+            assert not unclear, f"{path}: {unclear}: {text}"

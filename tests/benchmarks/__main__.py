@@ -36,11 +36,11 @@ ROUNDS = 200
 
 
 class Benchmark(NamedTuple):
-    """What ``ours`` takes at most: so many times ``theirs``, or so many milliseconds more."""
+    """Limits the time of ``measured``: so many times that of ``base``, or so many ms more."""
 
     name: str
-    ours: Action
-    theirs: Action
+    measured: Action
+    base: Action
     times: float | None = None
     more_ms: float | None = None
 
@@ -128,12 +128,12 @@ def settings_and_round_trip(injected: dict[str, str], folder: str) -> Iterator[B
         control = Control(box, os.path.join(folder, "control"))
         env = {**injected, "MEMCACHED_SANDBOX_CONTROL": control.path}
         box.resolve(["main:11211"])
-        ours = SETTINGS.format(backend="django.core.cache.backends.memcached.PyMemcacheCache")
-        theirs = SETTINGS.format(backend="django.core.cache.backends.dummy.DummyCache")
+        measured = SETTINGS.format(backend="django.core.cache.backends.memcached.PyMemcacheCache")
+        base = SETTINGS.format(backend="django.core.cache.backends.dummy.DummyCache")
         yield Benchmark(
             "settings with a memcached, with none and one bare round trip",
-            run(sys.executable, "-c", ours, **env),
-            run(sys.executable, "-c", theirs + ROUND_TRIP, **env),
+            run(sys.executable, "-c", measured, **env),
+            run(sys.executable, "-c", base + ROUND_TRIP, **env),
             times=1.1,
         )
         control.stop()
@@ -173,13 +173,13 @@ def pytest_that_is_off(folder: str) -> Iterator[Benchmark]:
         with redirect_stdout(io.StringIO()):
             pytest.main(["-q", "-p", "no:cacheprovider", str(test)], plugins=[plugin])
 
-    def ours() -> None:
+    def measured() -> None:
         sys.modules.pop("sandbox.pytest", None)
         pytest_with(import_module("sandbox.pytest"))
 
     yield Benchmark(
         "pytest with the plugin off, with an empty one",
-        ours,
+        measured,
         lambda: pytest_with(ModuleType("empty")),
         more_ms=1,
     )
@@ -196,7 +196,7 @@ def benchmarks() -> Iterator[Benchmark]:
     )
     injected = injection_variables(os.environ, Injection([], "test", ["127.0.0.1:11211"]))
     yield Benchmark(
-        "a Python that never imports Django, without us",
+        "a Python that never imports Django, without the sandbox",
         run(sys.executable, "-c", "pass", **injected),
         run(sys.executable, "-c", "pass"),
         times=1.06,
@@ -231,17 +231,17 @@ def milliseconds(action: Action) -> float:
 
 def main(names: list[str]) -> int:
     exceeded = 0
-    for name, ours, theirs, times, more_ms in benchmarks():
+    for name, measured, base, times, more_ms in benchmarks():
         if names and not any(wanted in name for wanted in names):
             continue
-        pairs = [(milliseconds(ours), milliseconds(theirs)) for _ in range(ROUNDS)]
+        pairs = [(milliseconds(measured), milliseconds(base)) for _ in range(ROUNDS)]
         our_ms, their_ms = (statistics.median(column) for column in zip(*pairs, strict=True))
         if times is not None:
             figure, bound = our_ms / their_ms, f"at most {times} times"
             too_much = figure > times
         else:
             # Within each pair: the machine's speed changes meanwhile by more than that.
-            figure = statistics.median(ours - theirs for ours, theirs in pairs)
+            figure = statistics.median(measured - base for measured, base in pairs)
             bound = f"at most {more_ms} ms more"
             too_much = figure > (more_ms or 0)
         exceeded += too_much

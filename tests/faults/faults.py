@@ -70,7 +70,7 @@ def _killed(kind: str, chance: random.Random, patience: float) -> float:
     if kind != "exec":
         owner.stdout.readline()
     time.sleep(chance.uniform(0, 0.6 if kind == "exec" else 0.04))  # this is the random moment
-    # It stands still while we look whom it has started.
+    # It stands still while its children are listed.
     owner.send_signal(signal.SIGSTOP)
     family = psutil.Process(owner.pid).children(recursive=True)
     if kind == "group":
@@ -87,7 +87,7 @@ def _killed(kind: str, chance: random.Random, patience: float) -> float:
         time.sleep(0.001)
     ended = time.monotonic() - begin
     for process in family:
-        # The command of an exec is not ours to end, nor are the servers that it has started.
+        # The command of an exec lives on: it is ended here.
         if _command(process) == program:
             process.kill()
     owner.communicate()

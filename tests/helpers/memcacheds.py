@@ -61,7 +61,7 @@ class MainMemcached(PlainMemcached):
 
     def __init__(self) -> None:
         super().__init__()
-        # One connection for all questions: each further one is somebody else's.
+        # One connection for all questions: each further one would count as a user's.
         self.client = Client((self.host, self.port), no_delay=True)
         self.client.set("canary", "sings", noreply=False)
         self._before = self._counters()

@@ -1,4 +1,4 @@
-"""Django projects that have never heard of us, made for one test, and what their tests print."""
+"""Makes Django projects that do not know this package, one for each test."""
 
 from __future__ import annotations
 
@@ -147,11 +147,11 @@ def header(result: Result) -> str:
 
 
 def stripped_bookshop(folder: Path) -> Path:
-    """Return the example project without a word of us, and without a flush of its own."""
+    """Return the example project without this package, and without a flush of its own."""
     bookshop = folder / "bookshop"
     shutil.copytree(REPOSITORY / "examples" / "bookshop", bookshop)
-    for ours in ("conftest.py", "bookshop/test_settings.py"):
-        (bookshop / ours).unlink()
+    for own in ("conftest.py", "bookshop/test_settings.py"):
+        (bookshop / own).unlink()
     tests = bookshop / "books" / "tests.py"
     tests.write_text(
         re.sub(r"    def setUp.*?\n\n", "    pass\n", tests.read_text(), flags=re.DOTALL)
