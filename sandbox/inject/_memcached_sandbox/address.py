@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
@@ -18,9 +16,7 @@ DEFAULT_PORT = 11211
 HIGHEST_PORT = 65535
 
 # A number alone is no host: it is a port whose host is missing.
-USUAL = re.compile(
-    r"unix:.+|(\[[0-9a-f:.]+(%[\w.-]+)?\]|(?!\d+:)[\w.-]+):(?P<port>\d{1,5})", re.IGNORECASE
-)
+USUAL = r"(?i)unix:.+|(\[[0-9a-f:.]+(%[\w.-]+)?\]|(?!\d+:)[\w.-]+):(?P<port>\d{1,5})"
 
 # An IPv6 address that stands for an IPv4 address: RFC 4291, section 2.5.5.2.
 MAPPED = "::ffff:"
@@ -104,7 +100,9 @@ class Address(str):
 
 def is_usual(text: str) -> bool:
     """Returns whether a text has the usual spelling of an address."""
-    match = USUAL.fullmatch(text)
+    import re  # The guard of a process that uses sockets does without.
+
+    match = re.fullmatch(USUAL, text)
     return match is not None and 1 <= int(match["port"] or 1) <= HIGHEST_PORT
 
 
