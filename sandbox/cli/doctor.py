@@ -60,7 +60,7 @@ def _memcached() -> Iterator[Finding]:
         binary = find_memcached()
     except SandboxError as error:
         remedy = f"install it with '{install_command()}'"
-        if "MEMCACHED_SANDBOX_BINARY" in os.environ:
+        if os.environ.get("MEMCACHED_SANDBOX_BINARY"):
             remedy = "correct MEMCACHED_SANDBOX_BINARY"
         yield Finding("memcached", str(error), remedy, True)
         return

@@ -15,20 +15,14 @@ from ..run.sandbox import Sandbox
 from ..server.options import BY_KEYWORD, OF_MEMCACHED, Given, Option, merged, read_memcached, typed
 from .parameters import Variable
 
-if TYPE_CHECKING:
-    from typing import TypedDict
-
-
 CommandFunction = TypeVar("CommandFunction", bound=Callable[..., Any])
 
 # Has each option taken from the environment too, --memory from MEMCACHED_SANDBOX_MEMORY.
 PREFIX = "MEMCACHED_SANDBOX"
 CONTEXT_SETTINGS = {"auto_envvar_prefix": PREFIX}
 
-# When the caches can be emptied in the processes of a command.
-FLUSHES = ("test", "never")
-
 if TYPE_CHECKING:
+    from typing import TypedDict
 
     class SandboxOptions(TypedDict, total=False):
         """Parameters of a command with `sandbox_options`, without those of memcached."""
@@ -136,7 +130,7 @@ def sandbox_of(options: SandboxOptions) -> Sandbox:
     if sources == {ParameterSource.COMMANDLINE}:
         raise click.UsageError("Give either --guard or --no-guard.")
     try:
-        run_options()
+        run_options()  # What is wrong is an error before anything starts.
         memcached_options = read_memcached(
             _given(OF_MEMCACHED), lambda keyword: BY_KEYWORD[keyword].command_flags[-1]
         )
@@ -154,7 +148,7 @@ def wrong_env(problem: str) -> click.BadParameter:
 
 def run_options() -> dict[str, Any]:
     """Returns the options of a run that the command was given."""
-    return read_run(_given(OF_RUN), FLUSHES)
+    return read_run(_given(OF_RUN))
 
 
 def _given(options: Iterable[Option]) -> dict[str, Given]:

@@ -38,10 +38,6 @@ else:
     Base = object
 
 
-# When the caches can be emptied.
-FLUSHES = ("test", "never")
-
-
 class SandboxRunnerMixin(Base):
     """Gives each run of a Django test runner memcached servers of its own; put it first.
 
@@ -118,7 +114,7 @@ class SandboxRunnerMixin(Base):
             keywords = given.keys() & {"strict", "quiet"}
             switches = read({keyword: given[keyword] for keyword in keywords})
             options = {
-                **read_run(given, FLUSHES),
+                **read_run(given),
                 **read_memcached(given, lambda keyword: _flag(BY_KEYWORD[keyword])),
             }
             with sandbox_run(**options) as entered:

@@ -86,7 +86,15 @@ def in_ini_file(config: pytest.Config, name: str) -> Any:
     try:
         return config.getini(name)
     except (ValueError, TypeError, pytest.UsageError) as error:  # it depends on the version
-        raise pytest.UsageError(f"{name} in {config.inipath}: {error}") from None
+        where = override_of(config, name) or f"{name} in {config.inipath}"
+        raise pytest.UsageError(f"{where}: {error}") from None
+
+
+def override_of(config: pytest.Config, name: str) -> str | None:
+    """Returns what was typed to override an option of the ini file, or None."""
+    overrides = on_command_line(config, "override_ini") or []
+    typed = [entry for entry in overrides if entry.partition("=")[0] == name]
+    return f"-o {typed[-1]}" if typed else None
 
 
 def is_on(config: pytest.Config) -> bool:

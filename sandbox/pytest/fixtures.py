@@ -83,7 +83,13 @@ def sandboxed_caches_fixture(
             {name: Given(value, f"{name}={value!r}") for name, value in given.items()}, FLUSHES
         )
         configured = memcached_options(pytestconfig)
-        with other_caches(pytestconfig, **of_run, options=configured | options) as box:
+        with other_caches(
+            pytestconfig,
+            of_run["flush"],
+            of_run["exclude"],
+            of_run["guard"],
+            configured | options,
+        ) as box:
             yield box
 
     return caches

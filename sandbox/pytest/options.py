@@ -17,7 +17,7 @@ from ..server.options import (
     read_memcached,
     typed,
 )
-from . import NAME, OPTIONS, flag, in_ini_file, on_command_line
+from . import NAME, OPTIONS, flag, in_ini_file, on_command_line, override_of
 
 if TYPE_CHECKING:
     from ..server.options import MemcachedOptions
@@ -67,7 +67,8 @@ def _given(config: pytest.Config) -> dict[str, Given]:
             continue
         if (value := in_ini_file(config, name)) is not None:
             text = " ".join(value) if option.repeatable else value
-            in_file[option.keyword] = Given(value, f"{name} = {text} in {config.inipath}")
+            spelled = override_of(config, name) or f"{name} = {text} in {config.inipath}"
+            in_file[option.keyword] = Given(value, spelled)
         if (value := on_command_line(config, name)) is not None:
             on_line[option.keyword] = typed(option, flag(name), value)
     return merged(in_file, from_environment(), on_line)

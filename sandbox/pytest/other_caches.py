@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ..inject import guard as guard_module
-from ..inject import pytest_plugin
+from ..inject import guard, pytest_plugin
 from .plugin import Hook, show_contents
 
 if TYPE_CHECKING:
@@ -46,22 +45,22 @@ def other_caches(
     config: pytest.Config,
     flush: str,
     exclude: Collection[str],
-    guard: Collection[str] | None,
+    guarded: Collection[str] | None,
     options: MemcachedOptions,
 ) -> Iterator[Sandbox]:
     """Gives Django other caches of its own while the context lasts, as `sandboxed_caches` does."""
     from ..django import sandboxed_caches
 
-    before = guard_module.guarded()
+    before = guard.guarded()
     with sandboxed_caches(exclude=exclude, **options) as box:
         others = OtherCaches(box, flush)
         config.pluginmanager.register(others)
         try:
-            if guard is None:
-                guard_module.restore({})
-            for address in guard or ():
-                guard_module.guard(address)
+            if guarded is None:
+                guard.restore({})
+            for address in guarded or ():
+                guard.guard(address)
             yield box
         finally:
-            guard_module.restore(before)
+            guard.restore(before)
             config.pluginmanager.unregister(others)

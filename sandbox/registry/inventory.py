@@ -9,7 +9,7 @@ from typing import NamedTuple
 import psutil
 
 from ..errors import ProtocolError, RecordError
-from ..inject import address, protocol
+from ..inject import protocol
 from ..system.reaper import NAME as REAPER
 from .cleanup import PATIENCE, stale_directories
 from .directories import Record, ServerDirectory, directories
@@ -30,9 +30,7 @@ class RunningServer(NamedTuple):
         if self.record.address is None:
             return None
         try:
-            with protocol.Connection(
-                address.Address(self.record.address).peer, ANSWER_TIMEOUT
-            ) as connection:
+            with protocol.Connection.to(self.record.address, ANSWER_TIMEOUT) as connection:
                 stats = connection.stats()
             return {name: int(stats[name]) for name in ("bytes", "curr_items")}
         except (OSError, LookupError, ValueError, ProtocolError):

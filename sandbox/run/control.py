@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 # Seconds to wait for the request of a client that has connected.
 REQUEST_TIMEOUT = 10.0
-LONGEST_REQUEST = 1_000_000
 
 
 class Control:
@@ -57,7 +56,8 @@ class Control:
     def _accept(self) -> None:
         while True:
             try:
-                descriptor, _ = self._socket._accept()  # type: ignore[attr-defined] # socket.accept() calls it
+                # What socket.accept() calls. It is not in typeshed.
+                descriptor, _ = self._socket._accept()  # type: ignore[attr-defined]
             except OSError:
                 return  # stopped
             connection = _socket.socket(fileno=descriptor)
@@ -68,7 +68,7 @@ class Control:
 
         try:
             connection.settimeout(REQUEST_TIMEOUT)
-            line = protocol.receive_line(connection, LONGEST_REQUEST)
+            line = protocol.receive_line(connection)
             try:
                 answer = self._answer(json.loads(line))
             except (ValueError, RecursionError):

@@ -8,10 +8,13 @@ from typing import Any
 from ..errors import OptionError
 from ..server.options import BY_KEYWORD, Given, read
 
+# When the caches can be emptied where Python's unittest runs the tests. pytest knows of more.
+FLUSHES = ("test", "never")
+
 OF_RUN = [BY_KEYWORD[keyword] for keyword in ("exclude", "flush", "guard", "no_guard")]
 
 
-def read_run(given: Mapping[str, Given], flushes: Collection[str]) -> dict[str, Any]:
+def read_run(given: Mapping[str, Given], flushes: Collection[str] = FLUSHES) -> dict[str, Any]:
     """Returns those arguments of `sandbox_run` that were typed, checked.
 
     :param given: what was typed, by the keyword of the option.

@@ -96,10 +96,10 @@ class Server:
 
     @contextmanager
     def _connection(self) -> Iterator[protocol.Connection]:
-        from ..inject import address, protocol
+        from ..inject import protocol
 
-        peer = address.Address(self.address).peer
-        with self._explained(), protocol.Connection(peer, ANSWER_TIMEOUT) as connection:
+        address = self.address
+        with self._explained(), protocol.Connection.to(address, ANSWER_TIMEOUT) as connection:
             yield connection
 
     @contextmanager

@@ -91,7 +91,6 @@ class Memcached(Server):
         self._start_timeout = start_timeout
         self._process: _Process | None = None
         self._finalizer: weakref.finalize[..., Memcached] | None = None
-        self._deadline = 0.0
 
     def start(self) -> None:
         """Starts memcached and waits until it is ready.
@@ -123,10 +122,15 @@ class Memcached(Server):
             self._launch()
 
     def _launch(self) -> None:
-        self._deadline = time.monotonic() + self._start_timeout
         command = [find_memcached(self._binary), *self._arguments]
         with deferred(), no_fork:
-            process = _Process(command, self.memory_mb, self.unix_socket, self.control_directory)
+            process = _Process(
+                command,
+                self.memory_mb,
+                self.unix_socket,
+                self.control_directory,
+                self._start_timeout,
+            )
             self._finalizer = weakref.finalize(self, process.end)
             self._finalizer.atexit = False  # the reaper ends it when the interpreter is gone
             self._process = process
@@ -141,7 +145,7 @@ class Memcached(Server):
             raise ServerError("there is nothing to wait for: launch() the server first")
         try:
             with _limits_explained():
-                self._address = self._process.wait_for_address(self._deadline, self._start_timeout)
+                self._address = self._process.wait_for_address()
         except BaseException:
             self.stop()
             raise
@@ -169,7 +173,8 @@ class Memcached(Server):
         """The TCP port it listens at; None on a Unix socket."""
         from ..inject import address
 
-        return int(address.Address(self.address).port or 0) or None
+        port = address.Address(self.address).port
+        return int(port) if port else None
 
     @property
     def pid(self) -> int:
@@ -216,7 +221,10 @@ class _Process:
         memory_mb: int,
         unix_socket: bool,
         control_directory: ControlDirectory | None,
+        start_timeout: float,
     ) -> None:
+        self._start_timeout = start_timeout
+        self._deadline = time.monotonic() + start_timeout
         self.command = [*command]
         self._memory_mb = memory_mb
         self._unix_socket = unix_socket
@@ -302,16 +310,14 @@ class _Process:
         port: int = self._port.getsockname()[1]
         return port
 
-    def wait_for_address(self, deadline: float, timeout: float) -> str:
+    def wait_for_address(self) -> str:
         """Returns where memcached listens, once it does.
 
-        :param deadline: when to give up, in seconds of the monotonic clock.
-        :param timeout: the seconds that it was given, for the error.
         :raises StartError: memcached has ended, does not answer, or is another process.
         """
         binary, directory = self.command[0], self.directory
         try:
-            if not (line := self._reaper.read_ready(deadline)):
+            if not (line := self._reaper.read_ready(self._deadline)):
                 raise StartError(f"{binary} {self.exit_reason()} before it was ready")
             peer: str | tuple[str, int]
             if self._unix_socket:
@@ -319,15 +325,16 @@ class _Process:
             else:
                 port = int(line.split()[2])  # memcached has written b"TCP INET: 41877\n".
                 peer, address = ("127.0.0.1", port), f"127.0.0.1:{port}"
-            listener = listener_pid(peer, self.pid, max(0.001, deadline - time.monotonic()))
+            seconds = max(0.001, self._deadline - time.monotonic())
+            listener = listener_pid(peer, self.pid, seconds)
             directory.add_address(address)
             in_group = self._reaper.is_in_group
         except TimeoutError:
             if reason := self.exit_reason():
                 raise StartError(f"{binary} {reason} before it was ready") from None
             raise StartError(
-                f"{binary} was not ready within {timeout:g} seconds and was killed{self._said()}: "
-                "is it memcached? If it is, give it more time to start"
+                f"{binary} was not ready within {self._start_timeout:g} seconds and was killed"
+                f"{self._said()}: is it memcached? If it is, give it more time to start"
             ) from None
         except (OSError, ValueError, LookupError, ProtocolError) as error:
             if isinstance(error, OSError) and (reached := explain_limit(error)) is not None:

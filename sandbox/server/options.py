@@ -7,7 +7,7 @@ was typed, under the name by which it was typed.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import OptionError
@@ -148,6 +148,16 @@ def switch(text: str) -> bool:
     raise ValueError("must be true or false")
 
 
+def path(text: str) -> str:
+    """Reads a path, or a name on PATH.
+
+    :raises ValueError: the text is empty.
+    """
+    if not text:
+        raise ValueError("must be a path or a name")
+    return text
+
+
 class Option(NamedTuple):
     """Describes an option for every way in.
 
@@ -217,7 +227,7 @@ OPTIONS = (
         "Listen on a Unix socket, which other users of this machine cannot reach.",
     ),
     Option(
-        *("binary", "binary", str, "PATH", "memcached to run; without it, the first one found."),
+        *("binary", "binary", path, "PATH", "memcached to run; without it, the first one found."),
         flags=("--memcached",),
     ),
     Option(
@@ -350,7 +360,7 @@ def check(
 
 def _are_strings(value: object) -> bool:
     return (
-        isinstance(value, Iterable)
+        isinstance(value, Collection)
         and not isinstance(value, str)
         and all(isinstance(item, str) for item in value)
     )

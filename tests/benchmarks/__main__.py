@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import sandbox
 from sandbox import Memcached, Sandbox
-from sandbox.inject import address, flushing, guard, protocol
+from sandbox.inject import flushing, guard, protocol
 from sandbox.run.control import Control
 from sandbox.run.environment import Injection, injection_variables
 
@@ -207,7 +207,7 @@ def benchmarks() -> Iterator[Benchmark]:
         yield from pytest_that_is_off(folder)
     with (
         Memcached() as server,
-        protocol.Connection(address.Address(server.address).peer, 5) as connection,
+        protocol.Connection.to(server.address, 5) as connection,
     ):
         os.environ["MEMCACHED_SANDBOX_ADDRESS"] = server.address
 

@@ -46,6 +46,7 @@ from ..helpers.cli import Cli, assert_one_line
             2,
             "{port} in 'A={port}' is none of {address} on a Unix socket",
         ),
+        (["--memcached=", "true"], 2, "--memcached : must be a path or a name. See"),
         (["--memcached", "/no/memcached", "true"], 125, "'/no/memcached' does not exist"),
         (["--memcached", "true", "echo", "ran"], 125, "/true ended with exit code 0 before it was"),
         (["-t", "500", "true"], 2, "--threads 500: memcached's own files count as connections: gi"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,13 @@ class Cli:
     def __call__(self, *arguments: str) -> Result:
         self._monkeypatch.setattr("sys.argv", ["sandbox", *arguments])
         self._capfd.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            main()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        try:
+            with pytest.raises(SystemExit) as exit_:
+                main()
+        finally:
+            # `exec` holds signals for its command, in the thread of all later tests.
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return Result(arguments, int(exit_.value.code or 0), *self._capfd.readouterr())
 
 

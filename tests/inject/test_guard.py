@@ -97,6 +97,22 @@ def test_guard_option_takes_names_and_unix_sockets(project: Project) -> None:
     assert project.sandboxed("--guard", "no address", "true").returncode == 2
 
 
+def test_guard_knows_the_names_of_this_machine(project: Project) -> None:
+    """Connecting to the address of all interfaces leads to this machine, too."""
+    hosts = ["localhost", "LOCALHOST", "127.0.0.1", "0.0.0.0", "::1", "0:0::1", "::"]
+    hosts.append("::ffff:127.0.0.1")
+    script = (
+        "import socket\n"
+        f"for host in {hosts}:\n"
+        "    family = socket.AF_INET6 if ':' in host else socket.AF_INET\n"
+        "    try: socket.socket(family).connect((host, 5))\n"
+        "    except ConnectionRefusedError as error: print(type(error).__name__)\n"
+    )
+    options = ["--guard", "127.0.0.1:5"]
+    result = project.sandboxed(*options, "--", sys.executable, "-c", script)
+    assert result.stdout.splitlines() == ["MainMemcachedRefused"] * len(hosts), result.stderr
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [

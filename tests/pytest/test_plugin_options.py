@@ -128,8 +128,14 @@ def test_wrong_value_is_an_error_that_names_its_source(
     name = f"memcached_sandbox_{name.replace('-', '_')}"
     result = in_process.pytest("-o", f"{name}={value}")
     assert result.returncode == 4
-    where = f"{in_process.folder}/pytest.ini"
-    assert result.stderr.startswith(f"ERROR: {name} = {value} in {where}: {message}")
+    assert result.stderr.startswith(f"ERROR: -o {name}={value}: {message}")
+    ini = in_process.folder / "pytest.ini"
+    before = ini.read_text()
+    ini.write_text(f"{before}{name} = {value}\n")
+    result = in_process.pytest()
+    assert result.returncode == 4
+    assert result.stderr.startswith(f"ERROR: {name} = {value} in {ini}: {message}")
+    ini.write_text(before)
     if not name.endswith("guard"):
         word = name.removeprefix("memcached_sandbox_")
         (variable,) = (option.variable for option in OPTIONS if option.word == word)

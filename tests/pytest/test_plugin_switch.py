@@ -51,8 +51,14 @@ def test_mistyped_switch_is_an_error(in_process: InProcess, name: str) -> None:
     in_process.write("test_it.py", TEST_LOCATION)
     result = in_process.pytest("-o", f"{name}=maybe")
     assert result.returncode == 4
+    assert result.stderr == f"ERROR: -o {name}=maybe: invalid truth value 'maybe'\n\n"
+    lines = {"memcached_sandbox": "true", name: "ture"}
+    text = "".join(f"{key} = {value}\n" for key, value in lines.items())
+    in_process.write("pytest.ini", f"[pytest]\n{text}")
+    result = in_process.pytest()
+    assert result.returncode == 4
     where = f"{in_process.folder}/pytest.ini"
-    assert result.stderr == f"ERROR: {name} in {where}: invalid truth value 'maybe'\n\n"
+    assert result.stderr == f"ERROR: {name} in {where}: invalid truth value 'ture'\n\n"
 
 
 def test_plugin_named_by_a_conftest_only_starts(off_project: Project) -> None:

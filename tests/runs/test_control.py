@@ -106,6 +106,31 @@ def test_refusals_are_kept(control: Control) -> None:
     assert control.refusals == [refusals.Refusal("a:1", "default", "file.py:5")]
 
 
+def test_request_without_an_end_is_answered_at_the_limit(control: Control) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(control.path)
+        try:
+            connection.sendall(b"x" * 1_100_000)  # and the connection stays open
+        except OSError:
+            pass  # The owner has read enough.
+        assert b"not a line of JSON" in connection.recv(1000)
+
+
+def test_client_without_a_request_is_dropped(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandbox.run.control.REQUEST_TIMEOUT", 0.1)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(control.path)
+        assert connection.recv(1000) == b""
+
+
+def test_request_is_answered_at_the_end_of_its_line(control: Control) -> None:
+    assert send(control, b'{"resolve": [], "worker": ""}\nmore') == {"addresses": {}}
+
+
 def test_control_path_that_is_too_long_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SandboxError, match="AF_UNIX path too long; point TMPDIR to a folder with"):
         Control(Sandbox(), str(tmp_path / ("x" * 100)))

@@ -15,8 +15,8 @@ DEFAULT_PORT = 11211
 
 HIGHEST_PORT = 65535
 
-# A number alone is no host: it is a port whose host is missing.
-USUAL = r"(?i)unix:.+|(\[[0-9a-f:.]+(%[\w.-]+)?\]|(?!\d+:)[\w.-]+):(?P<port>\d{1,5})"
+# An address with its port, or a path. A number alone is no host, but a port without its host.
+COMPLETE = r"(?i)unix:.+|(\[[0-9a-f:.]+(%[\w.-]+)?\]|(?!\d+:)[\w.-]+):(?P<port>\d{1,5})"
 
 # An IPv6 address that stands for an IPv4 address: RFC 4291, section 2.5.5.2.
 MAPPED = "::ffff:"
@@ -70,7 +70,7 @@ class Address(str):
         :raises ValueError: the text is no address.
         """
         address = cls(text) if isinstance(text, str) and text.strip() else None
-        if address is None or not is_usual(address):
+        if address is None or not is_complete(address):
             raise ValueError(f"{text!r} is not HOST:PORT, [IPV6]:PORT or unix:/PATH")
         return address
 
@@ -98,11 +98,11 @@ class Address(str):
         return self.path or (self.host, int(self.port))
 
 
-def is_usual(text: str) -> bool:
-    """Returns whether a text has the usual spelling of an address."""
+def is_complete(text: str) -> bool:
+    """Returns whether a text is an address with its port, or a path with its ``unix:``."""
     import re  # The guard of a process that uses sockets does without.
 
-    match = re.fullmatch(USUAL, text)
+    match = re.fullmatch(COMPLETE, text)
     return match is not None and 1 <= int(match["port"] or 1) <= HIGHEST_PORT
 
 

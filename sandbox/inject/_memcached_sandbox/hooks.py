@@ -64,7 +64,7 @@ class PatchingLoader:
         # The module must not see that it is being changed.
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
-        _change(module)
+        _change(module.__name__, module)
 
 
 _finder = PatchingFinder()
@@ -84,7 +84,7 @@ def install() -> None:
     sys.meta_path.insert(0, _finder)
     for name in (SOCKETS, *PATCHES):
         if name in sys.modules:
-            _change(sys.modules[name])
+            _change(name, sys.modules[name])
 
 
 def uninstall() -> None:
@@ -98,14 +98,14 @@ def uninstall() -> None:
         loaded["guard"].restore({})
 
 
-def _change(module: "ModuleType") -> None:
-    if module.__name__ == SOCKETS:
-        for address in _to_guard:
-            from . import guard
-
-            guard.guard(address)
-        _to_guard.clear()
-    else:
+def _change(name: str, module: "ModuleType") -> None:
+    if name in PATCHES:
         from . import patches
 
-        getattr(patches, PATCHES[module.__name__])(module)
+        getattr(patches, PATCHES[name])(module)
+    elif _to_guard:
+        from . import guard
+
+        for address in _to_guard:
+            guard.guard(address)
+        _to_guard.clear()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from .address import Address, is_usual
+from .address import Address, is_complete
 from .errors import CachesError
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
@@ -46,7 +46,7 @@ def is_memcached(config: Config) -> bool:
         return False
     spelled = _spelled(config.get("LOCATION"))
     return bool(spelled) and all(
-        isinstance(address, str) and is_usual(address.strip()) for address in spelled
+        isinstance(address, str) and is_complete(address.strip()) for address in spelled
     )
 
 

@@ -13,6 +13,7 @@ import _socket
 import re
 import time
 
+from .address import Address
 from .errors import ProtocolError
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from .address import Peer
+
+# Bytes of the longest line to receive, about.
+LONGEST_LINE = 1_000_000
 
 # Seconds to wait for an answer. A busy machine may be starting many servers.
 ANSWER_TIMEOUT = 60.0
@@ -52,6 +56,11 @@ class Connection:
         except BaseException:
             self._socket.close()
             raise
+
+    @classmethod
+    def to(cls, address: str, timeout: float) -> Self:
+        """Connects to the server at an address."""
+        return cls(Address(address).peer, timeout)
 
     def stats(self, group: str = "") -> dict[str, str]:
         """Returns the counters that ``stats`` lists, or those of ``stats GROUP``."""
@@ -125,19 +134,16 @@ class Connection:
             if not more:
                 raise ProtocolError(f"closed the connection after {self._received!r}")
             self._received += more
-            if len(self._received) > 1_000_000:
+            if len(self._received) > LONGEST_LINE:
                 raise ProtocolError(f"sent no line but {self._received[:40]!r}...")
         line, _, self._received = self._received.partition(ending)
         return line.decode("latin-1")
 
 
-def receive_line(connection: _socket.socket, limit: int) -> bytes:
-    """Receives a line. It is cut where the connection ends, and after the limit.
-
-    :param limit: in bytes. The line may be up to 64 KB longer.
-    """
+def receive_line(connection: _socket.socket) -> bytes:
+    """Receives a line. It is cut where the connection ends, and after LONGEST_LINE."""
     received = b""
-    while b"\n" not in received and len(received) < limit:
+    while b"\n" not in received and len(received) < LONGEST_LINE:
         more = connection.recv(65536)
         if not more:
             break

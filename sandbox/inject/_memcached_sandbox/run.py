@@ -101,10 +101,9 @@ class Run:
     def _flush(self, addresses: set[str]) -> None:
         for address in addresses.difference(self._connections):
             # Many processes of a run use no cache.
-            from .address import Address
             from .protocol import ANSWER_TIMEOUT, Connection
 
-            self._connections[address] = Connection(Address(address).peer, ANSWER_TIMEOUT)
+            self._connections[address] = Connection.to(address, ANSWER_TIMEOUT)
         connections = [self._connections[address] for address in addresses]
         for connection in connections:
             connection.send_flush()

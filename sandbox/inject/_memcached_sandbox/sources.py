@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from .refusals import Refusal
 
 
-LONGEST_ANSWER = 1_000_000  # Bytes.
-
-
 class SocketSource:
     """Asks the owner of the run at its control socket."""
 
@@ -67,7 +64,7 @@ class SocketSource:
                 connection.settimeout(ANSWER_TIMEOUT)
                 connection.connect(self._path)
                 connection.sendall(json.dumps(request).encode() + b"\n")
-                answer: dict[str, Any] = json.loads(receive_line(connection, LONGEST_ANSWER))
+                answer: dict[str, Any] = json.loads(receive_line(connection))
             finally:
                 connection.close()
         except FileNotFoundError as error:
