@@ -9,10 +9,11 @@
     ├── MainMemcachedRefused   (ConnectionRefusedError)  the guard refused a connection
     ├── CachesError            (ValueError)              CACHES is malformed
     ├── ProtocolError                                    a server does not answer as memcached does
+    ├── RunDirectoryError                                a run directory may be another user's
     ├── RecordError                                      the record of a server cannot be read
     └── CleanupError                                     a stale directory cannot be removed
 
-The last four stay within the package: callers turn them into another error, one of Django's, or a
+The last five stay within the package: callers turn them into another error, one of Django's, or a
 line of output. `explain_limit` does the same for errors of the system that mean a limit.
 """
 
@@ -66,6 +67,10 @@ class ServerError(SandboxError):
     """The server is not running, has died, or does not answer as memcached does."""
 
     __module__ = "sandbox"
+
+
+class RunDirectoryError(SandboxError):
+    """A run directory, or the folder it lies in, may be another user's; the text names it."""
 
 
 class RecordError(SandboxError):

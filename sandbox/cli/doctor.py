@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import pwd
 import subprocess
 import sys
 import time
@@ -14,12 +15,13 @@ from typing import NamedTuple
 
 import click
 
-from ..errors import SandboxError
+from ..errors import BinaryError, SandboxError, StartError
 from ..registry import inventory
-from ..registry.run_directory import problem_of, problems_of_folders, run_directory
+from ..registry.run_directory import problems, run_directory, where
 from ..server.binary import find_memcached, install_command
 from ..server.memcached import Memcached
-from ..server.others import other_memcacheds
+from ..server.others import other_memcacheds, other_people
+from ..system.processes import OWN_DESCRIPTORS
 from .output import PROBLEM
 
 
@@ -65,19 +67,28 @@ def _memcached() -> Iterator[Finding]:
         yield Finding("memcached", str(error), remedy, True)
         return
     yield Finding("memcached", f"{binary}, {_version_of(binary)}")
+    server = Memcached()
     try:
-        _start_and_stop()  # what is imported on first use is imported now
-        start_ms, stop_ms = _start_and_stop()
+        _start_and_stop(server)  # what is imported on first use is imported now
+        start_ms, stop_ms = _start_and_stop(server)
     except SandboxError as error:
-        yield Finding(
-            "start", str(error), "name another memcached in MEMCACHED_SANDBOX_BINARY", True
-        )
+        remedy = ""
+        if isinstance(error, BinaryError | StartError):
+            remedy = "name another memcached in MEMCACHED_SANDBOX_BINARY"
+        yield Finding("start", str(error), remedy, True)
         return
     yield Finding("start", f"{start_ms:.1f} ms to start, {stop_ms:.1f} ms to stop")
+    if "-u" in server.command and os.geteuid() == 0:
+        user = server.command[server.command.index("-u") + 1]
+        if pwd.getpwnam(user).pw_uid == 0:
+            yield Finding(
+                "user",
+                f"memcached runs as {user}, which may not give its files to the user 'nobody'",
+                "run as another user, or grant CAP_CHOWN and CAP_DAC_OVERRIDE",
+            )
 
 
-def _start_and_stop() -> tuple[float, float]:
-    server = Memcached()
+def _start_and_stop(server: Memcached) -> tuple[float, float]:
     begin = time.perf_counter()
     server.start()
     started = time.perf_counter()
@@ -101,11 +112,7 @@ def _run_directory() -> Iterator[Finding]:
     except SandboxError as error:
         yield Finding("run directory", str(error), "point TMPDIR to a folder of yours", True)
         return
-    if problem := problem_of(directory):
-        remedy = "remove it, or point TMPDIR to a folder of yours"
-        yield Finding("run directory", f"{directory} {problem}", remedy, True)
-        return
-    passed_over = problems_of_folders()
+    passed_over = problems()
     because = f" ({'; '.join(passed_over)})" if passed_over else ""
     yield Finding("run directory", f"{directory}{because}")
 
@@ -119,7 +126,7 @@ def _stale() -> Iterator[Finding]:
             "'sandbox stop --stale' removes it, or says what is in the way",
         )
     else:
-        yield Finding("stale", "nothing")
+        yield Finding("stale", f"nothing {where()}")
 
 
 def _of_other_versions() -> Iterator[Finding]:
@@ -127,13 +134,23 @@ def _of_other_versions() -> Iterator[Finding]:
         yield Finding("unknown", line, "use the version of memcached-sandbox that started it")
 
 
-def _other_memcacheds() -> Iterator[Finding]:
+def _other_processes() -> Iterator[Finding]:
+    if sys.platform == "linux" and not os.path.isdir(OWN_DESCRIPTORS):
+        yield Finding("processes", "not to be seen: /proc is not mounted", "mount /proc")
+        return
     others = other_memcacheds()
     if not others:
         yield Finding("other memcached", "none")
     for other in others:
         where = ", ".join(other.addresses) or "an unknown address"
         yield Finding("other memcached", f"pid {other.pid} of {other.user} at {where}: not touched")
+    if people := other_people():
+        yield Finding(
+            "other people",
+            f"processes of {', '.join(people)} run here, and a port is open to all of them: "
+            "they can read the cache, and put a pickle there that runs their code as you",
+            "use --unix, or MEMCACHED_SANDBOX_UNIX=1",
+        )
 
 
 def _python() -> Iterator[Finding]:
@@ -146,4 +163,4 @@ def _python() -> Iterator[Finding]:
 
 
 # What is stale comes before a server is started, which removes it.
-CHECKS = [_run_directory, _stale, _of_other_versions, _memcached, _other_memcacheds, _python]
+CHECKS = [_run_directory, _stale, _of_other_versions, _memcached, _other_processes, _python]

@@ -6,12 +6,12 @@ import json
 import shlex
 import shutil
 import sys
-import time
 from typing import Any
 
 import click
 
 from ..registry import inventory
+from ..registry.run_directory import where
 from .output import say, table
 
 HEADINGS = ["ID", "ADDRESS", "PID", "MEMORY", "ITEMS", "AGE", "COMMAND"]
@@ -21,8 +21,9 @@ MB = 1024 * 1024
 @click.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def command(as_json: bool) -> None:
-    """List the servers of all your sandboxes.
+    """List the servers of your sandboxes.
 
+    They are looked for where this environment puts them: a shell with another TMPDIR has others.
     MEMORY is the size of all items and the cap, AGE the time since the start. COMMAND is the owner:
     the server ends with this process.
 
@@ -40,7 +41,7 @@ def command(as_json: bool) -> None:
     for line in unknown:
         say(f"{line}.")
     if not entries and not unknown and not as_json:
-        say("no sandbox runs.")
+        say(f"no sandbox runs {where()}.")
 
 
 def _entry(server: inventory.RunningServer) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def _entry(server: inventory.RunningServer) -> dict[str, Any]:
         "memory": record.memory_mb * MB,
         "memory_used": stats.get("bytes"),
         "items": stats.get("curr_items"),
-        "age": round(time.time() - record.server.created, 1),
+        "age": None if (age := record.server.age()) is None else round(age, 1),
         "owner": {"pid": record.owner.pid, "command": record.owner.command()},
     }
 
@@ -66,7 +67,7 @@ def _row(entry: dict[str, Any]) -> list[str]:
         str(entry["pid"]),
         "no answer" if used is None else f"{used / MB:.1f} of {cap} MB",
         "" if used is None else f"{entry['items']:,}",
-        _age(entry["age"]),
+        "" if entry["age"] is None else _age(entry["age"]),
         shlex.join(entry["owner"]["command"]),
     ]
 

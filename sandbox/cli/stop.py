@@ -10,6 +10,7 @@ import click
 
 from ..registry import inventory
 from ..registry.cleanup import remove_stale
+from ..registry.run_directory import run_directories, where
 from ..run.environment import NAMES_VARIABLE, without_injection
 from .options import CONTEXT_SETTINGS, shell_option
 from .output import FAILURE, say
@@ -39,7 +40,8 @@ def command(ids: tuple[str, ...], every: bool, stale: bool, shell: str) -> int:
     servers, unknown = inventory.servers()
     if missing := set(ids).difference(server.directory.name for server in servers):
         raise click.UsageError(
-            f"There is no sandbox {min(missing)!r}: 'sandbox list' shows the IDs."
+            f"There is no sandbox {min(missing)!r} {where()}: "
+            "'sandbox list' shows the IDs."
         )
     ours = os.path.basename(os.path.dirname(control or ""))
     chosen = [
@@ -51,15 +53,11 @@ def command(ids: tuple[str, ...], every: bool, stale: bool, shell: str) -> int:
         _print_removals(shell)
     failures = 0
     for server in chosen:
-        if server.kill():
-            say(f"stopped {server.directory.name}, memcached at {server.record.address}.")
-        else:
+        if reason := server.kill():
             failures += 1
-            pid = server.record.server.pid
-            say(
-                f"could not stop {server.directory.name}: process {pid} is still running; "
-                f"run 'kill -9 {pid}'."
-            )
+            say(f"could not stop {server.directory.name}: {reason}.")
+        else:
+            say(f"stopped {server.directory.name}, memcached at {server.record.address}.")
     if every:
         for line in unknown:
             failures += 1
@@ -86,11 +84,12 @@ def _print_removals(shell: str) -> None:
 def _remove_stale() -> int:
     """Returns how many of them cannot be removed."""
     removed, problems = 0, []
-    for directory in inventory.run_directories():
-        swept, left = remove_stale(directory)
+    for run in run_directories():
+        swept, left = remove_stale(run)
         removed += swept
         problems += left
     for problem in problems:
         say(f"{problem}.")
-    say(f"removed what {removed} killed server{'' if removed == 1 else 's'} had left.")
+    servers = "server" if removed == 1 else "servers"
+    say(f"removed what {removed} killed {servers} had left {where()}.")
     return len(problems)

@@ -1,24 +1,30 @@
-"""Removes what a killed owner has left when its reaper was killed as well."""
+"""Removes what a killed owner has left when its reaper was killed as well.
+
+What it kills or removes must be proved to be of this package and this user.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from ..errors import CleanupError, RecordError
 from .directories import ControlDirectory, LockedDirectory, ServerDirectory, directories
+
+if TYPE_CHECKING:
+    from .run_directory import RunDirectory
 
 # Seconds to wait for the end of a killed server: it is gone in less than a millisecond.
 PATIENCE = 1.0
 
 
-def remove_stale(run_directory: str) -> tuple[int, list[CleanupError]]:
-    """Removes the stale directories in a run directory that may be trusted, and their servers.
+def remove_stale(run: RunDirectory) -> tuple[int, list[CleanupError]]:
+    """Removes the stale directories in a run directory, and their servers.
 
     :returns: how many that were, and an error for each directory that cannot be removed.
     """
     removed, problems = 0, []
-    for directory in stale_directories(run_directory):
+    for directory in stale_directories(run):
         try:
             removed += _remove(directory)
         except CleanupError as problem:
@@ -26,9 +32,9 @@ def remove_stale(run_directory: str) -> tuple[int, list[CleanupError]]:
     return removed, problems
 
 
-def stale_directories(run_directory: str) -> list[LockedDirectory]:
-    """Returns the stale directories in a run directory."""
-    found = directories(run_directory)
+def stale_directories(run: RunDirectory) -> list[LockedDirectory]:
+    """Returns the stale directories in a run directory, and what else is there by mistake."""
+    found = directories(run)
     return [
         directory
         for directory in found
@@ -57,7 +63,7 @@ def _remove(directory: LockedDirectory) -> bool:
 
     A directory that another process is creating or removing is left.
 
-    :raises CleanupError: it is no directory of this user, or its server cannot be killed.
+    :raises CleanupError: it is none of this package and user, or its server cannot be killed.
     """
     path = directory.path
     if type(directory) is LockedDirectory:
@@ -71,8 +77,8 @@ def _remove(directory: LockedDirectory) -> bool:
             raise CleanupError(
                 f"{path} was not made by memcached-sandbox ({error.strerror}): remove it"
             ) from None
-        if (owner := os.fstat(directory.lock).st_uid) != os.geteuid():
-            raise CleanupError(f"{path} belongs to another user ({owner}): have it removed")
+        if problem := directory.problem():
+            raise CleanupError(f"{path} {problem}")
         if isinstance(directory, ServerDirectory):
             _end_server(directory)
         directory.remove()
@@ -88,9 +94,12 @@ def _remove(directory: LockedDirectory) -> bool:
 def _end_server(directory: ServerDirectory) -> None:
     reason, killed = "is not the one in its record", False
     try:
-        killed = directory.read_record().server.kill(with_group=True)
+        server = directory.read_record().server
+        if not server.is_of_this_system:
+            reason = "is of another boot or PID namespace, such as a container's"
+        killed = server.kill()
     except (RecordError, FileNotFoundError) as error:
-        problem = error if isinstance(error, RecordError) else "has no record"
+        problem = error if isinstance(error, RecordError) else "has no complete record"
         reason = f"is not known: the directory {problem}"
     if not directory.has_exited(PATIENCE if killed else 0):
         raise CleanupError(

@@ -3,6 +3,9 @@
 Each of them is locked by flock(2) while a process lives that will remove it: the owner, or the
 reaper, which has inherited the lock. The kernel drops the lock with the last of them. A directory
 that is not locked is stale.
+
+The first file in each of them is its record, which says that this package has made the directory.
+Without a record nothing in it is removed.
 """
 
 from __future__ import annotations
@@ -11,27 +14,36 @@ import errno
 import fcntl
 import os
 import select
+import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from ..errors import RecordError, SandboxError, explain_limit
+from ..errors import RecordError, RunDirectoryError, SandboxError, explain_limit
 from ..system import close_in_forks, no_fork
-from ..system.processes import Identity
+from ..system.processes import OWN_DESCRIPTORS, UNKNOWN, Identity
 from ..system.reaper import FOLDER
-from .run_directory import problem_of, run_directory
+from .run_directory import DIRECTORY, REMEDY, RunDirectory, make_directory, run_directory
 
 if TYPE_CHECKING:
     import pwd
 
-# The first line of each record, with the version of its format.
-HEADER = b"memcached-sandbox 2\n"
+# The first line of each record, with the version of its format, and how that of any version begins.
+HEADER = b"memcached-sandbox 3\n"
+ANY_HEADER = b"memcached-sandbox "
+
+RECORD = "record"
+
+# Bytes of the longest record: its longest line is a path.
+LONGEST_RECORD = 10_000
+
+# The highest pid and the largest memory in MB that a record may name.
+LARGEST_NUMBER = 2**31 - 1
 
 # How often to try to make a directory: its name may be taken, or a cleanup may be faster.
 ATTEMPTS = 20
-
-REMEDY = "point TMPDIR to a folder that only you can write to"
 
 HEXADECIMAL = frozenset("0123456789abcdef")
 
@@ -58,22 +70,30 @@ class Record(NamedTuple):
         :raises RecordError: it is no record, half of one, or that of another version.
         """
         if not text.startswith(HEADER):
-            if text.startswith(HEADER.partition(b" ")[0]):
+            if text.startswith(ANY_HEADER):
                 raise RecordError("has the record of another version of memcached-sandbox")
             raise RecordError("has a record that is none of memcached-sandbox")
         try:
             # The address is last: a path may have any character in it.
             numbers, control, address = text[len(HEADER) :].split(b"\n", 2)
-            owner_pid, owner_created, server_pid, server_created, memory_mb = numbers.split()
+            owner, owner_started, server, server_started, memory_mb, system = numbers.split()
             return cls(
-                Identity(int(owner_pid), float(owner_created)),
-                Identity(int(server_pid), float(server_created)),
-                int(memory_mb),
+                Identity(_number(owner), _start(owner_started), os.fsdecode(system)),
+                Identity(_number(server), _start(server_started), os.fsdecode(system)),
+                _number(memory_mb),
                 os.fsdecode(control),
                 os.fsdecode(address[:-1]) if address.endswith(b"\n") else None,
             )
         except ValueError:
-            raise RecordError("has a record that was written only half") from None
+            raise RecordError("has a record that was written only half, or changed") from None
+
+    def text(self) -> bytes:
+        """Returns it as `parse` reads it, without the address, which is not known at first."""
+        numbers = (
+            f"{self.owner.pid} {self.owner.started} {self.server.pid} {self.server.started} "
+            f"{self.memory_mb} {self.server.system}\n{self.control}\n"
+        )
+        return HEADER + numbers.encode()
 
 
 class LockedDirectory:
@@ -85,9 +105,10 @@ class LockedDirectory:
 
     mode = 0o700
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, run: RunDirectory | None = None) -> None:
         self.path = path
         self.lock = -1  # the descriptor by which this process holds the lock
+        self._run = run
         close_in_forks(self)
 
     @property
@@ -110,24 +131,43 @@ class LockedDirectory:
             and HEXADECIMAL.issuperset(random)
         )
 
+    @property
+    def run(self) -> RunDirectory:
+        """The run directory that it lies in, which is opened if that was not done yet.
+
+        :raises FileNotFoundError: it is not there.
+        :raises RunDirectoryError: it cannot be trusted.
+        """
+        if self._run is None:
+            self._run = RunDirectory(os.path.dirname(os.path.dirname(self.path)))
+        return self._run
+
     def make(self) -> None:
         """Makes the directory and locks it, in the run directory, which is made if it is missing.
 
-        :raises FileExistsError: the name is taken, and nothing was done.
-        :raises OSError: anything else; `remove` must follow.
-        :raises SandboxError: the run directory cannot be trusted, and nothing was done.
+        After an error nothing is left.
+
+        :raises FileExistsError: the name is taken.
+        :raises OSError: it cannot be made, or is removed at once.
+        :raises SandboxError: the run directory cannot be trusted, or the umask prevents it.
         """
-        run_directory = os.path.dirname(self.path)
         try:
-            os.mkdir(run_directory, self.mode)
-        except FileExistsError:
-            # Another user may have created this name first: check its owner.
-            if problem := problem_of(run_directory):
-                raise SandboxError(
-                    f"the run directory {run_directory} {problem}: remove it, or {REMEDY}"
-                ) from None
-        os.mkdir(self.path, self.mode)
+            self._make()
+        except BaseException:
+            self.remove()
+            self.close_fds()
+            self._run = None
+            raise
+
+    def _make(self) -> None:
+        if self._run is None:
+            folder = os.path.dirname(os.path.dirname(self.path))
+            self._run = RunDirectory(folder, self.mode)
+        make_directory(self.name, self._run.fd, self.mode)
         self.take_lock()
+        # From now on the path leads here: nobody else can move what lies in the run directory.
+        with self._file(RECORD, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as record:
+            os.write(record, HEADER)
 
     def take_lock(self) -> None:
         """Locks the directory for this process.
@@ -135,13 +175,16 @@ class LockedDirectory:
         :raises BlockingIOError: another process has locked it.
         :raises OSError: it is not there, is no directory, or is a symbolic link.
         """
-        self.lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        self.lock = self._open()
         fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not self.is_there():
             raise FileNotFoundError(errno.ENOENT, "removed by a cleanup before it was locked")
 
+    def _open(self) -> int:
+        return os.open(self.name, DIRECTORY, dir_fd=self.run.fd)
+
     def is_there(self) -> bool:
-        """Returns whether the directory that this process has locked has its path still."""
+        """Returns whether the path leads to the directory that this process has locked."""
         try:
             return os.path.samestat(os.lstat(self.path), os.fstat(self.lock))
         except FileNotFoundError:
@@ -156,7 +199,7 @@ class LockedDirectory:
     def is_alive(self) -> bool:
         """Returns whether a process lives that will remove the directory."""
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            descriptor = self._open()
         except OSError as error:
             # It is gone, no directory, or a symbolic link: open(2). Otherwise it is not known.
             return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
@@ -168,15 +211,75 @@ class LockedDirectory:
             os.close(descriptor)
         return False
 
+    def problem(self) -> str | None:
+        """Returns why the directory, which this process has locked, may not be removed, or None.
+
+        An empty one was left by an owner that was killed when it had just made it.
+        """
+        status = os.fstat(self.lock)
+        if status.st_uid != os.geteuid():
+            return f"belongs to another user ({status.st_uid}): have it removed"
+        try:
+            record = self._read_record()
+        except FileNotFoundError:
+            record = None
+        except RecordError as error:
+            return f"{error}: remove it"
+        if record is None:
+            is_ours = not os.listdir(self.lock)
+        else:
+            is_ours = record.startswith(ANY_HEADER) or HEADER.startswith(record)
+        return None if is_ours else "has no record of memcached-sandbox: remove it"
+
+    @contextmanager
+    def _file(self, name: str, flags: int) -> Iterator[int]:
+        """Opens a file in the directory, but follows no link."""
+        directory = self.lock if self.lock >= 0 else self._open()
+        try:
+            file = os.open(
+                name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, mode=0o600, dir_fd=directory
+            )
+        finally:
+            if directory != self.lock:
+                os.close(directory)
+        try:
+            yield file
+        finally:
+            os.close(file)
+
+    def _read_record(self) -> bytes:
+        """Returns the text of the record.
+
+        :raises FileNotFoundError: there is none.
+        :raises RecordError: it cannot be read.
+        """
+        try:
+            with self._file(RECORD, os.O_RDONLY) as file:
+                status = os.fstat(file)
+                if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+                    raise RecordError("has a record that is no file of this user")
+                return os.read(file, LONGEST_RECORD)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise RecordError(f"has a record that cannot be read ({error.strerror})") from None
+
     def remove(self) -> None:
         """Removes the directory, and the run directory if that is empty then."""
-        if os.path.lexists(self.path):
+        if self.lock >= 0 and self.is_there():
             self._remove_files()
-        for path in (self.path, os.path.dirname(self.path)):
             try:
-                os.rmdir(path)
+                os.rmdir(self.path)
             except OSError:
-                pass  # It is gone, or something else is in it.
+                pass  # Something else is in it.
+        if self._run is not None:
+            self._run.remove_if_empty()
+
+    def _unlink(self, name: str) -> None:
+        try:
+            os.unlink(name, dir_fd=self.lock)
+        except OSError:
+            pass  # It is not there, or rmdir() will find it.
 
     def _remove_files(self) -> None:
         raise NotImplementedError
@@ -194,7 +297,7 @@ class ControlDirectory(LockedDirectory):
 
     SOCKET = "socket"
     REFUSALS = "refusals"  # the names of several files begin so
-    PATTERNS = (SOCKET, f"{REFUSALS}*")  # for a shell
+    PATTERNS = (SOCKET, f"{REFUSALS}*", RECORD)  # for a shell
 
     _is_made = False
 
@@ -213,6 +316,7 @@ class ControlDirectory(LockedDirectory):
         """
         if not self._is_made:
             _made(lambda: self)
+            self.run.close_fd()
             self._is_made = True
 
     def release(self) -> None:
@@ -233,34 +337,42 @@ class ControlDirectory(LockedDirectory):
         return os.path.join(self.path, self.REFUSALS)
 
     def _remove_files(self) -> None:
-        try:
-            names = os.listdir(self.path)
-        except FileNotFoundError:
-            return
-        for name in names:
-            if name.startswith((self.SOCKET, self.REFUSALS)):
-                os.unlink(os.path.join(self.path, name))
+        for name in os.listdir(self.lock):
+            if name.startswith(self.REFUSALS):
+                self._unlink(name)
+        for name in (self.SOCKET, RECORD):
+            self._unlink(name)
 
 
 class ServerDirectory(LockedDirectory):
     """Holds the FIFO, the record and the output of one server, and the folder it may write to."""
 
-    FILES = ("fifo", "output", "record")
     FOLDER = "server"
+    FILES = ("output", "fifo", RECORD)
 
     # memcached writes its port to PORTFILE.lck and its pid to PIDFILE.tmp and renames them then:
     # main() and save_pid() in memcached.c. Both are names of the FIFO.
     FIFO_NAMES = ("port.lck", "pid.tmp")
     FOLDER_FILES = (*FIFO_NAMES, "port", "pid", "socket")
 
-    def __init__(self, path: str, user: pwd.struct_passwd | None = None) -> None:
-        super().__init__(path)
+    # In the order of their removal: without its record the directory is not known for one of these.
+    CONTENTS = (FOLDER, *FILES)
+
+    def __init__(
+        self, path: str, run: RunDirectory | None = None, user: pwd.struct_passwd | None = None
+    ) -> None:
+        super().__init__(path, run)
         self.user = user
-        # Another user may not pass through this directory. Linux lets memcached reach its folder
-        # by the descriptor that it inherits; elsewhere the directories let it through.
-        self._passable = user is not None and sys.platform != "linux"
-        if self._passable:
-            self.mode = 0o711
+        self.mode = self._mode_for(user)
+
+    @staticmethod
+    def _mode_for(user: pwd.struct_passwd | None) -> int:
+        """Returns the mode of the directories on the way to the folder of memcached.
+
+        Another user may not pass through them. Linux lets memcached reach its folder by the
+        descriptor that it inherits; elsewhere the directories let it through.
+        """
+        return 0o700 if user is None or sys.platform == "linux" else 0o711
 
     @classmethod
     def create(cls, user: pwd.struct_passwd | None) -> ServerDirectory:
@@ -269,19 +381,42 @@ class ServerDirectory(LockedDirectory):
         :param user: the user that memcached becomes, or None for this process's own.
         :raises SandboxError: it cannot be made; nothing is left then.
         """
-        parent = run_directory()
-        return _made(lambda: cls(os.path.join(parent, cls.new_name()), user))
 
-    def make(self) -> None:
-        """Makes the directory with a FIFO, and with a folder for memcached."""
-        super().make()
-        os.mkdir(self.folder, 0o700)
+        def new() -> ServerDirectory:
+            run = RunDirectory.first(cls._mode_for(user))
+            return cls(os.path.join(run.path, cls.new_name()), run, user)
+
+        return _made(new)
+
+    def _make(self) -> None:
+        super()._make()
+        make_directory(self.FOLDER, self.lock, 0o700)
         os.mkfifo(self.fifo, 0o600)
         for name in self.FIFO_NAMES:
             os.link(self.fifo, os.path.join(self.folder, name))
         if self.user is not None:
-            os.chown(self.fifo, self.user.pw_uid, self.user.pw_gid)
-            os.chown(self.folder, self.user.pw_uid, self.user.pw_gid)
+            self._give_to(self.user)
+
+    def _give_to(self, user: pwd.struct_passwd) -> None:
+        """Gives FIFO and folder to the user that memcached becomes.
+
+        A root that may not do so, or may not use them afterwards, serves as itself: in a container
+        without CAP_CHOWN or CAP_DAC_OVERRIDE, or in a user namespace that does not map the user.
+        """
+        paths = self.fifo, self.folder
+        try:
+            for path in paths:
+                os.chown(path, user.pw_uid, user.pw_gid)
+            if os.access(self.fifo, os.R_OK | os.W_OK):
+                return
+            for path in paths:
+                os.chown(path, os.geteuid(), os.getegid())
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EINVAL):
+                raise
+        import pwd
+
+        self.user = pwd.getpwuid(os.geteuid())
 
     @property
     def folder(self) -> str:
@@ -291,9 +426,9 @@ class ServerDirectory(LockedDirectory):
     @property
     def folder_for_server(self) -> str:
         """The same folder, by a path on which memcached can reach it."""
-        if self.user is None or self._passable:
+        if self.user is None or sys.platform != "linux":
             return self.folder
-        return f"/proc/self/fd/{FOLDER}"
+        return f"{OWN_DESCRIPTORS}/{FOLDER}"
 
     @property
     def fifo(self) -> str:
@@ -310,28 +445,26 @@ class ServerDirectory(LockedDirectory):
         """The path of the file that memcached prints into."""
         return os.path.join(self.path, "output")
 
-    @property
-    def _record(self) -> str:
-        return os.path.join(self.path, "record")
-
     def write_record(self, server_pid: int, memory_mb: int, control: str) -> None:
         """Writes the record of a server that this process has just started.
 
         :param control: the name of its run's control directory, or "".
         :raises OSError: the file cannot be written.
         """
-        owner, server = Identity.of_this_process(), Identity.of_new_child(server_pid)
-        numbers = f"{owner.pid} {owner.created:.6f} {server.pid} {server.created:.6f} {memory_mb}"
-        with open(self._record, "xb", buffering=0) as record:
-            record.write(b"%s%s\n%s\n" % (HEADER, numbers.encode(), control.encode()))
+        owner, server = Identity.of(os.getpid()), Identity.of(server_pid)
+        record = Record(owner, server, memory_mb, control, None)
+        self._append(record.text().removeprefix(HEADER))
 
     def add_address(self, address: str) -> None:
         """Appends to the record where the server listens.
 
         :raises OSError: the file cannot be written.
         """
-        with open(self._record, "ab", buffering=0) as record:
-            record.write(os.fsencode(address) + b"\n")
+        self._append(os.fsencode(address) + b"\n")
+
+    def _append(self, text: bytes) -> None:
+        with self._file(RECORD, os.O_WRONLY | os.O_APPEND) as record:
+            os.write(record, text)
 
     def read_record(self) -> Record:
         """Returns the record.
@@ -339,13 +472,10 @@ class ServerDirectory(LockedDirectory):
         :raises FileNotFoundError: there is none: the server is being started, or has ended.
         :raises RecordError: it cannot be read.
         """
-        try:
-            with open(self._record, "rb") as file:
-                return Record.parse(file.read())
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise RecordError(f"has a record that cannot be read ({error.strerror})") from None
+        text = self._read_record()
+        if text == HEADER:
+            raise FileNotFoundError(errno.ENOENT, "nothing is recorded yet")
+        return Record.parse(text)
 
     def has_exited(self, patience: float) -> bool:
         """Returns whether the server has ended: nobody can write into its FIFO any more.
@@ -355,32 +485,31 @@ class ServerDirectory(LockedDirectory):
         deadline = time.monotonic() + patience
         poll = select.poll()
         try:
-            fifo = os.open(self.fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+            with self._file("fifo", os.O_RDONLY) as fifo:
+                poll.register(fifo, select.POLLIN)
+                while True:
+                    try:
+                        if not os.read(fifo, 65536):
+                            return True
+                    except BlockingIOError:
+                        left = deadline - time.monotonic()
+                        if left <= 0 or not poll.poll(left * 1000):
+                            return False
         except FileNotFoundError:
-            return True
+            return not self._is_running_as_recorded()
+
+    def _is_running_as_recorded(self) -> bool:
         try:
-            poll.register(fifo, select.POLLIN)
-            while True:
-                try:
-                    if not os.read(fifo, 65536):
-                        return True
-                except BlockingIOError:
-                    left = deadline - time.monotonic()
-                    if left <= 0 or not poll.poll(left * 1000):
-                        return False
-        finally:
-            os.close(fifo)
+            return self.read_record().server.is_running()
+        except (FileNotFoundError, RecordError):
+            return False
 
     def _remove_files(self) -> None:
         # By their names: to list a directory takes a descriptor, and there may be none left.
-        files = [f"{self.FOLDER}/{name}" for name in self.FOLDER_FILES]
-        for name in (*files, *self.FILES):
-            try:
-                os.unlink(os.path.join(self.path, name))
-            except OSError:
-                pass  # It is not there, or rmdir() will find it.
+        for name in self.FOLDER_FILES:
+            self._unlink(f"{self.FOLDER}/{name}")
         try:
-            os.rmdir(self.folder)
+            os.rmdir(self.FOLDER, dir_fd=self.lock)
         except FileNotFoundError:
             pass
         except OSError:
@@ -388,6 +517,8 @@ class ServerDirectory(LockedDirectory):
             import shutil
 
             shutil.rmtree(self.folder, ignore_errors=True)
+        for name in self.FILES:
+            self._unlink(name)
 
 
 Directory = TypeVar("Directory", bound=LockedDirectory)
@@ -400,38 +531,44 @@ def _made(new: Callable[[], Directory]) -> Directory:
     :raises SandboxError: it cannot be made; nothing is left then.
     """
     for _ in range(ATTEMPTS):
-        directory = new()
         try:
+            directory = new()
             directory.make()
             return directory
-        except FileExistsError as error:
-            problem = error.strerror
-        except (FileNotFoundError, BlockingIOError) as error:
+        except RunDirectoryError as error:
+            problem = str(error)  # another user was faster
+        except (FileExistsError, FileNotFoundError, BlockingIOError) as error:
             # The run directory went with its last server, or a cleanup was faster.
-            directory.remove()
-            directory.close_fds()
-            problem = error.strerror
+            problem = f"{error.strerror}, {ATTEMPTS} times"
         except OSError as error:
-            directory.remove()
-            directory.close_fds()
-            reason = explain_limit(error) or f"{error.strerror}; {REMEDY}"
+            problem = explain_limit(error) or f"{error.strerror}; {REMEDY}"
             break
     else:
-        reason = f"{problem}, {ATTEMPTS} times; {REMEDY}"
-    raise SandboxError(f"no directory can be made in {os.path.dirname(directory.path)}: {reason}")
+        problem += f"; {REMEDY}"
+    raise SandboxError(f"no directory can be made in {run_directory()}: {problem}")
 
 
-def directories(run_directory: str) -> list[LockedDirectory]:
-    """Returns the directories in a run directory: none if it is not there.
+def directories(run: RunDirectory) -> list[LockedDirectory]:
+    """Returns the directories in a run directory.
 
     What has none of their names is returned as a plain `LockedDirectory`.
     """
-    try:
-        names = os.listdir(run_directory)
-    except FileNotFoundError:
-        return []
     found = []
-    for name in sorted(names):
+    for name in sorted(run.names()):
         kinds = (kind for kind in (ServerDirectory, ControlDirectory) if kind.is_named(name))
-        found.append(next(kinds, LockedDirectory)(os.path.join(run_directory, name)))
+        found.append(next(kinds, LockedDirectory)(os.path.join(run.path, name), run))
     return found
+
+
+def _number(text: bytes) -> int:
+    number = int(text)
+    if not 1 <= number <= LARGEST_NUMBER:
+        raise ValueError(f"{number} is out of range")
+    return number
+
+
+def _start(text: bytes) -> str:
+    start = text.decode("ascii")
+    if start != UNKNOWN:
+        float(start)
+    return start

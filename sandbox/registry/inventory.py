@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import os
 from typing import NamedTuple
-
-import psutil
 
 from ..errors import ProtocolError, RecordError
 from ..inject import protocol
-from ..system.reaper import NAME as REAPER
+from ..system.processes import UNKNOWN
 from .cleanup import PATIENCE, stale_directories
 from .directories import Record, ServerDirectory, directories
-from .run_directory import folders, problem_of, run_directory_in
+from .run_directory import run_directories
 
 # Seconds to wait for an answer to "stats".
 ANSWER_TIMEOUT = 1.0
@@ -36,27 +33,20 @@ class RunningServer(NamedTuple):
         except (OSError, LookupError, ValueError, ProtocolError):
             return None
 
-    def kill(self) -> bool:
-        """Kills it and returns whether it has ended. Its owner removes its files."""
-        self.record.server.kill()
-        return self.directory.has_exited(PATIENCE)
+    def kill(self) -> str | None:
+        """Kills it, and returns why it runs on, or None if it has ended.
 
-
-def run_directories() -> list[str]:
-    """Returns the run directories of this user that are there and may be trusted.
-
-    Those that this environment leads to, and those that a reaper has in its command line.
-    """
-    found = [run_directory_in(folder) for folder in folders()]
-    for process in psutil.process_iter(["cmdline", "uids"]):
-        match process.info:
-            case {"cmdline": [_, "-c", _, name, path, *_], "uids": uids} if (
-                name == REAPER and uids.effective == os.geteuid()
-            ):
-                found.append(os.path.dirname(path))
-    return [
-        path for path in dict.fromkeys(found) if os.path.isdir(path) and problem_of(path) is None
-    ]
+        Its owner removes its files.
+        """
+        server = self.record.server
+        killed = server.kill()
+        if self.directory.has_exited(PATIENCE if killed else 0):
+            return None
+        if killed:
+            return f"process {server.pid} was killed, and has not ended yet"
+        if server.started != UNKNOWN and not server.is_of_this_system:
+            return "it runs in another PID namespace, such as a container's: stop it there"
+        return f"nothing proves that process {server.pid} is the one in its record"
 
 
 def servers() -> tuple[list[RunningServer], list[str]]:
@@ -73,9 +63,9 @@ def servers() -> tuple[list[RunningServer], list[str]]:
                 pass  # It is being started, or has just been removed.
             except RecordError as error:
                 unknown.append(f"{directory.path} {error}")
-    return sorted(found, key=lambda server: server.record.server.created), unknown
+    return sorted(found, key=lambda server: -(server.record.server.age() or 0)), unknown
 
 
 def stale() -> list[str]:
     """Returns the paths of the stale directories."""
-    return [directory.path for path in run_directories() for directory in stale_directories(path)]
+    return [directory.path for run in run_directories() for directory in stale_directories(run)]

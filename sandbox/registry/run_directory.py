@@ -1,12 +1,18 @@
-"""Finds the run directory of this user, in which each server has a directory of its own."""
+"""Opens the run directory of this user, in which each server has a directory of its own.
+
+Another user may write to the folder that it lies in, such as /tmp. So folder and run directory are
+checked by their descriptors, and what is in them is reached through these. A name that was checked
+may be another's when it is used.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
 import sys
+import weakref
 
-from ..errors import SandboxError
+from ..errors import RunDirectoryError, SandboxError, explain_limit
 
 # sizeof(sun_path) less the closing zero: unix(7) on Linux, sys/un.h on macOS and the BSDs.
 UNIX_PATH_LIMIT = 107 if sys.platform == "linux" else 103
@@ -21,22 +27,116 @@ SHARED_MEMORY = "/dev/shm"
 # out: RemoveIPC in logind.conf(5).
 SYSTEMD = "/run/systemd/system"
 
+REMEDY = "point TMPDIR to a folder that only you can write to"
+
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+
+# A folder such as /tmp may not be readable. Linux opens it all the same: O_PATH in open(2).
+FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY
+
+# What the kernel calls users that a user namespace does not map: user_namespaces(7).
+UNMAPPED = 65534
+
+
+class RunDirectory:
+    """Holds open the run directory of this user in a folder: FOLDER/memcached-sandbox-UID.
+
+    :param folder: a folder that others may use, too.
+    :param mode: that of the run directory, to make it if it is missing. None not to make it.
+    :raises RunDirectoryError: folder or run directory may be another user's.
+    :raises FileNotFoundError: it is not there.
+    """
+
+    def __init__(self, folder: str, mode: int | None = None) -> None:
+        self.path = run_directory_in(folder)
+        name = os.path.basename(self.path)
+        parent = _open_folder(folder)
+        try:
+            if mode is not None:
+                try:
+                    make_directory(name, parent, mode)
+                except FileExistsError:
+                    pass  # Another user may have created it: its owner is checked.
+            self.fd = self._open(name, parent)
+        finally:
+            os.close(parent)
+        self._closer = weakref.finalize(self, os.close, self.fd)
+        self._closer.atexit = False
+        self._status = os.fstat(self.fd)
+        if problem := _problem_of(self._status):
+            raise RunDirectoryError(f"{self.path} {problem}")
+
+    def _open(self, name: str, parent: int) -> int:
+        try:
+            return os.open(name, DIRECTORY, dir_fd=parent)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if explain_limit(error):
+                raise
+            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            problem = _problem_of(status) or f"cannot be opened ({error.strerror})"
+            raise RunDirectoryError(f"{self.path} {problem}") from None
+
+    @classmethod
+    def first(cls, mode: int) -> RunDirectory:
+        """Opens the run directory in the first folder that serves, and makes it if it is missing.
+
+        :param mode: to make it with.
+        :raises SandboxError: there is no such folder.
+        :raises OSError: it was removed meanwhile, or a limit of this machine is reached.
+        """
+        for folder in folders():
+            try:
+                return cls(folder, mode)
+            except RunDirectoryError:
+                continue
+        raise _no_folder()
+
+    def close_fd(self) -> None:
+        """Closes it. It can be removed afterwards, and nothing else."""
+        self._closer()
+
+    def names(self) -> list[str]:
+        """Returns the names of all that is in it."""
+        return os.listdir(self.fd)
+
+    def remove_if_empty(self) -> None:
+        """Removes it, if it has its path still and nothing is in it."""
+        try:
+            if os.path.samestat(os.lstat(self.path), self._status):
+                os.rmdir(self.path)
+        except OSError:
+            pass  # It is gone, or something else is in it.
+
 
 def run_directory() -> str:
     """Returns the path of the run directory: $XDG_RUNTIME_DIR/memcached-sandbox-UID, or in $TMPDIR.
 
     Where neither is a folder that serves, it lies in /dev/shm, if there is one that lasts, or in
-    /tmp. It need not be there yet, and is no longer when the last server has ended. Raises
-    SandboxError.
+    /tmp. It need not be there yet, and is no longer when the last server has ended.
+
+    :raises SandboxError: there is no folder that serves.
     """
     for folder in folders():
-        if _problem_of_folder(folder) is None:
+        try:
+            return RunDirectory(folder).path
+        except FileNotFoundError:
             return run_directory_in(folder)
-    reasons = "; ".join(problems_of_folders())
-    raise SandboxError(
-        f"no folder for the run directory: {reasons}; "
-        "point TMPDIR to a folder that only you can write to"
-    )
+        except RunDirectoryError:
+            continue
+    raise _no_folder()
+
+
+def run_directories() -> list[RunDirectory]:
+    """Opens those run directories of this environment that are there and may be trusted."""
+    found = []
+    for folder in folders():
+        try:
+            found.append(RunDirectory(folder))
+        except (FileNotFoundError, RunDirectoryError):
+            continue
+    return found
 
 
 def folders() -> list[str]:
@@ -44,14 +144,25 @@ def folders() -> list[str]:
     named = os.environ.get("XDG_RUNTIME_DIR"), os.environ.get("TMPDIR")
     lasting = os.path.isdir(SHARED_MEMORY) and not os.path.exists(SYSTEMD)
     common = [SHARED_MEMORY, "/tmp"] if lasting else ["/tmp"]
-    return [*(os.path.abspath(folder) for folder in named if folder), *common]
+    return [*dict.fromkeys([*(os.path.abspath(folder) for folder in named if folder), *common])]
 
 
-def problems_of_folders() -> list[str]:
-    """Returns which of them cannot hold the run directory, and why."""
-    return [
-        f"{folder} {problem}" for folder in folders() if (problem := _problem_of_folder(folder))
-    ]
+def where() -> str:
+    """Returns, in words, where sandboxes are looked for: in the folders of this environment."""
+    return f"in {' or '.join(folders())}"
+
+
+def problems() -> list[str]:
+    """Returns which of the folders cannot hold the run directory, and why."""
+    found = []
+    for folder in folders():
+        try:
+            RunDirectory(folder)
+        except FileNotFoundError:
+            pass
+        except RunDirectoryError as error:
+            found.append(str(error))
+    return found
 
 
 def run_directory_in(folder: str) -> str:
@@ -59,35 +170,68 @@ def run_directory_in(folder: str) -> str:
     return os.path.join(folder, f"memcached-sandbox-{os.geteuid()}")
 
 
-def problem_of(directory: str) -> str | None:
+def make_directory(name: str, parent: int, mode: int) -> None:
+    """Makes a directory in the directory that a descriptor has open.
+
+    :raises SandboxError: this process's umask takes rights from its owner.
+    """
+    os.mkdir(name, mode, dir_fd=parent)
+    made = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+    if made & 0o700 != 0o700:
+        os.rmdir(name, dir_fd=parent)
+        raise SandboxError(
+            "the umask of this process takes rights from the owner of new directories "
+            f"(mode {mode:04o} became {stat.S_IMODE(made):04o}): set it to 077"
+        )
+
+
+def _no_folder() -> SandboxError:
+    return SandboxError(f"no folder for the run directory: {'; '.join(problems())}; {REMEDY}")
+
+
+def _problem_of(status: os.stat_result) -> str | None:
     """Returns why a directory, a run directory by its name, is not to be trusted, or None."""
-    try:
-        status = os.lstat(directory)
-    except FileNotFoundError:
-        return None
     if stat.S_ISLNK(status.st_mode):
         return "is a symbolic link"
     if not stat.S_ISDIR(status.st_mode):
         return "is no directory"
     if status.st_uid != os.geteuid():
-        return f"belongs to another user ({status.st_uid})"
+        return f"belongs to another user ({_name(status.st_uid)})"
     if status.st_mode & 0o022:
         return f"can be written by others (its mode is {stat.S_IMODE(status.st_mode):04o})"
     return None
 
 
-def _problem_of_folder(folder: str) -> str | None:
-    """Returns why a folder, which others may use too, cannot hold the run directory, or None."""
+def _open_folder(folder: str) -> int:
+    """Opens a folder that others may use too, and that can hold the run directory.
+
+    :raises RunDirectoryError: it cannot.
+    """
     try:
-        status = os.stat(folder)
+        descriptor = os.open(folder, FOLDER)
+    except NotADirectoryError:
+        raise RunDirectoryError(f"{folder} is no folder") from None
     except OSError as error:
-        return f"cannot be looked at ({error.strerror})"
-    if not stat.S_ISDIR(status.st_mode):
-        return "is no folder"
+        if explain_limit(error):
+            raise
+        raise RunDirectoryError(f"{folder} cannot be looked at ({error.strerror})") from None
+    if problem := _problem_of_folder(folder, os.fstat(descriptor)):
+        os.close(descriptor)
+        raise RunDirectoryError(f"{folder} {problem}")
+    return descriptor
+
+
+def _problem_of_folder(folder: str, status: os.stat_result) -> str | None:
+    """Returns why a folder, which others may use too, cannot hold the run directory, or None."""
+    if os.getuid() != os.geteuid():
+        return (
+            f"is for one user, and this process has the rights of two: of user {os.geteuid()}, "
+            f"for user {os.getuid()}"
+        )
     if not os.access(folder, os.W_OK | os.X_OK):
         return "cannot be written to"
     if status.st_uid not in (0, os.geteuid()):
-        return f"belongs to another user ({status.st_uid})"
+        return f"belongs to another user ({_name(status.st_uid)})"
     if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
         return "lets other users replace what is in it (its mode lacks the sticky bit)"
     size = len(os.fsencode(run_directory_in(folder))) + LONGEST_TAIL
@@ -97,3 +241,8 @@ def _problem_of_folder(folder: str) -> str | None:
             f"and may have {UNIX_PATH_LIMIT})"
         )
     return None
+
+
+def _name(uid: int) -> str:
+    unmapped = uid == UNMAPPED and sys.platform == "linux"
+    return f"{uid}, perhaps one that this user namespace does not map" if unmapped else str(uid)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ..errors import BinaryError, ProtocolError, ServerError, StartError, explain_limit
 from ..registry.directories import ControlDirectory, ServerDirectory
 from ..system import close_in_forks, deferred, no_fork
-from ..system.processes import listener_pid, unprivileged_user
+from ..system.processes import problem_of_listener, unprivileged_user
 from ..system.reaper import Reaper
 from . import NOT_RUNNING, Server
 from .binary import find_memcached
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 # Seconds to wait, after a lost connection, for the server to exit, so that its exit status can be
 # reported.
 DYING_TIME = 0.2
+
+# The only host at which a server listens.
+LOOPBACK = "127.0.0.1"
+
+# The port by which memcached lets the kernel choose one: server_socket() in memcached.c.
+CHOICE = "-1"
 
 # Bytes of the end of memcached's output to show when it fails.
 LAST_OUTPUT = 500
@@ -75,6 +81,8 @@ class Memcached(Server):
                 "max_item_size": max_item_size,
                 "threads": threads,
                 "max_connections": max_connections,
+                "unix_socket": unix_socket,
+                "binary": binary,
                 "args": args,
                 "start_timeout": start_timeout,
             }
@@ -230,6 +238,7 @@ class _Process:
         self._unix_socket = unix_socket
         self._control_directory = control_directory
         self._port: _socket.socket | None = None
+        self._wanted: dict[str, str] = {}  # what `stats settings` must say of its address
         self._exit_reason: str | None = None
         self._lock = threading.RLock()
         self._reaper = Reaper()
@@ -254,16 +263,19 @@ class _Process:
             self.command += ["-u", directory.user.pw_name]
         if self._unix_socket:
             # memcached writes its pid once it listens: save_pid() in memcached.c.
+            self._wanted = {"domain_socket": f"{folder}/socket"}
             self.command += ["-s", f"{folder}/socket", "-a", "0700", "-P", f"{folder}/pid"]
         else:
-            self.command += ["-l", "127.0.0.1", "-p", str(self._hold_port()), "-U", "0"]
+            port = self._hold_port()
+            self._wanted = {"inter": LOOPBACK, "tcpport": port, "udpport": "0"}
+            self.command += ["-l", LOOPBACK, "-p", port, "-U", "0"]
             variables["MEMCACHED_PORT_FILENAME"] = f"{folder}/port"
         try:
             self._reaper.start(
                 self.command,
                 variables,
                 directory=directory.path,
-                files=(*directory.FILES, directory.FOLDER),
+                files=directory.CONTENTS,
                 control="" if control is None else control.path,
                 control_files=() if control is None else control.PATTERNS,
                 lock=directory.lock,
@@ -275,7 +287,10 @@ class _Process:
             if (reached := explain_limit(error)) is not None:
                 raise StartError(f"{self.command[0]} cannot be started: {reached}") from error
             if error.filename != self.command[0]:
-                raise StartError(f"memcached's reaper cannot be started: {error}") from error
+                file = f"{error.filename}: " if error.filename else ""
+                raise StartError(
+                    f"memcached's reaper cannot be started: {file}{error.strerror}"
+                ) from error
             raise BinaryError(
                 f"{self.command[0]} cannot be executed: {error.strerror}; "
                 "name another memcached in MEMCACHED_SANDBOX_BINARY"
@@ -283,19 +298,21 @@ class _Process:
 
     def _register(self) -> None:
         """Writes the record, and removes what killed runs have left, while memcached comes up."""
-        control, run_directory = self._control_directory, os.path.dirname(self.directory.path)
+        control, run = self._control_directory, self.directory.run
         try:
             name = "" if control is None else control.name
             self.directory.write_record(self.pid, self._memory_mb, name)
-            if os.listdir(run_directory) != [self.directory.name]:
+            if run.names() != [self.directory.name]:
                 from ..registry.cleanup import remove_stale
 
-                remove_stale(run_directory)
+                remove_stale(run)
         except OSError as error:
             what = explain_limit(error) or error
             raise StartError(f"the run directory cannot be used: {what}") from error
+        finally:
+            run.close_fd()
 
-    def _hold_port(self) -> int:
+    def _hold_port(self) -> str:
         """Binds a free port, to which memcached binds as well, until `end`.
 
         No other program is given the port meanwhile, and no connection is accepted by it. Linux
@@ -303,19 +320,18 @@ class _Process:
         Others want SO_REUSEPORT for that, which memcached does not set: it chooses a port there.
         """
         if sys.platform != "linux":
-            return -1  # The kernel's choice: server_socket() in memcached.c.
+            return CHOICE
         self._port = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
         self._port.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
-        self._port.bind(("127.0.0.1", 0))
-        port: int = self._port.getsockname()[1]
-        return port
+        self._port.bind((LOOPBACK, 0))
+        return str(self._port.getsockname()[1])
 
     def wait_for_address(self) -> str:
         """Returns where memcached listens, once it does.
 
         :raises StartError: memcached has ended, does not answer, or is another process.
         """
-        binary, directory = self.command[0], self.directory
+        binary, directory, address = self.command[0], self.directory, "an unknown address"
         try:
             if not (line := self._reaper.read_ready(self._deadline)):
                 raise StartError(f"{binary} {self.exit_reason()} before it was ready")
@@ -323,10 +339,12 @@ class _Process:
             if self._unix_socket:
                 peer, address = directory.socket, f"unix:{directory.socket}"
             else:
-                port = int(line.split()[2])  # memcached has written b"TCP INET: 41877\n".
-                peer, address = ("127.0.0.1", port), f"127.0.0.1:{port}"
+                # The port that was asked for, or memcached's choice: it wrote b"TCP INET: 41877\n".
+                asked = self._wanted["tcpport"]
+                port = int(line.split()[2] if asked == CHOICE else asked)
+                peer, address = (LOOPBACK, port), f"{LOOPBACK}:{port}"
             seconds = max(0.001, self._deadline - time.monotonic())
-            listener = listener_pid(peer, self.pid, seconds)
+            problem = problem_of_listener(peer, self.pid, self._wanted, seconds)
             directory.add_address(address)
             in_group = self._reaper.is_in_group
         except TimeoutError:
@@ -340,7 +358,8 @@ class _Process:
             if isinstance(error, OSError) and (reached := explain_limit(error)) is not None:
                 raise StartError(f"{binary} cannot be used: {reached}") from error
             reason = (
-                self.exit_reason() or f"does not answer as a memcached does: {error}{self._said()}"
+                self.exit_reason()
+                or f"does not answer as a memcached does at {address}: {error}{self._said()}"
             )
             raise StartError(f"{binary} {reason}") from error
         if not in_group:
@@ -348,10 +367,10 @@ class _Process:
                 f"{binary} has left its process group, and could not be ended with its owner: "
                 "if it is a script, let it end with 'exec memcached ...'"
             )
-        if listener != self.pid:
+        if problem:
             raise StartError(
-                f"another process than the one that was started serves {address}: "
-                f"if {binary} is a script, let it end with 'exec memcached ...'"
+                f"{binary} was to listen at {address} alone, but {problem}: "
+                "if it is a script, let it end with 'exec memcached \"$@\"'"
             )
         return address
 

@@ -48,6 +48,9 @@ OWN_FILES_OF_A_THREAD = 4
 
 LONGEST_START = 3600  # seconds
 
+# memcached reads numbers as C's int.
+LARGEST_NUMBER = 2**31 - 1
+
 # getopt_long's tables in main() of memcached.c, 1.6: what takes a value is followed by ":" or "=".
 SHORT_OPTIONS = "a:AZp:s:U:m:Mc:khiVrvdl:u:P:f:n:t:D:LR:Cb:B:I:SFXWY:e:o:N:"
 LONG_OPTIONS = [
@@ -59,6 +62,9 @@ LONG_OPTIONS = [
     "enable-sasl", "disable-flush-all", "disable-dumping", "disable-watch", "auth-file=",
     "memory-file=", "extended=", "napi-ids=",
 ]  # fmt: skip
+
+# What follows it is no option for memcached, be it one: getopt(3).
+END_OF_OPTIONS = "--"
 
 _SET_BY_SANDBOX = "it is set by the sandbox itself"
 
@@ -366,6 +372,14 @@ def _are_strings(value: object) -> bool:
     )
 
 
+def _can_be_passed(text: object) -> bool:
+    """Returns whether a text can be an argument of a program."""
+    try:
+        return isinstance(text, str) and b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
 def _spelled(size: int) -> str:
     return f"{size // KB} KB" if size % MB else f"{size // MB} MB"
 
@@ -407,8 +421,13 @@ class _Check:
         args = self._options.get("args", ())
         if not _are_strings(args):
             raise self._error("args", "must be a list of strings")
-        if not isinstance(self._options.get("binary"), str | os.PathLike | None):
+        if not all(map(_can_be_passed, args)):
+            raise self._error("args", "no program can be passed a NUL or a lone surrogate")
+        binary = self._options.get("binary")
+        if not isinstance(binary, str | os.PathLike | None):
             raise self._error("binary", "must be a path or a name")
+        if binary is not None and not _can_be_passed(os.fspath(binary)):
+            raise self._error("binary", "no path has a NUL or a lone surrogate in it")
         if not isinstance(self._options.get("unix_socket", False), bool):
             raise self._error("unix_socket", "must be True or False")
 
@@ -430,6 +449,8 @@ class _Check:
             raise self._error(keyword, "must be a whole number")
         if value < 1:
             raise self._error(keyword, "must be 1 or more")
+        if value > LARGEST_NUMBER:
+            raise self._error(keyword, f"must be at most {LARGEST_NUMBER}")
 
     def _check_connections(self) -> None:
         threads = self._options.get("threads", 1)
@@ -483,8 +504,9 @@ class _Check:
             raise self._error(
                 "args", f"memcached does not take that, {error.msg}; see 'memcached -h'"
             ) from None
-        if rest:
-            raise self._error("args", f"memcached takes options only, and {rest[0]!r} is none")
+        if rest or END_OF_OPTIONS in args:
+            other = rest[0] if rest else END_OF_OPTIONS
+            raise self._error("args", f"memcached takes options only, and {other!r} is none")
         for name, _ in parsed:
             for names, reason in REFUSED_ARGUMENTS.items():
                 if name in names:

@@ -1,9 +1,11 @@
-"""Lists the memcacheds of this machine that this package did not start."""
+"""Looks at what else runs on this machine: other memcacheds, and other people's processes."""
 
 from __future__ import annotations
 
 import getopt
+import os
 import socket
+import sys
 from typing import NamedTuple
 
 import psutil
@@ -11,6 +13,9 @@ import psutil
 from ..inject import address
 from ..registry import inventory
 from .options import LONG_OPTIONS, SHORT_OPTIONS
+
+# The user IDs of people: UID_MIN in login.defs(5), 501 on macOS, up to that of the user nobody.
+PEOPLE = range(1000 if sys.platform == "linux" else 501, 65534)
 
 
 class OtherMemcached(NamedTuple):
@@ -23,12 +28,26 @@ class OtherMemcached(NamedTuple):
 
 def other_memcacheds() -> list[OtherMemcached]:
     """Returns the memcacheds on this machine that are not among `inventory.servers`."""
-    ours = {server.record.server.pid for server in inventory.servers()[0]}
+    recorded = [server.record.server for server in inventory.servers()[0]]
+    ours = {server.pid for server in recorded if server.is_of_this_system}
     return [
         OtherMemcached(process.pid, process.info["username"] or "?", _addresses(process))
         for process in psutil.process_iter(["name", "username", "cmdline"])
         if process.info["name"] == "memcached" and process.pid not in ours
     ]
+
+
+def other_people() -> list[str]:
+    """Returns the names of other people whose processes run on this machine."""
+    return sorted(
+        {
+            process.info["username"] or str(process.info["uids"].real)
+            for process in psutil.process_iter(["uids", "username"])
+            if process.info["uids"]
+            and process.info["uids"].real in PEOPLE
+            and process.info["uids"].real != os.getuid()
+        }
+    )
 
 
 def _addresses(process: psutil.Process) -> list[address.Address]:

@@ -8,17 +8,22 @@ prove it. But memcached sleeps 1 ms between opening its sockets and answering it
 from __future__ import annotations
 
 import _socket
+import errno
+import functools
 import os
 import signal
 import struct
 import sys
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import StartError, explain_limit
 
 if TYPE_CHECKING:
     import pwd
+
+    from _memcached_sandbox.address import Peer
 
 # From linux/sock_diag.h, linux/inet_diag.h and linux/netlink.h.
 NETLINK_SOCK_DIAG = 4
@@ -27,58 +32,71 @@ NLM_F_REQUEST = 1
 TCP_LISTEN = 10
 NO_COOKIE = 0xFFFFFFFF
 
-# By how many seconds two readings of one process's creation may differ: the kernel keeps it since
-# boot, and psutil takes the time of boot in whole seconds.
-TOLERANCE = 2.0
+# Where Linux shows a process its own descriptors: proc(5).
+OWN_DESCRIPTORS = "/proc/self/fd"
+
+# How a descriptor's link names a socket, before its inode: proc(5), /proc/PID/fd.
+SOCKET_LINK = "socket:["
+
+OTHER_PROCESS = "another process than the one that was started listens there"
+
+# What stands for a start or a system that this machine does not tell.
+UNKNOWN = "?"
 
 
 class Identity(NamedTuple):
-    """Identifies a process by its pid and its time of creation, in seconds since 1970."""
+    """Identifies a process, so that a later one with its pid is not mistaken for it.
+
+    started: when it was created. On Linux in clock ticks since boot, which a corrected clock leaves
+        as they are, elsewhere in seconds since 1970. `UNKNOWN` on a Linux without /proc.
+    system: where pid and start count: the IDs of boot and PID namespace, or `UNKNOWN`.
+    """
 
     pid: int
-    created: float
+    started: str
+    system: str
 
     @classmethod
-    def of_this_process(cls) -> Identity:
-        """Returns the identity of this process."""
-        return cls(os.getpid(), _created(os.getpid()))
+    def of(cls, pid: int) -> Identity:
+        """Returns the identity of a process that runs, or of a child that was not waited for."""
+        return cls(pid, _status(pid)[1], _system())
 
-    @classmethod
-    def of_new_child(cls, pid: int) -> Identity:
-        """Returns the identity of a process that has just been started."""
-        return cls(pid, time.time())
+    @property
+    def is_of_this_system(self) -> bool:
+        """Whether its pid is one of those that this process knows."""
+        return self.system == _system() != UNKNOWN
 
     def is_running(self) -> bool:
-        """Returns whether the process runs: a later one with its pid is another process."""
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
+        """Returns whether it runs, as far as can be proved."""
+        if not self.is_of_this_system or self.started == UNKNOWN:
             return False
-        except PermissionError:
-            pass  # It is another user's.
-        import psutil
+        state, started = _status(self.pid)
+        return started == self.started and state not in ("Z", "X")
 
-        try:
-            process = psutil.Process(self.pid)
-            alive = process.status() != psutil.STATUS_ZOMBIE
-            return alive and abs(process.create_time() - self.created) < TOLERANCE
-        except psutil.Error:
-            return False
-
-    def kill(self, with_group: bool = False) -> bool:
+    def kill(self) -> bool:
         """Kills the process, and returns whether there was one to kill.
 
-        :param with_group: kill its whole process group.
+        Linux keeps a pidfd's process apart from a later one with its pid: pidfd_open(2). So it is
+        opened before the process is identified.
         """
-        if not self.is_running():
-            return False
         try:
-            if with_group:
-                os.killpg(os.getpgid(self.pid), signal.SIGKILL)
+            pidfd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return False
+        except (AttributeError, OSError):
+            pidfd = -1  # no Linux, or one before 5.3
+        try:
+            if not self.is_running():
+                return False
+            if pidfd >= 0:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             else:
                 os.kill(self.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             return False  # It has just ended; macOS calls that a lack of permission.
+        finally:
+            if pidfd >= 0:
+                os.close(pidfd)
         return True
 
     def command(self) -> list[str]:
@@ -90,25 +108,53 @@ class Identity(NamedTuple):
         except psutil.Error:
             return []
 
+    def age(self) -> float | None:
+        """Returns for how many seconds it has been there, or None if that is unknown."""
+        if self.started == UNKNOWN:
+            return None
+        if sys.platform == "linux":
+            now = time.clock_gettime(time.CLOCK_BOOTTIME)
+            started = int(self.started) / os.sysconf("SC_CLK_TCK")
+        else:
+            now, started = time.time(), float(self.started)
+        return max(0.0, now - started)
 
-def _created(pid: int) -> float:
-    """Returns what psutil's create_time() does, without the import: it takes longer than a start.
 
-    :returns: seconds since 1970; 0 on a Linux without /proc, where psutil could not tell either.
+def _status(pid: int) -> tuple[str, str]:
+    """Returns the state of a process and when it was started; both `UNKNOWN` if it is not there.
+
+    psutil's import takes longer than a start.
     """
     if sys.platform != "linux":
         import psutil
 
-        created: float = psutil.Process(pid).create_time()
-        return created
-    # The 22nd field, in clock ticks since boot: proc(5). The second, the name, may have spaces.
+        try:
+            process = psutil.Process(pid)
+            is_zombie = process.status() == psutil.STATUS_ZOMBIE
+            return "Z" if is_zombie else "R", f"{process.create_time():.6f}"
+        except psutil.Error:
+            return UNKNOWN, UNKNOWN
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            ticks = int(file.read().rpartition(b")")[2].split()[19])
-    except FileNotFoundError:
-        return 0
-    boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    return boot + ticks / os.sysconf("SC_CLK_TCK")
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            text = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return UNKNOWN, UNKNOWN
+    # The 3rd and the 22nd field: proc(5). The second, the name, may have spaces and brackets.
+    fields = text.rpartition(b")")[2].split()
+    return fields[0].decode(), fields[19].decode()
+
+
+@functools.cache
+def _system() -> str:
+    """Returns the IDs of this boot and of the PID namespace of this process."""
+    if sys.platform != "linux":
+        return sys.platform
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb", buffering=0) as file:
+            boot = file.read().decode().strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return UNKNOWN
 
 
 def unprivileged_user() -> pwd.struct_passwd | None:
@@ -118,6 +164,11 @@ def unprivileged_user() -> pwd.struct_passwd | None:
     """
     if os.geteuid() != 0:
         return None
+    if sys.platform == "linux" and not os.path.isdir(OWN_DESCRIPTORS):
+        raise StartError(
+            "root's memcached, which is another user's, reaches its files through /proc: "
+            "mount /proc, or run as another user"
+        )
     import pwd
 
     try:
@@ -142,28 +193,42 @@ def _limit_of_reading(path: str) -> str | None:
     return None
 
 
-def listener_pid(peer: str | tuple[str, int], expected_pid: int, timeout: float) -> int | None:
-    """Returns the pid of the process that listens at a path or an IPv4 address and a port.
+def problem_of_listener(
+    peer: Peer, pid: int, wanted: Mapping[str, str], timeout: float
+) -> str | None:
+    """Returns why a process is not the one that listens at an address, and only there; or None.
 
-    :param peer: what socket.connect() takes.
-    :param expected_pid: the kernel only tells whether it is this one.
+    :param peer: what socket.connect() takes: a path, or an IPv4 address and a port.
+    :param pid: the process that must listen there.
+    :param wanted: what ``stats settings`` must say of the address.
     :param timeout: seconds to wait for a server that has to be asked itself.
-    :returns: None if it is not the expected one, and the kernel was asked.
     :raises OSError: nobody listens there, or answers.
     :raises ProtocolError: it is no memcached.
     """
-    if sys.platform == "linux":
-        try:
+    try:
+        if sys.platform == "linux":
+            sockets = _sockets_of(pid)
             if isinstance(peer, str):
-                return _unix_listener_pid(peer)
-            inode = _tcp_listener_inode(*peer)
-            return expected_pid if _has_socket(expected_pid, inode) else None
-        except OSError:
-            pass  # No socket diagnosis in this kernel or container: the server is asked.
+                is_listener = _unix_listener_pid(peer) == pid
+            else:
+                is_listener = _tcp_listener_inode(*peer) in sockets
+            if not is_listener:
+                return OTHER_PROCESS
+            if len(sockets) == 1:
+                return None
+    except OSError:
+        pass  # No socket diagnosis in this kernel or container: the server is asked.
     from ..inject import protocol
 
     with protocol.Connection(peer, timeout) as connection:
-        return int(connection.stats()["pid"])
+        if connection.stats()["pid"] != str(pid):
+            return OTHER_PROCESS
+        settings = connection.stats("settings")
+    found = {name: settings.get(name, UNKNOWN) for name in wanted}
+    if found != wanted:
+        settings_found = ", ".join(f"{name} {value}" for name, value in found.items())
+        return f"its settings are {settings_found}"
+    return None
 
 
 def _unix_listener_pid(path: str) -> int:
@@ -179,7 +244,7 @@ def _unix_listener_pid(path: str) -> int:
 
 
 def _tcp_listener_inode(host: str, port: int) -> int:
-    """Asks for the one socket that listens at an IPv4 address: sock_diag(7), inet_diag_req_v2.
+    """Asks for the socket that listens at an IPv4 address: sock_diag(7), inet_diag_req_v2.
 
     Reading /proc/net/tcp instead takes over a millisecond: it walks the kernel's whole table.
     """
@@ -199,16 +264,16 @@ def _tcp_listener_inode(host: str, port: int) -> int:
     _, kind, _, _, _ = struct.unpack_from("=IHHII", answer)
     if kind != SOCK_DIAG_BY_FAMILY:
         raise OSError(-struct.unpack_from("=i", answer, 16)[0], "no such listener")
+    # One that listens at all addresses of this machine is found, too.
+    family, source = answer[16], answer[16 + 8 : 16 + 12]
+    if family != _socket.AF_INET or source != _socket.inet_aton(host):
+        raise OSError(errno.EADDRNOTAVAIL, "the listener listens elsewhere, too")
     inode: int = struct.unpack_from("=I", answer, 16 + 68)[0]
     return inode
 
 
-def _has_socket(pid: int, inode: int) -> bool:
-    """Returns whether a process holds a socket: proc(5), /proc/PID/fd."""
+def _sockets_of(pid: int) -> list[int]:
+    """Returns the inodes of the sockets that a process holds: proc(5), /proc/PID/fd."""
     folder = f"/proc/{pid}/fd"
-    wanted = f"socket:[{inode}]"
-    # Listening sockets are among the last that memcached opens.
-    return any(
-        os.readlink(f"{folder}/{descriptor}") == wanted
-        for descriptor in sorted(os.listdir(folder), key=int, reverse=True)
-    )
+    links = [os.readlink(f"{folder}/{descriptor}") for descriptor in os.listdir(folder)]
+    return [int(link[len(SOCKET_LINK) : -1]) for link in links if link.startswith(SOCKET_LINK)]

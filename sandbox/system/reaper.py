@@ -13,6 +13,7 @@ is in the group. So no pid has to be handed over, and none is searched for.
 from __future__ import annotations
 
 import _socket  # without what socket adds, whose import takes as long as a server's start
+import errno
 import fcntl
 import functools
 import os
@@ -50,7 +51,7 @@ FOLDER = 4
 # The reaper's: the lock of the directory.
 LOCK = 3
 
-# Where rm and rmdir usually are, before PATH is searched.
+# Where sh, rm and rmdir usually are, before PATH is searched.
 TOOL_FOLDERS = ("/bin", "/usr/bin")
 
 # A dead reaper must not kill the owner by SIGPIPE. macOS has no such flag.
@@ -233,7 +234,7 @@ class Reaper:
 
 def _spawn_shell(arguments: Sequence[str], env: Mapping[str, str], words: int, lock: int) -> int:
     return os.posix_spawn(
-        "/bin/sh",
+        _find_tool("sh"),
         ["sh", "-c", SCRIPT, NAME, *arguments],
         env,
         file_actions=[
@@ -304,6 +305,8 @@ def _readable(descriptor: int, seconds: float) -> bool:
 def _find_tool(name: str) -> str:
     for folder in (*TOOL_FOLDERS, *os.get_exec_path()):
         path = f"{folder}/{name}"
-        if os.access(path, os.X_OK):
+        # A relative folder may be another user's.
+        if os.path.isabs(folder) and os.path.isfile(path) and os.access(path, os.X_OK):
             return path
-    raise FileNotFoundError(2, f"no {name} on PATH to remove the server's files with")
+    places = ", ".join(TOOL_FOLDERS)
+    raise FileNotFoundError(errno.ENOENT, f"no executable {name!r} in {places} or on PATH")

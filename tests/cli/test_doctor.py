@@ -60,12 +60,12 @@ def test_memcached_that_does_not_start_is_a_problem(run: Run) -> None:
     assert "-> name another memcached in MEMCACHED_SANDBOX_BINARY" in result.stdout
 
 
-def test_run_directory_that_is_a_link_is_a_problem(run: Run, tmp_path: Path) -> None:
-    (tmp_path / f"memcached-sandbox-{os.geteuid()}").symlink_to("/tmp")
+def test_run_directory_that_is_a_link_is_passed_over(run: Run, tmp_path: Path) -> None:
+    link = tmp_path / f"memcached-sandbox-{os.geteuid()}"
+    link.symlink_to("/tmp")
     result = run("sandbox", "doctor", TMPDIR=str(tmp_path))
-    assert result.returncode == 1
-    assert re.search("^run directory +PROBLEM: .* is a symbolic link$", result.stdout, re.MULTILINE)
-    assert "-> remove it, or point TMPDIR to a folder of yours" in result.stdout
+    assert result.returncode == 0
+    assert f"({link} is a symbolic link" in result.stdout
 
 
 def test_missing_folder_of_tmpdir_is_passed_over(run: Run, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_missing_folder_of_tmpdir_is_passed_over(run: Run, tmp_path: Path) -> No
 def test_stale_directory_is_named_before_a_start_removes_it(cli: Cli) -> None:
     left = cli.run_directory / "00000000"
     with Memcached():
-        left.mkdir()
+        left.mkdir()  # as an owner leaves it that is killed at once
         result = cli("doctor")
         assert f"{left}\n" in result.stdout
         assert "-> 'sandbox stop --stale' removes it, or says what is in the way" in result.stdout

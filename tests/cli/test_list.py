@@ -27,7 +27,7 @@ pytestmark = pytest.mark.whole_machine
 def test_list_without_servers(cli: Cli) -> None:
     result = cli("list")
     assert (result.returncode, result.stdout) == (0, "")
-    assert result.stderr == "sandbox: no sandbox runs.\n"
+    assert result.stderr == f"sandbox: no sandbox runs in {cli.run_directory.parent}.\n"
     assert cli("list", "--json").stdout == "[]\n"
 
 
@@ -111,8 +111,9 @@ def test_server_of_another_version_is_named(cli: Cli) -> None:
         assert result.returncode == 0
 
 
-def test_servers_in_another_run_directory_are_listed(run: Run, tmp_path: Path) -> None:
-    """Two shells may have different values of TMPDIR."""
+def test_servers_of_another_tmpdir_are_not_looked_for(run: Run, tmp_path: Path) -> None:
+    """Who names a folder is not believed: the list says where it has looked."""
     with Memcached() as server:
         other = run("sandbox", "list", TMPDIR=str(tmp_path))
-        assert server.address in other.stdout
+        assert server.address not in other.stdout
+        assert (other.returncode, "Traceback" in other.stderr) == (0, False)

@@ -28,10 +28,8 @@ class Cli:
         self._monkeypatch = monkeypatch
         self._capfd = capfd  # sees what child processes write, too
         self.run_directory = run_folder / f"memcached-sandbox-{os.geteuid()}"
-        monkeypatch.setattr("sandbox.registry.inventory.run_directories", self._run_directories)
-
-    def _run_directories(self) -> list[str]:
-        return [str(self.run_directory)] if self.run_directory.exists() else []
+        folders = [str(run_folder)]
+        monkeypatch.setattr("sandbox.registry.run_directory.folders", lambda: folders)
 
     def __call__(self, *arguments: str) -> Result:
         self._monkeypatch.setattr("sys.argv", ["sandbox", *arguments])

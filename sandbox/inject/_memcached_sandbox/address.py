@@ -15,8 +15,10 @@ DEFAULT_PORT = 11211
 
 HIGHEST_PORT = 65535
 
-# An address with its port, or a path. A number alone is no host, but a port without its host.
-COMPLETE = r"(?i)unix:.+|(\[[0-9a-f:.]+(%[\w.-]+)?\]|(?!\d+:)[\w.-]+):(?P<port>\d{1,5})"
+# An address with its port, or a path. A number alone is no host, but a port without its host. A
+# path has no NUL, and no surrogate but those that os.fsdecode() makes of undecodable bytes.
+PATH = r"unix:[^\0\ud800-\udc7f\udd00-\udfff]+"
+COMPLETE = rf"(?i){PATH}|(\[[0-9a-f:.]+(%[\w.-]+)?\]|(?!\d+:)[\w.-]+):(?P<port>\d{{1,5}})"
 
 # An IPv6 address that stands for an IPv4 address: RFC 4291, section 2.5.5.2.
 MAPPED = "::ffff:"
