@@ -449,7 +449,7 @@ class _Check:
             raise self._error(keyword, "must be a whole number")
         if value < 1:
             raise self._error(keyword, "must be 1 or more")
-        if value > LARGEST_NUMBER:
+        if value > LARGEST_NUMBER and keyword != "max_item_size":  # that has a lower limit
             raise self._error(keyword, f"must be at most {LARGEST_NUMBER}")
 
     def _check_connections(self) -> None:

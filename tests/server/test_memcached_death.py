@@ -80,8 +80,9 @@ def test_program_that_is_no_memcached_is_an_error_at_every_use(tmp_path: Path) -
     chatter = script(
         tmp_path / "chatter",
         f"#!{sys.executable}\n"
-        "import os, socket\n"
-        "listener = socket.create_server(('127.0.0.1', 0))\n"
+        "import os, socket, sys\n"
+        "port = max(0, int(sys.argv[sys.argv.index('-p') + 1]))\n"
+        "listener = socket.create_server(('127.0.0.1', port))\n"
         "with open(os.environ['MEMCACHED_PORT_FILENAME'] + '.lck', 'a') as ready:\n"
         "    print('TCP INET:', listener.getsockname()[1], file=ready)\n"
         "for answer in (b'who are you?\\r\\n', b'y' * 2_000_000, b''):\n"

@@ -46,7 +46,7 @@ def test_program_that_never_answers_is_killed_after_start_timeout(tmp_path: Path
     assert not psutil.pid_exists(pid)
 
 
-def test_garbage_in_place_of_a_port_is_an_error(tmp_path: Path) -> None:
+def test_line_of_garbage_is_an_error(tmp_path: Path) -> None:
     liar = script(
         tmp_path / "liar",
         '#!/bin/sh\necho "TCP" >>"$MEMCACHED_PORT_FILENAME.lck"\nexec sleep 100\n',
