@@ -148,7 +148,7 @@ def folders() -> list[str]:
 
 
 def where() -> str:
-    """Returns, in words, where sandboxes are looked for: in the folders of this environment."""
+    """Returns words for where sandboxes are looked for: in the folders of this environment."""
     return f"in {' or '.join(folders())}"
 
 

@@ -53,7 +53,7 @@ def test_shell_completion(run: Run) -> None:
         (["list", "--yaml"], "No such option"),
         (["list", "5a5f89de"], "Got unexpected extra argument (5a5f89de)"),
         (["stop"], "This shell has no sandbox: give an ID, --all or --stale."),
-        (["stop", "nothing"], "There is no sandbox 'nothing': 'sandbox list' shows the IDs."),
+        (["stop", "nothing"], "There is no sandbox 'nothing' in /"),
         (["stop", "--shell", "tcsh"], "Invalid value for '--shell': 'tcsh' is not one of"),
         (["start", "--ttl", "soon"], "Invalid value for '--ttl': 'soon' is not a time: give 45s,"),
         (["start", "--ttl", "0s"], "Invalid value for '--ttl': '0s' is out of range: give 1s to"),

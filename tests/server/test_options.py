@@ -52,7 +52,6 @@ from sandbox.server.options import Given
         ({"unix_socket": None}, "unix_socket=None: must be True or False"),
         ({"memory_mb": None}, "memory_mb=None: must be a whole number"),
         ({"threads": 10**30}, "threads=10*: must be at most 2147483647"),
-        ({"start_timeout": float("inf")}, "start_timeout=inf: must be at most 3600 seconds"),
         ({"start_timeout": 1e10}, "start_timeout=10000000000.0: must be at most 3600 seconds"),
         ({"args": ["--no-such-option"]}, "args=.*: memcached does not take that, .*not recognized"),
         (
