@@ -12,7 +12,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..errors import BinaryError, ProtocolError, ServerError, StartError, explain_limit
+from ..errors import (
+    BinaryError,
+    ProtocolError,
+    ServerError,
+    StartError,
+    explain_limit,
+    printable,
+)
 from ..registry.directories import ControlDirectory, ServerDirectory
 from ..system import close_in_forks, deferred, no_fork
 from ..system.processes import listener_pid, unprivileged_user
@@ -323,7 +330,7 @@ class _Process:
             if self._unix_socket:
                 peer, address = directory.socket, f"unix:{directory.socket}"
             else:
-                port = int(line.split()[2])  # memcached has written b"TCP INET: 41877\n".
+                port = _port_in(line)
                 peer, address = ("127.0.0.1", port), f"127.0.0.1:{port}"
             seconds = max(0.001, self._deadline - time.monotonic())
             listener = listener_pid(peer, self.pid, seconds)
@@ -396,7 +403,18 @@ class _Process:
                 words = " ".join(output.read().decode(errors="replace").split())
         except FileNotFoundError:
             return ""
-        return f", saying: {words}" if words else ""
+        return f", saying: {printable(words)}" if words else ""
+
+
+def _port_in(line: bytes) -> int:
+    """Returns the port in the line that memcached writes, such as ``TCP INET: 41877``.
+
+    :raises ProtocolError: there is none.
+    """
+    digits = b"".join(line.split()[2:3])
+    if not (digits.isdigit() and len(digits) <= 5 and 0 < int(digits) < 1 << 16):
+        raise ProtocolError(f"wrote {line[:80]!r} in place of its port")
+    return int(digits)
 
 
 def _how_it_ended(exit_code: int | None) -> str:
