@@ -29,6 +29,8 @@ MainMemcachedRefused = _inject.MainMemcachedRefused
 CachesError = _inject.CachesError
 ProtocolError = _inject.ProtocolError
 
+printable = _inject.printable
+
 # Only here, where the package is sure to be: without it an error could not be pickled by that name.
 for _error in (SandboxError, RunError, MainMemcachedRefused):
     _error.__module__ = "sandbox"
@@ -48,7 +50,7 @@ class OptionError(SandboxError, ValueError):
         self.text = text
 
     def __str__(self) -> str:
-        return self.text
+        return printable(self.text)
 
 
 class BinaryError(SandboxError):

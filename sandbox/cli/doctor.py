@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import click
 
-from ..errors import BinaryError, SandboxError, StartError
+from ..errors import BinaryError, SandboxError, StartError, printable
 from ..registry import inventory
 from ..registry.run_directory import problems, run_directory, where
 from ..server.binary import find_memcached, install_command
@@ -51,9 +51,10 @@ def command(as_json: bool) -> int:
     else:
         width = max(len(finding.check) for finding in findings)
         for check, found, remedy, fatal in findings:
-            click.echo(f"{check.ljust(width)}  {'PROBLEM: ' if fatal else ''}{found}")
+            problem = "PROBLEM: " if fatal else ""
+            click.echo(f"{check.ljust(width)}  {problem}{printable(found)}")
             if remedy:
-                click.echo(f"{' ' * width}  -> {remedy}")
+                click.echo(f"{' ' * width}  -> {printable(remedy)}")
     return PROBLEM if any(finding.fatal for finding in findings) else 0
 
 
@@ -99,7 +100,7 @@ def _start_and_stop(server: Memcached) -> tuple[float, float]:
 def _version_of(binary: str) -> str:
     try:
         output = subprocess.run(
-            [binary, "-V"], capture_output=True, text=True, timeout=5, check=False
+            [binary, "-V"], capture_output=True, errors="replace", timeout=5, check=False
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return "which does not tell its version"

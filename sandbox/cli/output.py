@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import printable
+
 if TYPE_CHECKING:
     from ..run.sandbox import Sandbox
     from ..server.memcached import Memcached
@@ -23,7 +25,7 @@ INTERRUPTED = 130
 def say(line: str) -> None:
     """Prints a line on stderr."""
     with suppress(BrokenPipeError):  # It may have gone away: the exit status still tells.
-        click.echo(f"sandbox: {line}", err=True)
+        click.echo(f"sandbox: {printable(line)}", err=True)
 
 
 class ExitWatcher:
@@ -56,17 +58,12 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int | N
 
     :param width: that of the terminal, in characters; None to cut nothing off.
     """
-    lines = [headings, *([_in_one_line(cell) for cell in row] for row in rows)]
+    lines = [headings, *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         _cut(GAP.join(cell.ljust(size) for cell, size in zip(line, widths, strict=True)), width)
         for line in lines
     )
-
-
-def _in_one_line(cell: str) -> str:
-    """Replaces what a command may have in it: line ends, terminal sequences, undecodable bytes."""
-    return "".join(character if character.isprintable() else " " for character in cell)
 
 
 def _cut(line: str, width: int | None) -> str:

@@ -40,8 +40,7 @@ def command(ids: tuple[str, ...], every: bool, stale: bool, shell: str) -> int:
     servers, unknown = inventory.servers()
     if missing := set(ids).difference(server.directory.name for server in servers):
         raise click.UsageError(
-            f"There is no sandbox {min(missing)!r} {where()}: "
-            "'sandbox list' shows the IDs."
+            f"There is no sandbox {min(missing)!r} {where()}: 'sandbox list' shows the IDs."
         )
     ours = os.path.basename(os.path.dirname(control or ""))
     chosen = [

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from ..errors import printable
 from ..run.local import local_source
 from ..run.summary import Summary, contents, refused
 from ..server import Server
@@ -99,14 +100,15 @@ class SandboxedSession:
             if server != main
         )
         if self._joins:
-            return f"{TITLE}: in the run that is there already{': ' * bool(places)}{places}"
+            joined = f"in the run that is there already{': ' * bool(places)}{places}"
+            return f"{TITLE}: {printable(joined)}"
         memory = f"{memcached_options(config).get('memory_mb', 64)} MB"
         workers = config.getoption("dist", "no") != "no"
         if not places:
             places = "on each worker" if workers else "started when it is used"
         elif workers:
             places += ", and others on each worker"
-        return f"{TITLE}: {memory}, {places}"
+        return f"{TITLE}: {memory}, {printable(places)}"
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self) -> Hook:
@@ -165,4 +167,5 @@ class SandboxedSession:
 
 def show_contents(report: pytest.TestReport, server: Server, place: str = "") -> None:
     """Adds to a report what a server holds."""
-    report.sections.append((f"memcached at {server.address}{place}", contents(server)))
+    title = printable(f"memcached at {server.address}{place}")
+    report.sections.append((title, contents(server)))

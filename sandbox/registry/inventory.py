@@ -29,8 +29,8 @@ class RunningServer(NamedTuple):
         try:
             with protocol.Connection.to(self.record.address, ANSWER_TIMEOUT) as connection:
                 stats = connection.stats()
-            return {name: int(stats[name]) for name in ("bytes", "curr_items")}
-        except (OSError, LookupError, ValueError, ProtocolError):
+            return {name: protocol.number(stats, name) for name in ("bytes", "curr_items")}
+        except (OSError, ValueError, ProtocolError):  # A ValueError if the record has no address.
             return None
 
     def kill(self) -> str | None:

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import ServerError
+from ..errors import ServerError, printable
 from ..inject import refusals
+from ..server import first_items, numbers
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -88,19 +89,14 @@ class Usage(NamedTuple):
     def of(cls, server: Server) -> Self:
         """Asks a server of this run.
 
-        :raises ServerError: it does not answer.
+        :raises ServerError: it does not answer as memcached does.
         """
-        counters = server.stats()
-        return cls(
-            servers=1,
-            gets=int(counters["cmd_get"]),
-            hits=int(counters["get_hits"]),
-            sets=int(counters["cmd_set"]),
-            evictions=int(counters["evictions"]),
-            # Pages that a slab class took are never given back: their sum is its own peak.
-            peak=int(server.stats("slabs")["total_malloced"]),
-            cap=int(counters["limit_maxbytes"]),
+        gets, hits, sets, evictions, cap = numbers(
+            server, "cmd_get", "get_hits", "cmd_set", "evictions", "limit_maxbytes"
         )
+        # Pages that a slab class took are never given back: their sum is its own peak.
+        (peak,) = numbers(server, "total_malloced", group="slabs")
+        return cls(1, gets, hits, sets, evictions, peak, cap)
 
     @classmethod
     def sum(cls, usages: Iterable[Usage]) -> Self:
@@ -130,25 +126,29 @@ def refused(taken: Sequence[refusals.Refusal]) -> str:
     times = "once" if len(taken) == 1 else f"{len(taken)} times"
     addresses = ", ".join(sorted({refusal.address for refusal in taken}))
     alias = f", CACHES[{first.alias!r}]," if first.alias else ""
-    return (
+    return printable(
         f"connecting to the main memcached was refused {times} ({addresses}); "
         f"first to {first.address}{alias} at {first.at}"
     )
 
 
 def contents(server: Server) -> str:
-    """Returns what a server holds: a line for each of the first items, and one for the rest."""
+    """Returns what a server holds: a line for each of some items, and one for the rest."""
     try:
-        items = sorted(server.items())
+        items, count = first_items(server, MOST_ITEMS + 1)
     except ServerError as error:
         return f"{error}."
     now = time.time()
-    shown = items[:MOST_ITEMS]
-    width = max((len(item.key) for item in shown), default=0)
-    lines = [f"{item.key:{width}}  {_described(item, now)}" for item in shown] or ["no items"]
+    shown = sorted(items[:MOST_ITEMS])
+    keys = [printable(item.key) for item in shown]
+    width = max(map(len, keys), default=0)
+    # The dash: no key begins a line, where a CI would look for its own commands.
+    lines = [
+        f"- {key:{width}}  {_described(item, now)}" for key, item in zip(keys, shown, strict=True)
+    ]
     if len(items) > len(shown):
-        lines.append(f"and {len(items) - len(shown)} more")
-    return "\n".join(lines)
+        lines.append(f"and up to {max(1, count - len(shown)):,} more")
+    return "\n".join(lines or ["no items"])
 
 
 def _described(item: Item, now: float) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import OptionError, ProtocolError, ServerError
@@ -50,13 +50,16 @@ class Server:
     def client(self) -> Client:
         """Returns a new connected pymemcache Client; closing it is up to you."""
         from pymemcache.client.base import Client
+        from pymemcache.exceptions import MemcacheError
 
         # Without a delay: a get after a set that is not answered would wait 40 ms for the kernel.
         client = Client(
             self.address, timeout=ANSWER_TIMEOUT, connect_timeout=ANSWER_TIMEOUT, no_delay=True
         )
-        with self._explained():
+        with self._explained((OSError, MemcacheError)), ExitStack() as stack:
+            stack.callback(client.close)
             client.version()
+            stack.pop_all()
         return client
 
     def flush(self) -> None:
@@ -79,17 +82,8 @@ class Server:
 
         Sizes include memcached's own part. By ``lru_crawler metadump``, in doc/protocol.txt.
         """
-        from urllib.parse import unquote
-
         with self._connection() as connection:
-            return [
-                Item(
-                    unquote(fields["key"]),
-                    int(fields["size"]),
-                    None if fields["exp"] == "-1" else float(fields["exp"]),
-                )
-                for fields in connection.metadump()
-            ]
+            return _items(connection.metadump())
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._address or 'not running'}>"
@@ -103,17 +97,52 @@ class Server:
             yield connection
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turns what a connection raises into an error that tells what became of the server."""
+    def _explained(
+        self, errors: tuple[type[Exception], ...] = (OSError, ProtocolError)
+    ) -> Iterator[None]:
+        """Turns errors of a connection into one that tells what became of the server."""
         try:
             yield
-        except (OSError, ProtocolError) as error:
-            reason = self._explain(error) or f"does not answer: {error or 'no word in time'}"
+        except errors as error:
+            what = str(error) or "it closed the connection"
+            reason = self._explain(error) or f"does not answer: {what}"
             raise ServerError(f"memcached at {self._address} {reason}") from error
 
     def _explain(self, error: Exception) -> str | None:  # noqa: ARG002
         """Returns why the server failed, where that can be known."""
         return None
+
+
+def numbers(server: Server, *names: str, group: str = "") -> list[int]:
+    """Returns some counters of a server, in the order of their names.
+
+    :param group: that of ``stats GROUP``.
+    :raises ServerError: it does not answer, or not with numbers.
+    """
+    from ..inject import protocol
+
+    with server._connection() as connection:
+        counters = connection.stats(group)
+        return [protocol.number(counters, name) for name in names]
+
+
+def first_items(server: Server, most: int) -> tuple[list[Item], int]:
+    """Returns some items of a server, and how many it counts.
+
+    It reads no more than these. memcached counts items that were flushed or have expired, too,
+    until it needs their memory.
+
+    :raises ServerError: it does not answer as memcached does.
+    """
+    (count,) = numbers(server, "curr_items")
+    with server._connection() as connection:
+        return _items(connection.metadump(most)), count
+
+
+def _items(dump: Mapping[str, tuple[int, float | None]]) -> list[Item]:
+    from urllib.parse import unquote
+
+    return [Item(unquote(key), size, expires) for key, (size, expires) in dump.items()]
 
 
 def _parsed(text: str) -> str:

@@ -12,7 +12,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..errors import BinaryError, ProtocolError, ServerError, StartError, explain_limit
+from ..errors import (
+    BinaryError,
+    ProtocolError,
+    ServerError,
+    StartError,
+    explain_limit,
+    printable,
+)
 from ..registry.directories import ControlDirectory, ServerDirectory
 from ..system import close_in_forks, deferred, no_fork
 from ..system.processes import problem_of_listener, unprivileged_user
@@ -339,9 +346,9 @@ class _Process:
             if self._unix_socket:
                 peer, address = directory.socket, f"unix:{directory.socket}"
             else:
-                # The port that was asked for, or memcached's choice: it wrote b"TCP INET: 41877\n".
-                asked = self._wanted["tcpport"]
-                port = int(line.split()[2] if asked == CHOICE else asked)
+                # What it tells counts only where it has chosen the port itself.
+                told, asked = _port_in(line), self._wanted["tcpport"]
+                port = told if asked == CHOICE else int(asked)
                 peer, address = (LOOPBACK, port), f"{LOOPBACK}:{port}"
             seconds = max(0.001, self._deadline - time.monotonic())
             problem = problem_of_listener(peer, self.pid, self._wanted, seconds)
@@ -415,7 +422,18 @@ class _Process:
                 words = " ".join(output.read().decode(errors="replace").split())
         except FileNotFoundError:
             return ""
-        return f", saying: {words}" if words else ""
+        return f", saying: {printable(words)}" if words else ""
+
+
+def _port_in(line: bytes) -> int:
+    """Returns the port in the line that memcached writes, such as ``TCP INET: 41877``.
+
+    :raises ProtocolError: there is none.
+    """
+    digits = b"".join(line.split()[2:3])
+    if not (digits.isdigit() and len(digits) <= 5 and 0 < int(digits) < 1 << 16):
+        raise ProtocolError(f"wrote {line[:80]!r} in place of its port")
+    return int(digits)
 
 
 def _how_it_ended(exit_code: int | None) -> str:

@@ -52,10 +52,14 @@ def other_people() -> list[str]:
 
 def _addresses(process: psutil.Process) -> list[address.Address]:
     """Returns where a memcached listens: as the kernel says, or else as its command line does."""
-    try:
-        connections = process.net_connections(kind="all")
-    except psutil.Error:
-        connections = []  # Another user's: only root may look at its sockets.
+    connections = []
+    for kind in ("inet", "unix"):
+        try:
+            connections += process.net_connections(kind=kind)
+        except psutil.Error:
+            pass  # Another user's: only root may look at its sockets.
+        except (RuntimeError, ValueError):
+            pass  # psutil cannot read the list: any user may put a line end into a socket's path.
     listening = [
         address.Address.at(*connection.laddr)
         for connection in connections

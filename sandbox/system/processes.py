@@ -221,7 +221,7 @@ def problem_of_listener(
     from ..inject import protocol
 
     with protocol.Connection(peer, timeout) as connection:
-        if connection.stats()["pid"] != str(pid):
+        if connection.stats().get("pid") != str(pid):
             return OTHER_PROCESS
         settings = connection.stats("settings")
     found = {name: settings.get(name, UNKNOWN) for name in wanted}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -16,7 +18,8 @@ from sandbox.server import others
 from ..conftest import Run
 from ..helpers.cli import Cli
 from ..helpers.memcacheds import PlainMemcached
-from ..helpers.processes import Result, eventually
+from ..helpers.processes import Result, eventually, script
+from ..helpers.users import as_root
 
 pytestmark = pytest.mark.whole_machine
 
@@ -118,6 +121,41 @@ def test_other_memcached_with_unreadable_sockets_is_named(
     lines = [finding["found"] for finding in found if finding["check"] == "other memcached"]
     (line,) = (line for line in lines if line.startswith(f"pid {other.pid} "))
     assert line.endswith(f"at unix:{path}: not touched")
+
+
+@as_root
+def test_command_line_of_another_user_is_one_printable_line(cli: Cli) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o777)
+        path = Path(folder, "\x1b[31m\n::error:: forged")
+        with PlainMemcached("-u", "nobody", "-s", str(path)) as other:
+            eventually(path.exists)
+            result = cli("doctor")
+        (line,) = (line for line in result.stdout.splitlines() if f"pid {other.pid} " in line)
+        assert rf"of nobody at unix:{folder}/\x1b[31m\n::error:: forged: not touched" in line
+        assert "\x1b" not in result.stdout
+        assert "\n::error::" not in result.stdout
+
+
+def test_socket_with_a_line_end_hides_no_memcached(cli: Cli, tmp_path: Path) -> None:
+    """The kernel lists the sockets of all users in lines, with their paths as they are."""
+    with PlainMemcached() as main, socket.socket(socket.AF_UNIX) as forged:
+        forged.bind(str(tmp_path / "x\n y z"))
+        result = cli("doctor")
+    assert f"pid {main.pid} of {psutil.Process().username()} at {main.address}:" in result.stdout
+
+
+def test_version_that_is_no_text_is_printable(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    binary = script(
+        tmp_path / "painter", "#!/bin/sh\nprintf '\\033[2J\\377\\n::error::x'; exit 1\n"
+    )
+    monkeypatch.setenv("MEMCACHED_SANDBOX_BINARY", str(binary))
+    result = cli("doctor")
+    assert result.returncode == 1
+    assert f"{binary}, \\x1b[2J\N{REPLACEMENT CHARACTER}\\n::error::x\n" in result.stdout
+    assert "saying: \\x1b[2J\N{REPLACEMENT CHARACTER} ::error::x before" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from contextlib import closing
+from itertools import repeat
 from pathlib import Path
 
 import pexpect
@@ -20,6 +21,7 @@ from sandbox import Memcached
 from ..conftest import Run
 from ..helpers.cli import Cli
 from ..helpers.processes import found, printed, spawn
+from ..helpers.rogues import rogue, slowly
 
 pytestmark = pytest.mark.whole_machine
 
@@ -88,7 +90,8 @@ def test_owner_with_a_command_of_many_lines_takes_one_row(cli: Cli) -> None:
         owner.communicate()
     assert len(lines) == 2
     assert lines[1].isprintable()
-    assert "from sandbox import Memcached" in lines[1]
+    assert r"import sys # \x1b[31m\nfrom sandbox import Memcached" in lines[1]
+    assert lines[1].endswith(r"\udcff'")
 
 
 def test_hanging_server_gives_no_answer(cli: Cli) -> None:
@@ -98,6 +101,16 @@ def test_hanging_server_gives_no_answer(cli: Cli) -> None:
         assert re.search(rf" {server.pid} +no answer ", result.stdout)
         (entry,) = json.loads(cli("list", "--json").stdout)
         assert (entry["memory_used"], entry["items"]) == (None, None)
+
+
+def test_server_that_never_ends_its_answer_gives_no_answer(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandbox.registry.inventory.ANSWER_TIMEOUT", 0.2)
+    with Memcached() as server, rogue(lambda _: slowly(repeat(b"STAT bytes 1\r\n"))) as address:
+        record = Path(server.directory) / "record"
+        record.write_bytes(record.read_bytes().replace(server.address.encode(), address.encode()))
+        assert re.search(rf" {server.pid} +no answer ", cli("list").stdout)
 
 
 def test_server_of_another_version_is_named(cli: Cli) -> None:

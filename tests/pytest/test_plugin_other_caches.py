@@ -83,7 +83,7 @@ def test_failed_test_shows_the_contents_of_other_caches(in_process: InProcess) -
         "    cache.set('key', 'value')\n"
         "    assert not 'it'\n",
     )
-    held = r"^-+ memcached at \S+ -+\n:1:key  \d+ bytes, expires in"
+    held = r"^-+ memcached at \S+ -+\n- :1:key  \d+ bytes, expires in"
     result = in_process.pytest("-o", "memcached_sandbox=false")
     assert re.search(held, result.stdout, re.MULTILINE)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 
 import pytest
 
@@ -43,7 +44,7 @@ def test_quiet_session_has_neither_header_nor_summary(in_process: InProcess) -> 
 
 
 @pytest.mark.parametrize(
-    ("count", "shown"), [(0, "no items"), (3, "k02"), (20, "k19"), (21, "and 1 more")]
+    ("count", "shown"), [(0, "no items"), (3, "k02"), (20, "k19"), (21, "and up to 1 more")]
 )
 def test_failed_test_shows_the_contents_of_its_cache(
     django_in_process: InProcess, count: int, shown: str
@@ -64,6 +65,27 @@ def test_failed_test_shows_the_contents_of_its_cache(
     assert shown in section[-1]
     assert len(section) == min(count, 20) + (count > 20) + (count == 0)
     if count:
-        assert re.fullmatch(r":1:k00 +\d+ bytes, expires in 9\d{3} s", section[0])
+        assert re.fullmatch(r"- :1:k00 +\d+ bytes, expires in 9\d{3} s", section[0])
     if count > 1:
-        assert re.fullmatch(r":1:k01 +\d+ bytes, expires never", section[1])
+        assert re.fullmatch(r"- :1:k01 +\d+ bytes, expires never", section[1])
+
+
+def test_failed_test_shows_keys_and_file_names_in_one_line(in_process: InProcess) -> None:
+    key = b64encode(b"\x1b[31mred\n::error::forged")
+    in_process.write(
+        "test_it.py",
+        "import socket\n"
+        "from contextlib import closing, suppress\n"
+        "CONNECT = \"socket.create_connection(('127.0.0.1', 11211))\"\n"
+        "def test(memcached):\n"
+        "    with closing(memcached.client()) as client:\n"
+        f"        client.raw_command({b'ms ' + key + b' 2 b'!r} + b'\\r\\nhi')\n"
+        "    with suppress(ConnectionRefusedError):\n"
+        "        exec(compile(CONNECT, 'file\\n::error::\\x1b[2J', 'exec'))\n"
+        "    assert not 'it'\n",
+    )
+    output = in_process.pytest().stdout
+    assert re.search(r"(?m)^- \\x1b\[31mred\\n::error::forged  \d+ bytes, expires never$", output)
+    assert r"at file\n::error::\x1b[2J:1" in output
+    assert "\x1b" not in output
+    assert "\n::error::" not in output

@@ -95,7 +95,7 @@ def test_program_that_is_no_memcached_is_an_error_at_every_use(tmp_path: Path) -
     with Memcached(binary=chatter) as server:
         with pytest.raises(ServerError, match="answer: answered 'who are you.' to 'flush_all'"):
             server.flush()
-        with pytest.raises(ServerError, match=r"does not answer: sent no line but b'yyy"):
+        with pytest.raises(ServerError, match=r"does not answer: sent no line but 'yyy"):
             server.stats()
         with pytest.raises(ServerError, match="closed the connection|ended with exit code 0"):
             server.stats()

@@ -34,6 +34,16 @@ def test_start_error_has_the_end_of_the_output(tmp_path: Path) -> None:
     assert len(str(info.value)) < 800
 
 
+def test_output_of_a_failed_program_is_printable_in_the_error(tmp_path: Path) -> None:
+    painter = script(
+        tmp_path / "painter", "#!/bin/sh\nprintf '\\033[31mred\\n::error::\\302\\233'; exit 3\n"
+    )
+    with pytest.raises(StartError) as info:
+        Memcached(binary=painter).start()
+    assert r"exit code 3, saying: \x1b[31mred ::error::\x9b before" in str(info.value)
+    assert str(info.value).isprintable()
+
+
 def test_program_that_never_answers_is_killed_after_start_timeout(tmp_path: Path) -> None:
     sleeper = script(tmp_path / "sleeper", "#!/bin/sh\nexec sleep 100\n")
     begin = time.monotonic()
@@ -46,12 +56,15 @@ def test_program_that_never_answers_is_killed_after_start_timeout(tmp_path: Path
     assert not psutil.pid_exists(pid)
 
 
-def test_line_of_garbage_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", ["TCP", "TCP INET: 99999", "TCP INET: -1", "TCP INET: \x1b[2J"])
+def test_garbage_in_place_of_a_port_is_an_error(tmp_path: Path, words: str) -> None:
     liar = script(
         tmp_path / "liar",
-        '#!/bin/sh\necho "TCP" >>"$MEMCACHED_PORT_FILENAME.lck"\nexec sleep 100\n',
+        f'#!/bin/sh\necho "{words}" >>"$MEMCACHED_PORT_FILENAME.lck"\nexec sleep 100\n',
     )
-    with pytest.raises(StartError, match="does not answer as a memcached does"):
+    with pytest.raises(
+        StartError, match="as a memcached does at .*: wrote b'TCP.* in place of its p"
+    ):
         Memcached(binary=liar).start()
 
 

@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """Returns a text with a visible escape, such as ``\\x1b``, for each unprintable character.
+
+    Line ends and terminal sequences are such characters. Whatever others wrote, in keys, file
+    names, command lines or output, passes through here before it is printed.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class SandboxError(Exception):
     """Base class of every error that memcached-sandbox raises on purpose."""
+
+    def __str__(self) -> str:
+        """Returns the text in one line: a server, or a file name, may have put others in."""
+        return printable(super().__str__())
 
 
 class RunError(SandboxError, RuntimeError):

@@ -19,12 +19,35 @@ from .errors import ProtocolError
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from typing_extensions import Self
 
     from .address import Peer
 
-# Bytes of the longest line to receive, about.
+# Bytes of the longest line to receive from a process of the run, about.
 LONGEST_LINE = 1_000_000
+
+# Bytes of the longest line of memcached. A path in "stats settings" has up to 4096, and a key in a
+# dump 750: 250 bytes, percent-encoded.
+LONGEST_ANSWER_LINE = 20_000
+
+# Bytes of an answer, but for dumps. "stats conns" is the longest: 200 for each connection.
+LONGEST_ANSWER = 10_000_000
+
+# Bytes of a whole dump: 100 for each item. A server of 1 GB has at most 20 million items, as the
+# smallest one takes 48 bytes there. For the 100 million of this limit Python would need 30 GB.
+LONGEST_DUMP = 10_000_000_000
+
+# Seconds to wait for all parts of a dump. memcached pauses for 0.1 ms after each 1000 items: for 10
+# seconds in the longest dump, and for longer while this machine is busy.
+DUMP_TIMEOUT = 300.0
+
+# Digits of the largest number of memcached, which has 64 bits.
+MOST_DIGITS = 20
+
+# Characters of an answer to show in an error.
+SHOWN = 80
 
 # Seconds to wait for an answer. A busy machine may be starting many servers.
 ANSWER_TIMEOUT = 60.0
@@ -36,14 +59,17 @@ BUSY_LIMIT = 1000
 class Connection:
     """Connects to a memcached. Use it as a context manager.
 
-    All methods raise OSError and ProtocolError.
+    All methods raise OSError and ProtocolError. A whole answer has limits of time and length: a
+    server that sends without an end raises ProtocolError.
 
     :param peer: where the server listens: what socket.connect() takes.
-    :param timeout: seconds, for connecting and for each answer.
+    :param timeout: seconds, for connecting and for each answer but that of a whole dump.
     """
 
     def __init__(self, peer: Peer, timeout: float) -> None:
-        self._received = b""
+        self._timeout = timeout
+        self._lines: Iterator[str] = iter(())  # received, but not read yet
+        self._rest = ""  # the beginning of the line after these
         # Not create_connection(): looking up a host imports codecs for 2 ms.
         if isinstance(peer, str):
             family = _socket.AF_UNIX
@@ -64,60 +90,76 @@ class Connection:
 
     def stats(self, group: str = "") -> dict[str, str]:
         """Returns the counters that ``stats`` lists, or those of ``stats GROUP``."""
-        self._socket.sendall(f"stats {group}".rstrip().encode() + b"\r\n")
+        command = f"stats {group}".rstrip()
+        self._ask(f"{command}\r\n".encode(), LONGEST_ANSWER, self._timeout)
         counters = {}
         while (line := self._read_line()) != "END":
             kind, _, rest = line.partition(" ")
             if kind != "STAT":
-                raise ProtocolError(f"answered {line!r} to 'stats'")
+                raise _unexpected(line, command)
             name, _, value = rest.partition(" ")
             counters[name] = value
         return counters
 
-    def metadump(self) -> list[dict[str, str]]:
-        """Returns the fields of each item, by ``lru_crawler metadump``.
+    def metadump(self, most: int | None = None) -> dict[str, tuple[int, float | None]]:
+        """Returns the size and the expiry of each item, by its key, percent-encoded.
 
         memcached walks its lists, and moves items to other lists meanwhile: it may list an item
         twice, or miss it. Then its hash table is walked, where it can: since 1.6.9. That misses no
         item, but takes 10 ms with 1.6.18.
-        """
-        items = self._metadump("all")
-        counters = self.stats()
-        version = [int(number) for number in re.findall(r"\d+", counters["version"])[:3]]
-        if len(items) < int(counters["curr_items"]) and version >= [1, 6, 9]:
-            items = self._metadump("hash")
-        return [*items.values()]
 
-    def _metadump(self, walk: str) -> dict[str, dict[str, str]]:
-        """Returns the items by their keys.
+        :param most: stop after that many. The connection is of no further use then.
+        """
+        items = self._metadump("all", most)
+        if len(items) != most:
+            counters = self.stats()
+            numbers = re.findall(r"\d{1,9}", counters.get("version", ""))[:3]
+            can_walk = [int(number) for number in numbers] >= [1, 6, 9]
+            if len(items) < number(counters, "curr_items") and can_walk:
+                items = self._metadump("hash", most)
+        return items
+
+    def _metadump(self, walk: str, most: int | None) -> dict[str, tuple[int, float | None]]:
+        """Returns the items by ``lru_crawler metadump``.
 
         memcached 1.6.43 and later answer OK before the first one. The answer is BUSY while
-        memcached crawls by itself, which takes it microseconds.
+        memcached crawls by itself, which takes it microseconds, or for a client that has just gone.
         """
-        request = f"lru_crawler metadump {walk}\r\n".encode()
-        self._socket.sendall(request)
-        items = {}
-        refusals = 0
-        while (line := self._read_line(b"\n").rstrip("\r")) != "END":
-            if line.startswith("key="):
-                fields = dict(field.split("=", 1) for field in line.split())
-                items[fields["key"]] = fields
-            elif line.startswith("BUSY") and refusals < BUSY_LIMIT:
-                refusals += 1
-                time.sleep(0.001)
-                self._socket.sendall(request)
-            elif line != "OK":
-                raise ProtocolError(f"answered {line!r} to 'lru_crawler metadump {walk}'")
+        command = f"lru_crawler metadump {walk}"
+        request = f"{command}\r\n".encode()
+        if most is None:
+            self._ask(request, LONGEST_DUMP, DUMP_TIMEOUT)
+        else:
+            self._ask(request, LONGEST_ANSWER, self._timeout)
+        line = self._read_line()
+        for _ in range(BUSY_LIMIT):
+            if not line.startswith("BUSY"):
+                break
+            time.sleep(0.001)
+            self._socket.sendall(request)
+            line = self._read_line()
+        if line == "OK":
+            line = self._read_line()
+        items: dict[str, tuple[int, float | None]] = {}
+        while line != "END":
+            if not line.startswith("key="):
+                raise _unexpected(line, command)
+            fields = dict(field.partition("=")[::2] for field in line.split(" "))
+            expires = None if fields.get("exp") == "-1" else float(number(fields, "exp"))
+            items[fields["key"]] = number(fields, "size"), expires
+            if len(items) == most:
+                break
+            line = self._read_line()
         return items
 
     def send_flush(self) -> None:
         """Tells the server to forget every item; `await_flush` must follow."""
-        self._socket.sendall(b"flush_all\r\n")
+        self._ask(b"flush_all\r\n", LONGEST_ANSWER, self._timeout)
 
     def await_flush(self) -> None:
         """Waits until every item is forgotten. Exact: what is set from now on stays."""
         if (line := self._read_line()) != "OK":
-            raise ProtocolError(f"answered {line!r} to 'flush_all'")
+            raise _unexpected(line, "flush_all")
 
     def close(self) -> None:
         self._socket.close()
@@ -128,16 +170,57 @@ class Connection:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read_line(self, ending: bytes = b"\r\n") -> str:
-        while ending not in self._received:
-            more = self._socket.recv(65536)
-            if not more:
-                raise ProtocolError(f"closed the connection after {self._received!r}")
-            self._received += more
-            if len(self._received) > LONGEST_LINE:
-                raise ProtocolError(f"sent no line but {self._received[:40]!r}...")
-        line, _, self._received = self._received.partition(ending)
-        return line.decode("latin-1")
+    def _ask(self, request: bytes, most: int, seconds: float) -> None:
+        """Sends a request.
+
+        :param most: how many bytes its whole answer may have.
+        :param seconds: how long to wait for its whole answer. A pause of this process does not
+            count, as the answer may have come meanwhile.
+        """
+        self._bytes_left = most
+        self._seconds_left = seconds
+        self._socket.sendall(request)
+
+    def _read_line(self) -> str:
+        while (line := next(self._lines, None)) is None:
+            self._receive()
+        return line.rstrip("\r")
+
+    def _receive(self) -> None:
+        """Receives more of an answer, within its limits."""
+        begin = time.monotonic()
+        received = self._socket.recv(65536)
+        self._seconds_left -= time.monotonic() - begin
+        self._bytes_left -= len(received)
+        *lines, self._rest = (self._rest + received.decode("latin-1")).split("\n")
+        self._lines = iter(lines)
+        if not received:
+            raise ProtocolError(f"closed the connection after {_shortened(self._rest)}")
+        if len(self._rest) > LONGEST_ANSWER_LINE:
+            raise ProtocolError(f"sent no line but {_shortened(self._rest)}")
+        if self._bytes_left < 0:
+            raise ProtocolError("sent more than any answer of memcached has")
+        if self._seconds_left < 0:
+            raise ProtocolError("did not complete its answer in time")
+
+
+def number(fields: Mapping[str, str], name: str) -> int:
+    """Returns a number of an answer.
+
+    :raises ProtocolError: the answer has no such number.
+    """
+    text = fields.get(name, "")
+    if not text.isdecimal() or len(text) > MOST_DIGITS:
+        raise ProtocolError(f"answered {name}={_shortened(text)} in place of a number")
+    return int(text)
+
+
+def _unexpected(line: str, command: str) -> ProtocolError:
+    return ProtocolError(f"answered {_shortened(line)} to {command!r}")
+
+
+def _shortened(text: str) -> str:
+    return repr(text) if len(text) <= SHOWN else f"{text[:SHOWN]!r}..."
 
 
 def receive_line(connection: _socket.socket) -> bytes:

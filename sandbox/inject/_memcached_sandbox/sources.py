@@ -13,7 +13,7 @@ import os
 import re
 import sys
 
-from .errors import RunError
+from .errors import RunError, printable
 from .protocol import ANSWER_TIMEOUT, receive_line
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
@@ -126,5 +126,5 @@ def failed(reason: str) -> RunError:
 
     An application may swallow the exception; the line on stderr it cannot.
     """
-    print(f"sandbox: {reason}", file=sys.stderr, flush=True)
+    print(f"sandbox: {printable(reason)}", file=sys.stderr, flush=True)
     return RunError(reason)

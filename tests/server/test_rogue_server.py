@@ -1,0 +1,136 @@
+"""Servers that answer nonsense: limits of an answer, and one error for all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import closing
+from itertools import repeat
+
+import pytest
+
+from sandbox import Memcached, Server, ServerError
+from sandbox.run.summary import Summary, contents
+
+from ..helpers.rogues import counters, rogue, slowly
+
+ITEM = "key=a exp=-1 la=1 cas=1 fetch=no cls=1 size=50"
+
+LIMITS = "_memcached_sandbox.protocol."
+
+
+@pytest.mark.parametrize(
+    ("pieces", "message"),
+    [
+        (repeat(b"STAT a 1\r\n" * 5000), "sent more than any answer"),
+        (repeat(b"STAT a 1"), "sent no line but 'STAT a 1"),
+        (slowly(repeat(b"STAT a 1\r\n")), "did not complete its answer in time"),
+        (slowly(repeat(b"S")), "did not complete its answer in time"),
+        ([b"STAT \x1b[2J\r\n::error::forged\r\n"], "answered '::error::forged' to 'stats'"),
+        ([b"\x1b[2J" * 100 + b"\r\n"], r"answered '(\\x1b\[2J){20}'... to 'stats'"),
+    ],
+    ids=["lines", "line", "slow lines", "slow line", "forged", "long"],
+)
+def test_stats_without_sense_or_end_are_a_server_error(
+    monkeypatch: pytest.MonkeyPatch, pieces: Iterable[bytes], message: str
+) -> None:
+    monkeypatch.setattr("sandbox.server.ANSWER_TIMEOUT", 0.3)
+    monkeypatch.setattr(f"{LIMITS}LONGEST_ANSWER", 1_000_000)
+    with rogue(lambda _: pieces) as address:
+        with pytest.raises(ServerError, match=message) as info:
+            Server(address).stats()
+        assert str(info.value).isprintable()
+        assert len(str(info.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("pieces", "message"),
+    [
+        (repeat(f"{ITEM}\n".encode() * 1000), "sent more than any answer"),
+        (slowly(repeat(ITEM.encode() + b"\n")), "did not complete its answer in time"),
+        (repeat(b"OK\r\n"), "answered 'OK' to 'lru_crawler metadump all'"),
+    ],
+    ids=["items", "slow items", "OK"],
+)
+def test_items_without_an_end_are_a_server_error(
+    monkeypatch: pytest.MonkeyPatch, pieces: Iterable[bytes], message: str
+) -> None:
+    monkeypatch.setattr(f"{LIMITS}LONGEST_DUMP", 1_000_000)
+    monkeypatch.setattr(f"{LIMITS}DUMP_TIMEOUT", 0.3)
+    with rogue(lambda _: pieces) as address, pytest.raises(ServerError, match=message):
+        Server(address).items()
+
+
+def test_busy_server_that_answers_slowly_is_a_server_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(f"{LIMITS}DUMP_TIMEOUT", 0.3)
+    with rogue(lambda _: slowly([b"BUS", b"Y\r\n"])) as address:
+        with pytest.raises(ServerError, match="did not complete its answer in time"):
+            Server(address).items()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("size=50", "size=nan", "size"),
+        ("size=50", "size", "size"),
+        (" size=50", "", "size"),
+        ("size=50", "size=5\xb2", "size"),
+        ("size=50", f"size={'9' * 5000}", "size"),
+        ("exp=-1", "exp=nan", "exp"),
+        ("exp=-1", "exp=1e999", "exp"),
+        ("exp=-1 ", "", "exp"),
+        ("key=a", "kay=a", "answered 'kay=a"),
+    ],
+)
+def test_item_that_cannot_be_read_is_a_server_error(old: str, new: str, name: str) -> None:
+    dump = f"{ITEM.replace(old, new)}\nEND\r\n".encode("latin-1")
+    with rogue(lambda request: [dump if "metadump" in request else counters()]) as address:
+        with pytest.raises(ServerError, match=name):
+            Server(address).items()
+        assert f"memcached at {address} does not answer: answered " in contents(Server(address))
+
+
+def test_key_that_is_no_percent_encoding_is_an_item() -> None:
+    dump = b"key=%zz%ff%1b exp=7 size=50\nEND\r\n"
+    answers = {"stats": counters(version="", curr_items=9)}
+    with rogue(lambda request: [answers.get(request, dump)]) as address:
+        ((key, size, expires),) = Server(address).items()
+        assert (key, size, expires) == ("%zz\N{REPLACEMENT CHARACTER}\x1b", 50, 7)
+        assert contents(Server(address)).startswith("- %zz\N{REPLACEMENT CHARACTER}\\x1b  50 bytes")
+
+
+@pytest.mark.parametrize("name", ["cmd_get", "limit_maxbytes", "total_malloced"])
+@pytest.mark.parametrize("value", ["", "-1", "nan", "1_0", "9" * 5000, "\x1b[2J"])
+def test_summary_of_wrong_counters_is_a_line(name: str, value: str) -> None:
+    summary = Summary("--memory")
+    with rogue(lambda _: [counters(**{name: value})]) as address:
+        summary.add_servers([Server(address)])
+    (line,) = summary.lines()
+    assert line.is_problem
+    assert line.text.isprintable()
+    assert f"memcached at {address} does not answer: answered {name}='" in line.text
+
+
+def test_summary_without_counters_is_a_line() -> None:
+    summary = Summary("--memory")
+    with rogue(lambda _: [b"END\r\n"]) as address:
+        summary.add_servers([Server(address)])
+        (line,) = summary.lines()
+        assert "answered cmd_get='' in place of a number" in line.text
+        assert "answered curr_items='' in place of a number" in contents(Server(address))
+
+
+@pytest.mark.parametrize("answer", [b"what\r\n", b"ERROR\r\n", b"SERVER_ERROR \x1b[2J\r\n"])
+def test_client_of_a_server_that_is_no_memcached_is_a_server_error(answer: bytes) -> None:
+    with rogue(lambda _: [answer]) as address:
+        with pytest.raises(ServerError, match=f"{address} does not answer: .") as info:
+            Server(address).client()
+    assert str(info.value).isprintable()
+
+
+def test_longest_stats_of_memcached_are_within_the_limits() -> None:
+    with Memcached(max_connections=1024) as server, closing(server.client()) as client:
+        client.set_many({f"{size}": "v" * size for size in range(0, 40_000, 100)})
+        for group in ("", "items", "slabs", "sizes", "settings", "conns"):
+            assert server.stats(group) or group == "sizes"
