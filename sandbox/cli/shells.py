@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import stat
+import sys
 from collections.abc import Mapping
 
 import psutil
@@ -19,7 +20,7 @@ def asking_process() -> psutil.Process | None:
 
     :returns: None if the parent process has ended.
     """
-    output = os.fstat(1)
+    output = os.fstat(sys.stdout.fileno())
     for process in psutil.Process().parents():
         if not stat.S_ISFIFO(output.st_mode) or not _writes_into(process.pid, output):
             return process

@@ -52,21 +52,21 @@ def command(ttl: float, shell: str, **options: Unpack[SandboxOptions]) -> None:
         eval "$(sandbox start)"                sh, bash, zsh
         sandbox start --shell fish | source    fish
     """
-    from .daemon import keep
+    from .daemon import keeper
 
     for name, _ in options["env"]:
         if not is_variable_name(name):
             raise wrong_env(f"a shell has no variable {name!r}: use letters, digits and '_'.")
-    variables = keep(
+    with keeper(
         sandbox_of(options),
         options["servers"],
         lambda servers, control: variables_of(options, os.environ, servers, control),
         asking_process(),
         ttl,
-    )
-    variables["MEMCACHED_SANDBOX_SHELL"] = shell
-    variables[NAMES_VARIABLE] = " ".join([*variables, NAMES_VARIABLE])
-    click.echo(assignments(variables, shell), nl=False)
+    ) as variables:
+        variables["MEMCACHED_SANDBOX_SHELL"] = shell
+        variables[NAMES_VARIABLE] = " ".join([*variables, NAMES_VARIABLE])
+        click.echo(os.fsencode(assignments(variables, shell)), nl=False)
     if sys.stdout.isatty():
         line = evaluated("sandbox start", shell)
         say(f"nothing has changed in this shell: to use a sandbox, run {line}.")

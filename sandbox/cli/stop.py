@@ -47,8 +47,6 @@ def command(ids: tuple[str, ...], every: bool, stale: bool, shell: str) -> int:
         for server in servers
         if every or server.directory.name in ids or (own and server.record.control == ours)
     ]
-    if own or (control and ours in [server.record.control for server in chosen]):
-        _print_removals(shell)
     failures = 0
     for server in chosen:
         if server.kill():
@@ -66,6 +64,9 @@ def command(ids: tuple[str, ...], every: bool, stale: bool, shell: str) -> int:
             say(f"{line}: stop it with the version that started it.")
     if stale:
         failures += _remove_stale()
+    # Last: the sandbox is stopped even if that cannot be printed.
+    if own or (control and ours in [server.record.control for server in chosen]):
+        _print_removals(shell)
     return FAILURE if failures else 0
 
 
@@ -80,7 +81,7 @@ def _print_removals(shell: str) -> None:
     else:
         # What the shell had before the sandbox, such as a PYTHONPATH, it has again.
         before = {**dict.fromkeys(names, ""), **without_injection(os.environ)}
-        click.echo(removals(before, shell), nl=False)
+        click.echo(os.fsencode(removals(before, shell)), nl=False)
 
 
 def _remove_stale() -> int:
