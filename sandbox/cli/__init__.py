@@ -12,7 +12,7 @@ from importlib import import_module
 import click
 
 from ..errors import SandboxError
-from .output import FAILURE, INTERRUPTED, USAGE, say
+from .output import FAILURE, INTERRUPTED, USAGE, say, standard_streams
 
 # The commands in the order of their use. Each is a module of that name.
 COMMANDS = ("exec", "start", "stop", "list", "doctor")
@@ -58,20 +58,21 @@ def sandbox(context: click.Context) -> None:
 
 def main(prog_name: str = "sandbox") -> None:
     """Runs the command line and exits."""
-    try:
-        returned = sandbox.main(prog_name=prog_name, standalone_mode=False)
-    except click.UsageError as error:
-        path = error.ctx.command_path if error.ctx else prog_name
-        message = error.format_message()
-        stop = "" if message.endswith((".", "?")) else "."
-        fail(f"{message}{stop} See '{path} --help'.", USAGE)
-    except click.ClickException as error:
-        fail(error.format_message(), error.exit_code)
-    except SandboxError as error:
-        fail(f"{error}.", FAILURE)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(INTERRUPTED)
-    sys.exit(returned)
+    with standard_streams():
+        try:
+            returned = sandbox.main(prog_name=prog_name, standalone_mode=False)
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx else prog_name
+            message = error.format_message()
+            stop = "" if message.endswith((".", "?")) else "."
+            fail(f"{message}{stop} See '{path} --help'.", USAGE)
+        except click.ClickException as error:
+            fail(error.format_message(), error.exit_code)
+        except SandboxError as error:
+            fail(f"{error}.", FAILURE)
+        except (click.Abort, KeyboardInterrupt):
+            sys.exit(INTERRUPTED)
+        sys.exit(returned)
 
 
 def fail(line: str, exit_status: int) -> None:

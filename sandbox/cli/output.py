@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import printable
+from ..errors import SandboxError, printable
 
 if TYPE_CHECKING:
+    from typing import TextIO
+
     from ..run.sandbox import Sandbox
     from ..server.memcached import Memcached
 
@@ -24,8 +29,60 @@ INTERRUPTED = 130
 
 def say(line: str) -> None:
     """Prints a line on stderr."""
-    with suppress(BrokenPipeError):  # It may have gone away: the exit status still tells.
+    with suppress(OSError):  # It may have gone away: the exit status still tells.
         click.echo(f"sandbox: {printable(line)}", err=True)
+
+
+@contextmanager
+def standard_streams() -> Iterator[None]:
+    """Explains why stdout cannot be written, and ignores that stderr cannot, in its context.
+
+    Characters that a terminal cannot show are escaped.
+    """
+    with (
+        redirect_stdout(_stream(sys.stdout, _Stdout)),
+        redirect_stderr(_stream(sys.stderr, _Stderr)),
+    ):
+        yield
+
+
+def _stream(stream: TextIO | None, kind: type[io.FileIO]) -> io.TextIOWrapper:
+    if stream is None:
+        # Closed. What is opened next would get its number; and it cannot be written, nor can this.
+        descriptor, encoding = os.open(os.devnull, os.O_RDONLY), "utf-8"
+    else:
+        descriptor, encoding = stream.fileno(), stream.encoding
+    raw = kind(descriptor, "w", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=True
+    )
+
+
+class _Stdout(io.FileIO):
+    """Raises a SandboxError when it cannot be written."""
+
+    _has_failed = False
+
+    def write(self, data: Any, /) -> int:
+        """Writes bytes and returns how many were written."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            if self._has_failed:
+                return len(data)  # What is left in the buffer, at the exit.
+            self._has_failed = True
+            raise SandboxError(f"stdout cannot be written: {error.strerror}") from None
+
+
+class _Stderr(io.FileIO):
+    """Drops what cannot be written: the exit status still tells."""
+
+    def write(self, data: Any, /) -> int:
+        """Writes bytes and returns how many there were."""
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
 
 
 class ExitWatcher:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import stat
+import sys
 from collections.abc import Mapping
 
 import psutil
+
+from ..errors import SandboxError
 
 
 def asking_process() -> psutil.Process | None:
@@ -19,7 +21,7 @@ def asking_process() -> psutil.Process | None:
 
     :returns: None if the parent process has ended.
     """
-    output = os.fstat(1)
+    output = os.fstat(sys.stdout.fileno())
     for process in psutil.Process().parents():
         if not stat.S_ISFIFO(output.st_mode) or not _writes_into(process.pid, output):
             return process
@@ -38,19 +40,32 @@ def is_variable_name(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) is not None
 
 
-def assignments(variables: Mapping[str, str], shell: str) -> str:
-    """Returns the lines that set and export variables."""
+def statements(variables: Mapping[str, str | None], shell: str) -> str:
+    """Returns the lines that set and export variables, and unset those that are None.
+
+    :raises SandboxError: a shell has no variable of such a name, and would execute it.
+    """
+    return "".join(_statement(name, value, shell) for name, value in variables.items())
+
+
+def _statement(name: str, value: str | None, shell: str) -> str:
+    if not is_variable_name(name):
+        raise SandboxError(f"a shell has no variable {name!r}")
     if shell == "fish":
-        return "".join(f"set -gx {name} {_fish(value)}\n" for name, value in variables.items())
-    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+        return f"set -e {name}\n" if value is None else f"set -gx {name} {_fish(value)}\n"
+    return f"unset {name}\n" if value is None else f"export {name}={_sh(value)}\n"
 
 
-def removals(variables: Mapping[str, str], shell: str) -> str:
-    """Returns the lines that remove the variables whose value is empty, and set the others."""
-    removed = [name for name, value in variables.items() if not value]
-    kept = {name: value for name, value in variables.items() if value}
-    remove = "set -e" if shell == "fish" else "unset"
-    return "".join(f"{remove} {name}\n" for name in removed) + assignments(kept, shell)
+def _sh(value: str) -> str:
+    # Always in quotes: zsh takes the rest of an unquoted "=ls" for a command, and expands it.
+    escaped = value.replace("'", "'\\''")
+    return f"'{escaped}'"
+
+
+def _fish(value: str) -> str:
+    # In single quotes only these two mean something: https://fishshell.com/docs/current/language.html
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _writes_into(pid: int, output: os.stat_result) -> bool:
@@ -58,9 +73,3 @@ def _writes_into(pid: int, output: os.stat_result) -> bool:
         return os.path.samestat(os.stat(f"/proc/{pid}/fd/1"), output)
     except OSError:
         return False
-
-
-def _fish(value: str) -> str:
-    # In single quotes only these two mean something: https://fishshell.com/docs/current/language.html
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..run.environment import NAMES_VARIABLE
+from ..run.environment import BEFORE
+from .before import record, undone
 from .options import (
     CONTEXT_SETTINGS,
     SandboxOption,
@@ -19,7 +20,7 @@ from .options import (
 )
 from .output import say
 from .parameters import Duration
-from .shells import asking_process, assignments, evaluated, is_variable_name
+from .shells import asking_process, evaluated, is_variable_name, statements
 from .variables import variables_of
 
 if TYPE_CHECKING:
@@ -52,21 +53,27 @@ def command(ttl: float, shell: str, **options: Unpack[SandboxOptions]) -> None:
         eval "$(sandbox start)"                sh, bash, zsh
         sandbox start --shell fish | source    fish
     """
-    from .daemon import keep
+    from .daemon import keeper
 
     for name, _ in options["env"]:
         if not is_variable_name(name):
-            raise wrong_env(f"a shell has no variable {name!r}: use letters, digits and '_'.")
-    variables = keep(
+            raise wrong_env(
+                f"a shell has no variable {name!r}: use letters, '_' and, except first, digits."
+            )
+    # An earlier start in this shell is undone.
+    earlier = undone(os.environ)
+    before = {name: value for name, value in {**os.environ, **earlier}.items() if value is not None}
+    with keeper(
         sandbox_of(options),
         options["servers"],
-        lambda servers, control: variables_of(options, os.environ, servers, control),
+        lambda servers, control: variables_of(options, before, servers, control),
         asking_process(),
         ttl,
-    )
-    variables["MEMCACHED_SANDBOX_SHELL"] = shell
-    variables[NAMES_VARIABLE] = " ".join([*variables, NAMES_VARIABLE])
-    click.echo(assignments(variables, shell), nl=False)
+    ) as variables:
+        # Those of --env are last: a shell may refuse one, such as a read-only UID.
+        started = {"MEMCACHED_SANDBOX_SHELL": shell, **variables}
+        started[BEFORE] = record(started, before)
+        click.echo(os.fsencode(statements({**earlier, **started}, shell)), nl=False)
     if sys.stdout.isatty():
         line = evaluated("sandbox start", shell)
         say(f"nothing has changed in this shell: to use a sandbox, run {line}.")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 
 import click
 
 from ..registry import inventory
 from ..registry.cleanup import remove_stale
 from ..registry.run_directory import run_directories, where
-from ..run.environment import NAMES_VARIABLE, without_injection
+from .before import undone
 from .options import CONTEXT_SETTINGS, shell_option
 from .output import FAILURE, say
-from .shells import evaluated, removals
+from .shells import evaluated, statements
 
 
 @click.command("stop", context_settings=CONTEXT_SETTINGS)
@@ -26,7 +25,7 @@ def command(ids: tuple[str, ...], every: bool, stale: bool, shell: str) -> int:
     """Stop the sandbox of this shell, or those with the given IDs.
 
     'sandbox list' shows the IDs. No other memcached is touched. A run fails when its sandbox is
-    stopped. In a shell that has used 'sandbox start', the output unsets its variables.
+    stopped. In a shell that has used 'sandbox start', the output restores its variables.
 
     \b
         eval "$(sandbox stop)"
@@ -48,8 +47,6 @@ def command(ids: tuple[str, ...], every: bool, stale: bool, shell: str) -> int:
         for server in servers
         if every or server.directory.name in ids or (own and server.record.control == ours)
     ]
-    if own or (control and ours in [server.record.control for server in chosen]):
-        _print_removals(shell)
     failures = 0
     for server in chosen:
         if reason := server.kill():
@@ -63,21 +60,22 @@ def command(ids: tuple[str, ...], every: bool, stale: bool, shell: str) -> int:
             say(f"{line}: stop it with the version that started it.")
     if stale:
         failures += _remove_stale()
+    # Last: the sandbox is stopped even if that cannot be printed.
+    if own or (control and ours in [server.record.control for server in chosen]):
+        _print_restoring(shell)
     return FAILURE if failures else 0
 
 
-def _print_removals(shell: str) -> None:
-    """Prints the lines that unset the variables of a sandbox or, at a terminal, how to run them."""
-    names: Sequence[str] = os.environ.get(NAMES_VARIABLE, "").split()
-    if not names:
+def _print_restoring(shell: str) -> None:
+    """Prints the lines that restore the variables of a shell or, at a terminal, how to run them."""
+    variables = undone(os.environ)
+    if not variables:
         return
     if sys.stdout.isatty():
         line = evaluated("sandbox stop", shell)
-        say(f"this shell still has the variables of the sandbox: {line} unsets them.")
+        say(f"this shell still has the variables of the sandbox: {line} restores them.")
     else:
-        # What the shell had before the sandbox, such as a PYTHONPATH, it has again.
-        before = {**dict.fromkeys(names, ""), **without_injection(os.environ)}
-        click.echo(removals(before, shell), nl=False)
+        click.echo(os.fsencode(statements(variables, shell)), nl=False)
 
 
 def _remove_stale() -> int:

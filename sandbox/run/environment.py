@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 # Always guarded: memcached's own port on this machine.
 MAIN_MEMCACHED = "127.0.0.1:11211"
 
-# The names of what `sandbox start` has set, for `sandbox stop` to unset.
-NAMES_VARIABLE = "MEMCACHED_SANDBOX_VARIABLES"
+# The record of `sandbox start`, from which `sandbox stop` restores the variables of a shell.
+BEFORE = "MEMCACHED_SANDBOX_BEFORE"
 
 # Servers by worker and main address, in JSON, as a process that owns its run tells its children.
 ADDRESSES = "MEMCACHED_SANDBOX_ADDRESSES"
@@ -79,6 +79,7 @@ def command_variables(
         # If sandbox exec itself runs in a worker of pytest-xdist, that worker's name is ignored.
         "MEMCACHED_SANDBOX_OUTER_RUN": environ.get("PYTEST_XDIST_TESTRUNUID", ""),
         "MEMCACHED_SANDBOX_WORKER": "",
+        BEFORE: "",  # A shell around this run is restored by itself only.
         **{
             name: re.sub(PLACEHOLDER, lambda match: values[match[1]], template)
             for name, template in templates

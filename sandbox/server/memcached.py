@@ -361,7 +361,7 @@ class _Process:
                 f"{binary} was not ready within {self._start_timeout:g} seconds and was killed"
                 f"{self._said()}: is it memcached? If it is, give it more time to start"
             ) from None
-        except (OSError, ValueError, LookupError, ProtocolError) as error:
+        except (OSError, ProtocolError) as error:
             if isinstance(error, OSError) and (reached := explain_limit(error)) is not None:
                 raise StartError(f"{binary} cannot be used: {reached}") from error
             reason = (

@@ -14,6 +14,7 @@ import pytest
 from pymemcache import Client
 
 from ..conftest import Run
+from ..helpers.cli import Cli, assert_one_line
 from ..helpers.memcacheds import MainMemcached
 from ..helpers.processes import eventually, printed, spawn
 from ..helpers.projects import Project
@@ -70,6 +71,37 @@ def test_values_of_any_kind_are_quoted_for_fish() -> None:
     subprocess.run(["sandbox", "stop"], env=env, capture_output=True, check=True)
 
 
+@each_shell
+def test_values_are_not_expanded(monkeypatch: pytest.MonkeyPatch, shell: str) -> None:
+    """An unquoted "=ls" is the path of a command in zsh."""
+    values = {
+        "A": "=ls",
+        "B": "a:=no-such-command",
+        "C": "~",
+        "D": "''",
+        "E": "\\'\\",
+        "F": "$(id)",
+    }
+    given = " ".join(f"{name}={value}" for name, value in values.items())
+    monkeypatch.setenv("MEMCACHED_SANDBOX_ENV", given)
+    with Shell(shell) as session:
+        session.run(EVALUATED[shell].format(options=""))
+        within = session.variables()
+    assert {name: within.get(name) for name in values} == values
+
+
+@pytest.mark.parametrize("name", ["my-name", "1st", "é", "x;touch owned;y", "$(touch owned)"])
+def test_name_that_no_shell_has_is_wrong_usage(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    explained = f"a shell has no variable {name!r}: use letters, '_' and, except first, digits."
+    result = cli("start", "--env", f"{name}=1")
+    assert_one_line(result, 2, f"Invalid value for '--env': {explained}")
+    monkeypatch.setenv("MEMCACHED_SANDBOX_ENV", "my-name=1")
+    explained = explained.replace(repr(name), "'my-name'")
+    assert_one_line(cli("start"), 2, f"Invalid value for MEMCACHED_SANDBOX_ENV: {explained}")
+
+
 def test_project_uses_the_sandbox_of_the_shell(
     shell: Shell, project: Project, main_memcached: MainMemcached
 ) -> None:
@@ -89,7 +121,7 @@ def test_start_at_a_terminal_says_how_to_use_the_sandbox() -> None:
     terminal.expect(pexpect.EOF)
     terminal.close()
     output = printed(terminal)
-    assert "export MEMCACHED_SANDBOX_ADDRESS=127.0.0.1:" in output
+    assert "export MEMCACHED_SANDBOX_ADDRESS='127.0.0.1:" in output
     assert 'to use a sandbox, run eval "$(sandbox start)".' in output
 
 

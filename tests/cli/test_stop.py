@@ -102,18 +102,18 @@ def test_stop_of_one_server_ends_the_sandbox_of_a_shell(
     assert list(run_folder.iterdir()) == []
 
 
-def test_stop_by_id_unsets_the_variables_of_the_shell(shell: Shell, run_folder: Path) -> None:
+def test_stop_by_id_restores_the_variables_of_the_shell(shell: Shell, run_folder: Path) -> None:
     shell.run('eval "$(sandbox start)"')
     shell.run(f'eval "$(sandbox stop {shell.id()})"')
     assert "MEMCACHED_SANDBOX_ADDRESS" not in shell.variables()
     eventually(lambda: list(run_folder.iterdir()) == [])
 
 
-def test_stop_at_a_terminal_says_how_to_unset_the_variables() -> None:
+def test_stop_at_a_terminal_says_how_to_restore_the_variables() -> None:
     terminal = spawn("sh", "-c", 'eval "$(sandbox start)"; sandbox stop')
     terminal.expect(pexpect.EOF)
     terminal.close()
     output = printed(terminal)
     stopped, hint = output.splitlines()
     assert "sandbox: stopped" in stopped or "sandbox: stopped" in hint
-    assert 'still has the variables of the sandbox: eval "$(sandbox stop)" unsets them.' in output
+    assert 'still has the variables of the sandbox: eval "$(sandbox stop)" restores them.' in output

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
 from sandbox.registry import inventory
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # The line that starts a sandbox in each shell.
 EVALUATED = {
@@ -84,6 +88,12 @@ class Shell:
         pid = self.server().pid
         (server,) = (s for s in inventory.servers()[0] if s.record.server.pid == pid)
         return server.directory.name
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
     def end(self) -> None:
         self.process.kill()
