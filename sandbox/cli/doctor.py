@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 import click
 
-from ..errors import BinaryError, SandboxError, StartError, printable
+from ..errors import SandboxError, printable
 from ..registry import inventory
 from ..registry.run_directory import problems, run_directory, where
 from ..server.binary import find_memcached, install_command
 from ..server.memcached import Memcached
 from ..server.others import other_memcacheds, other_people
-from ..system.processes import OWN_DESCRIPTORS
+from ..system.processes import shows_processes
 from .output import PROBLEM
 
 
@@ -73,9 +73,8 @@ def _memcached() -> Iterator[Finding]:
         _start_and_stop(server)  # what is imported on first use is imported now
         start_ms, stop_ms = _start_and_stop(server)
     except SandboxError as error:
-        remedy = ""
-        if isinstance(error, BinaryError | StartError):
-            remedy = "name another memcached in MEMCACHED_SANDBOX_BINARY"
+        is_about_binary = str(error).startswith(binary)  # and not about the machine
+        remedy = "name another memcached in MEMCACHED_SANDBOX_BINARY" if is_about_binary else ""
         yield Finding("start", str(error), remedy, True)
         return
     yield Finding("start", f"{start_ms:.1f} ms to start, {stop_ms:.1f} ms to stop")
@@ -136,7 +135,7 @@ def _of_other_versions() -> Iterator[Finding]:
 
 
 def _other_processes() -> Iterator[Finding]:
-    if sys.platform == "linux" and not os.path.isdir(OWN_DESCRIPTORS):
+    if not shows_processes():
         yield Finding("processes", "not to be seen: /proc is not mounted", "mount /proc")
         return
     others = other_memcacheds()

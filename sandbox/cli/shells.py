@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import psutil
 
 from ..errors import SandboxError
+from ..system.processes import shows_processes
 
 
 def asking_process() -> psutil.Process | None:
@@ -20,7 +21,13 @@ def asking_process() -> psutil.Process | None:
     Linux tells.
 
     :returns: None if the parent process has ended.
+    :raises SandboxError: on Linux, /proc is not mounted.
     """
+    if not shows_processes():
+        raise SandboxError(
+            "the sandbox ends with this shell, which cannot be seen without /proc: mount /proc, "
+            "or use 'sandbox exec'"
+        )
     output = os.fstat(sys.stdout.fileno())
     for process in psutil.Process().parents():
         if not stat.S_ISFIFO(output.st_mode) or not _writes_into(process.pid, output):

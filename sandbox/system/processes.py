@@ -157,6 +157,11 @@ def _system() -> str:
         return UNKNOWN
 
 
+def shows_processes() -> bool:
+    """Returns whether this system shows processes: on Linux, whether /proc is mounted."""
+    return sys.platform != "linux" or os.path.isdir(OWN_DESCRIPTORS)
+
+
 def unprivileged_user() -> pwd.struct_passwd | None:
     """Returns the user that memcached must become, or None if this process is not root.
 
@@ -164,7 +169,7 @@ def unprivileged_user() -> pwd.struct_passwd | None:
     """
     if os.geteuid() != 0:
         return None
-    if sys.platform == "linux" and not os.path.isdir(OWN_DESCRIPTORS):
+    if not shows_processes():
         raise StartError(
             "root's memcached, which is another user's, reaches its files through /proc: "
             "mount /proc, or run as another user"
