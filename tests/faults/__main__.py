@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from ..helpers.memcacheds import MainMemcached
-from . import faults, suites
+from . import attacks, faults, suites
 
 
 def main() -> None:
@@ -27,6 +27,9 @@ def main() -> None:
             lambda: faults.sandboxes_alive(100),
             lambda: faults.deaths_at_the_end(100),
             lambda: faults.fuzz(500, seed),
+            lambda: attacks.plants(1000),
+            lambda: attacks.records(2000, seed),
+            lambda: attacks.answers(2000, seed),
             lambda: suites.runs_of_pytest(20, seed, main_memcached),
             lambda: suites.runs_of_manage(20, seed, main_memcached),
             lambda: suites.workers_at_once(10, main_memcached),
