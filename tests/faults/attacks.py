@@ -1,4 +1,4 @@
-"""What another user of the machine may do: links, records and answers that somebody has forged."""
+"""Plays another user of the machine: forged links, records and answers."""
 
 from __future__ import annotations
 
