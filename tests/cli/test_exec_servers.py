@@ -59,7 +59,7 @@ def test_killed_worker_leaves_its_servers_to_the_run(
     assert list(run_folder.iterdir()) == []
 
 
-# Thirty workers at once, and then one of those that have servers asks again.
+# A hundred workers at once, and then one of those that have servers asks again.
 MANY_WORKERS = """
 import os
 from _memcached_sandbox import errors, run
@@ -72,7 +72,7 @@ def resolve(worker):
 
 resolve("first")
 pids = []
-for number in range(30):
+for number in range(100):
     if not (pid := os.fork()):
         os._exit(type(resolve(str(number))) is dict)
     pids.append(pid)
@@ -87,8 +87,8 @@ def test_workers_beyond_the_limit_of_descriptors_are_told_so(run: Run, tmp_path:
     script = f"ulimit -Sn 60; exec sandbox exec -q -- {sys.executable} workers.py"
     result = run("sh", "-c", script)
     served, again = result.stdout.split()
-    assert 0 < int(served) < 30
+    assert 0 < int(served) < 100
     assert again == "dict"
     told = re.findall("no free file descriptor: close files that it has open, or r", result.stderr)
-    assert len(told) == 30 - int(served)
+    assert len(told) == 100 - int(served)
     assert result.stderr.count("\n") == len(told)
