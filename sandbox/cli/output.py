@@ -22,7 +22,7 @@ INTERRUPTED = 130
 
 def say(line: str) -> None:
     """Prints a line on stderr."""
-    with suppress(BrokenPipeError):  # It may have gone away: the exit status still tells.
+    with suppress(OSError):  # It may have gone away: the exit status still tells.
         click.echo(f"sandbox: {line}", err=True)
 
 
