@@ -7,16 +7,11 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
-
-from sandbox.cli.output import ExitWatcher
-from sandbox.run.control import Control
-from sandbox.run.sandbox import Sandbox
-from sandbox.run.summary import Summary
 
 from ..conftest import Run
 from ..helpers.cli import Cli, assert_one_line
@@ -30,46 +25,56 @@ def test_full_stderr_keeps_the_exit_status(run: Run) -> None:
     assert (result.returncode, result.stdout) == (3, "went on\n")
 
 
-def after(original: Callable[..., object], error: Exception) -> Callable[..., object]:
-    """Return a function that fails once, after it has done what it should."""
-    errors = [error]
+# Runs `sandbox` with a method that fails once, after it has done what it should.
+FAILING = """
+import sys
+from importlib import import_module
+from sandbox.cli import main
 
-    def failing(*arguments: object) -> object:
-        result = original(*arguments)
-        if errors:
-            raise errors.pop()
-        return result
+_, method, error, *sys.argv = sys.argv
+module, owner, name = method.rsplit(".", 2)
+owner = getattr(import_module(module), owner)
+original = getattr(owner, name)
+errors = [eval(error)]
 
-    return failing
+def failing(*arguments):
+    result = original(*arguments)
+    if errors:
+        raise errors.pop()
+    return result
+
+setattr(owner, name, failing)
+main()
+"""
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"),
+    ("method", "error"),
     [
-        (ExitWatcher, "check"),
-        (ExitWatcher, "running"),
-        (Control, "stop"),
-        (Summary, "add_servers"),
-        (Summary, "lines"),
-        (Sandbox, "stop"),
+        ("sandbox.cli.output.ExitWatcher.check", "OSError(24, 'Too many open files')"),
+        ("sandbox.cli.output.ExitWatcher.running", "MemoryError()"),
+        ("sandbox.run.control.Control.stop", "OSError(9, 'Bad file descriptor')"),
+        ("sandbox.run.summary.Summary.add_servers", "KeyError('cmd_get')"),
+        ("sandbox.run.summary.Summary.lines", "MemoryError()"),
+        ("sandbox.run.sandbox.Sandbox.stop", "PermissionError(1, 'Operation not permitted')"),
     ],
 )
-@pytest.mark.parametrize("error", [OSError(5, "broken"), MemoryError(), KeyError("cmd_get")])
 def test_error_keeps_the_exit_status_and_is_told_at_the_end(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, error: Exception
+    python: Run, method: str, error: str
 ) -> None:
-    monkeypatch.setattr(owner, name, after(getattr(owner, name), error))
-    result = cli("exec", "sh", "-c", "sh -c 'exit 0'; exit 3")
+    result = python(FAILING, method, error, "sandbox", "exec", "sh", "-c", "exit 3")
     assert result.returncode == 3
     said = result.stderr.splitlines()
-    assert said[-1] == f"sandbox: sandbox exec failed beside its command: {error!r}."
+    told = eval(error)
+    assert said[-1] == f"sandbox: sandbox exec failed beside its command: {told!r}."
     assert len(said) <= 2
 
 
-def test_strict_fails_even_if_the_summary_does(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Summary, "lines", after(Summary.lines, OSError(5, "broken")))
-    script = "import socket; socket.create_connection(('127.0.0.1', 11211))"
-    assert cli("exec", "--strict", "--", sys.executable, "-c", script).returncode == 125
+def test_strict_fails_even_if_the_summary_does(python: Run) -> None:
+    method, error = "sandbox.run.summary.Summary.lines", "MemoryError()"
+    connect = "import socket; socket.create_connection(('127.0.0.1', 11211))"
+    command = ["sandbox", "exec", "--strict", "--", sys.executable, "-c", connect]
+    assert python(FAILING, method, error, *command).returncode == 125
 
 
 def test_command_is_not_started_if_the_control_socket_cannot_be_served(
