@@ -14,6 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import click
 
+from ..errors import SandboxError
+from .output import say
+
 PASSED_ON = {
     signal.SIGTERM,
     signal.SIGHUP,
@@ -58,6 +61,31 @@ def hold_signals() -> set[int]:
     return signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
 
 
+class PostponedErrors:
+    """Keeps errors from ending this process before its command, and reports them later.
+
+    Use it as a context manager, as often as needed: it lets no `Exception` out of the body.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[str, None] = {}
+
+    def report(self) -> None:
+        """Reports the errors so far, each once."""
+        for line in self._lines:
+            say(f"{line}.")
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        if isinstance(error, SandboxError):
+            self._lines[str(error)] = None
+        elif isinstance(error, Exception):
+            self._lines[f"sandbox exec failed beside its command: {error!r}"] = None
+        return isinstance(error, Exception)
+
+
 class Command:
     """Starts a command, and waits for it.
 
@@ -67,6 +95,7 @@ class Command:
     """
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], mask: set[int]) -> None:
+        self.errors = PostponedErrors()  # since the command was started
         self._interrupt_was_typed = False
         try:
             self.pid = os.posix_spawnp(
@@ -85,23 +114,29 @@ class Command:
     def wait(self, on_child: Callable[[], object]) -> int:
         """Waits for the command and returns its exit status, 128+n if signal n ended it.
 
+        Errors meanwhile are postponed.
+
         :param on_child: called whenever a child of this process has ended or stopped.
         """
         while True:
-            signum, typed = _next_signal()
+            signum: int = signal.SIGCHLD  # which it may have been if an error loses it
+            with self.errors:
+                signum, typed = _next_signal()
+                if signum == signal.SIGCHLD:
+                    on_child()
+                elif not typed:
+                    self._pass_on(signum)
+                elif signum == signal.SIGINT:
+                    self._interrupt_was_typed = True
             if signum == signal.SIGCHLD:
-                on_child()
                 pid, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED)
                 if pid and os.WIFSTOPPED(status):
-                    self._stop_too()
+                    with self.errors:
+                        self._stop_too()
                 elif pid:
                     code = os.waitstatus_to_exitcode(status)
                     self._interrupt_was_typed &= code == -signal.SIGINT
                     return code if code >= 0 else 128 - code
-            elif not typed:
-                os.kill(self.pid, signum)
-            elif signum == signal.SIGINT:
-                self._interrupt_was_typed = True
 
     def die_as_it_did(self) -> None:
         """Ends this process by SIGINT, if a typed Ctrl-C ended the command and a shell waits.
@@ -112,6 +147,15 @@ class Command:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             os.kill(os.getpid(), signal.SIGINT)
+
+    def _pass_on(self, signum: int) -> None:
+        try:
+            os.kill(self.pid, signum)
+        except PermissionError:
+            name = signal.Signals(signum).name
+            raise SandboxError(
+                f"{name} was not passed on to the command: process {self.pid} is another user's"
+            ) from None
 
     def _stop_too(self) -> None:
         """Stops this process as the command has stopped, and continues the command afterwards.

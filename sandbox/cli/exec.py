@@ -58,6 +58,9 @@ def command(
     with sandbox_of(options) as sandbox:
         launched = sandbox.launch(options["servers"])
         child, status = _run(sandbox, launched, command, options, quiet, strict, verbose)
+        with child.errors:
+            sandbox.stop()
+    child.errors.report()
     child.die_as_it_did()
     return status
 
@@ -88,14 +91,17 @@ def _run(
     control = Control(sandbox, sandbox.control_directory.socket)
     variables = variables_of(options, os.environ, launched, control.path)
     watcher = ExitWatcher(sandbox)
+    summary = Summary("--memory")
     child = Command(command, {**os.environ, **variables}, mask)
     status = child.wait(on_child=watcher.check)
-    control.stop()
-    summary = Summary("--memory")
-    running = watcher.running()
-    if not quiet:
-        summary.add_servers(running)
-    summary.refusals += control.refusals
-    for line in summary.lines():
-        say(line.text)
-    return child, FAILURE if strict and summary.refusals else status
+    with child.errors:
+        control.stop()
+    with child.errors:
+        running = watcher.running()
+        if not quiet:
+            summary.add_servers(running)
+    with child.errors:
+        summary.refusals += control.refusals
+        for line in summary.lines():
+            say(line.text)
+    return child, FAILURE if strict and control.refusals else status

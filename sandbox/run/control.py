@@ -9,11 +9,14 @@ with ``{}``, and what cannot be done with ``{"error": REASON}``.
 from __future__ import annotations
 
 import _socket
+import json
+import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ..errors import SandboxError
+from ..errors import SandboxError, explain_limit
 from ..inject import protocol, refusals
 
 if TYPE_CHECKING:
@@ -21,72 +24,94 @@ if TYPE_CHECKING:
 
     from .sandbox import Sandbox
 
+# Clients that may wait until they are accepted. The kernel allows fewer: 4096 since Linux 5.4.
+BACKLOG = 65535
+
 # Seconds to wait for the request of a client that has connected.
 REQUEST_TIMEOUT = 10.0
+
+# The same while other clients wait for this one, since no thread can be started for it.
+REQUEST_TIMEOUT_IN_TURN = 1.0
+
+# Seconds until the next attempt to accept a client, after an error.
+RETRY_PAUSE = 0.01
 
 
 class Control:
     """Answers other processes at the control socket of a run, which they ask for addresses.
 
     :param path: where to make it: in a directory that only this user may enter.
-    :raises SandboxError: it cannot be made there.
+    :raises SandboxError: it cannot be made there, or not be served.
     """
 
     def __init__(self, sandbox: Sandbox, path: str) -> None:
         self.path = path
         self.refusals: list[refusals.Refusal] = []
         self._sandbox = sandbox
-        self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        self._stopped = threading.Event()
         try:
-            self._socket.bind(path)
+            self._socket = _listening_socket(path)
         except OSError as error:
+            what = explain_limit(error) or f"{error}; point TMPDIR to a folder with a shorter path"
+            raise SandboxError(f"the control socket cannot be made at {path}: {what}") from error
+        try:
+            threading.Thread(target=self._accept, daemon=True).start()
+        except RuntimeError as error:
             self._socket.close()
             raise SandboxError(
-                f"the control socket cannot be made at {path}: {error}; "
-                "point TMPDIR to a folder with a shorter path"
+                f"the control socket cannot be served: {error}: "
+                "end some programs, or raise 'ulimit -u'"
             ) from error
-        self._socket.listen(128)
-        threading.Thread(target=self._accept, daemon=True).start()
 
     def stop(self) -> None:
         """Stops answering."""
-        self._socket.shutdown(_socket.SHUT_RDWR)
+        self._stopped.set()
+        with suppress(OSError):  # macOS refuses it: there, close() wakes accept().
+            self._socket.shutdown(_socket.SHUT_RDWR)
         self._socket.close()
 
     def _accept(self) -> None:
-        while True:
+        while not self._stopped.is_set():
             try:
-                # What socket.accept() calls. It is not in typeshed.
-                descriptor, _ = self._socket._accept()  # type: ignore[attr-defined]
-            except OSError:
-                return  # stopped
-            connection = _socket.socket(fileno=descriptor)
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+                self._accept_client()
+            except Exception:  # noqa: BLE001 - whatever it was, the next client is served
+                # Most likely there is no free descriptor, until another client has been served.
+                self._stopped.wait(RETRY_PAUSE)
 
-    def _serve(self, connection: _socket.socket) -> None:
-        import json  # Not before it is needed: `sandbox exec` is on a hot path.
-
+    def _accept_client(self) -> None:
+        # What socket.accept() calls. It is not in typeshed.
+        descriptor, _ = self._socket._accept()  # type: ignore[attr-defined]
+        connection = _socket.socket(fileno=descriptor)
         try:
-            connection.settimeout(REQUEST_TIMEOUT)
+            threading.Thread(
+                target=self._serve, args=(connection, REQUEST_TIMEOUT), daemon=True
+            ).start()
+        except RuntimeError:
+            self._serve(connection, REQUEST_TIMEOUT_IN_TURN)
+
+    def _serve(self, connection: _socket.socket, timeout: float) -> None:
+        try:
+            connection.settimeout(timeout)
             line = protocol.receive_line(connection)
-            try:
-                answer = self._answer(json.loads(line))
-            except (ValueError, RecursionError):
-                answer = {"error": f"the request is not a line of JSON: {line[:80]!r}"}
-            connection.sendall(json.dumps(answer).encode() + b"\n")
+            connection.sendall(json.dumps(self._reply(line)).encode() + b"\n")
         except OSError:
             pass  # The client has gone, or has not asked.
         finally:
             connection.close()
 
+    def _reply(self, line: bytes) -> Mapping[str, object]:
+        try:
+            return self._answer(_parsed(line))
+        except SandboxError as error:
+            return {"error": str(error)}
+        except Exception as error:  # noqa: BLE001 - whatever it was, the client is told
+            return {"error": f"the process that owns the sandbox failed: {error!r}"}
+
     def _answer(self, request: object) -> Mapping[str, object]:
         if isinstance(request, dict):
             addresses, worker = request.get("resolve"), request.get("worker", "")
             if _are_strings(addresses) and isinstance(worker, str):
-                try:
-                    return {"addresses": self._sandbox.resolve(addresses, worker)}
-                except SandboxError as error:
-                    return {"error": str(error)}
+                return {"addresses": self._sandbox.resolve(addresses, worker)}
             refused = request.get("refused")
             if isinstance(refused, dict) and set(refused) == set(refusals.Refusal._fields):
                 self.refusals.append(
@@ -94,6 +119,26 @@ class Control:
                 )
                 return {}
         return {"error": f"the request asks for nothing that is known: {str(request)[:80]}"}
+
+
+def _listening_socket(path: str) -> _socket.socket:
+    listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
+        # The first client needs a descriptor, too. Later ones wait for that of an earlier one.
+        os.close(os.dup(listener.fileno()))
+        listener.bind(path)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _parsed(line: bytes) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        raise SandboxError(f"the request is not a line of JSON: {line[:80]!r}") from None
 
 
 def _are_strings(value: object) -> TypeGuard[list[str]]:

@@ -57,3 +57,38 @@ def test_killed_worker_leaves_its_servers_to_the_run(
     assert result.returncode == 0
     assert "in the fullest of 2 servers" in result.stderr
     assert list(run_folder.iterdir()) == []
+
+
+# A hundred workers at once, and then one of those that have servers asks again.
+MANY_WORKERS = """
+import os
+from _memcached_sandbox import errors, run
+
+def resolve(worker):
+    try:
+        return run.current_run().source.resolve(["a:1"], worker)
+    except errors.RunError as error:
+        return str(error)
+
+resolve("first")
+pids = []
+for number in range(100):
+    if not (pid := os.fork()):
+        os._exit(type(resolve(str(number))) is dict)
+    pids.append(pid)
+print(sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids))
+print(type(resolve("first")).__name__)
+"""
+
+
+def test_workers_beyond_the_limit_of_descriptors_are_told_so(run: Run, tmp_path: Path) -> None:
+    """Each gets its servers, or is told at once why it has none; the owner serves on."""
+    (tmp_path / "workers.py").write_text(MANY_WORKERS)
+    script = f"ulimit -Sn 60; exec sandbox exec -q -- {sys.executable} workers.py"
+    result = run("sh", "-c", script)
+    served, again = result.stdout.split()
+    assert 0 < int(served) < 100
+    assert again == "dict"
+    told = re.findall("no free file descriptor: close files that it has open, or r", result.stderr)
+    assert len(told) == 100 - int(served)
+    assert result.stderr.count("\n") == len(told)

@@ -6,10 +6,8 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,39 +18,7 @@ from sandbox.inject import refusals
 from sandbox.run.control import Control
 
 from ..conftest import Run
-
-
-@pytest.fixture
-def control(tmp_path: Path) -> Iterator[Control]:
-    with Sandbox(memory_mb=8) as sandbox:
-        for server in sandbox.launch(1):
-            server.wait()
-        control = Control(sandbox, str(tmp_path / "control"))
-        yield control
-        control.stop()
-
-
-def send(control: Control, request: bytes) -> dict[str, Any]:
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(control.path)
-        try:
-            connection.sendall(request)
-            connection.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # The owner has read enough.
-        with connection.makefile("rb") as lines:
-            answer: dict[str, Any] = json.loads(lines.readline())
-            return answer
-
-
-def ask(control: Control, *addresses: str, worker: str = "") -> list[str]:
-    request = {"resolve": list(addresses), "worker": worker}
-    answer = send(control, json.dumps(request).encode() + b"\n")["addresses"]
-    return [answer[address] for address in addresses]
-
-
-def servers(control: Control) -> int:
-    return len(control._sandbox.servers)
+from ..helpers.controls import ask, send, servers
 
 
 def test_first_address_gets_the_server_that_runs_already(control: Control) -> None:
@@ -149,6 +115,20 @@ def test_control_socket_lies_in_a_directory_for_its_owner_alone(run: Run) -> Non
         "sandbox", "exec", "-q", "--", "sh", "-c", 'stat -c %a "${MEMCACHED_SANDBOX_CONTROL%/*}"'
     )
     assert result.stdout == "700\n"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(5, "broken"), ValueError("a bug")])
+def test_failure_of_the_owner_is_answered_and_harms_no_other_client(
+    control: Control, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sandbox, "resolve", fail)
+        answer = send(control, b'{"resolve": ["a:1"]}\n')
+    assert answer == {"error": f"the process that owns the sandbox failed: {error!r}"}
+    assert len(ask(control, "a:1")) == 1
 
 
 json_values = st.recursive(

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import sys
+import time
 
 from .errors import RunError, printable
 from .protocol import ANSWER_TIMEOUT, receive_line
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .refusals import Refusal
+
+
+# Seconds between attempts to connect to an owner at which many other clients wait.
+SHORTEST_PAUSE = 0.001
+LONGEST_PAUSE = 0.1
 
 
 class SocketSource:
@@ -62,7 +68,7 @@ class SocketSource:
             connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
             try:
                 connection.settimeout(ANSWER_TIMEOUT)
-                connection.connect(self._path)
+                _connect(connection, self._path)
                 connection.sendall(json.dumps(request).encode() + b"\n")
                 answer: dict[str, Any] = json.loads(receive_line(connection))
             finally:
@@ -77,6 +83,26 @@ class SocketSource:
         if "error" in answer:
             raise failed(answer["error"])
         return answer
+
+
+def _connect(connection: _socket.socket, path: str) -> None:
+    """Connects to a Unix socket, also if many other clients wait at it already.
+
+    Sums up its pauses: a test may have stopped the clock.
+
+    :raises OSError: there is no such socket, or it has accepted no client for too long.
+    """
+    waited, pause = 0.0, SHORTEST_PAUSE
+    while True:
+        try:
+            connection.connect(path)
+            return
+        except BlockingIOError:
+            if waited > ANSWER_TIMEOUT:
+                raise TimeoutError("timed out") from None
+        time.sleep(pause)
+        waited += pause
+        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 class EnvironmentSource:
@@ -126,5 +152,10 @@ def failed(reason: str) -> RunError:
 
     An application may swallow the exception; the line on stderr it cannot.
     """
-    print(f"sandbox: {printable(reason)}", file=sys.stderr, flush=True)
+    if sys.stderr is not None:
+        try:
+            # Together with its end, so that the lines of several workers do not mix.
+            print(f"sandbox: {printable(reason)}\n", end="", file=sys.stderr, flush=True)
+        except OSError:
+            pass  # It cannot be written, and the exception is left.
     return RunError(reason)
