@@ -111,7 +111,10 @@ class Control:
         if isinstance(request, dict):
             addresses, worker = request.get("resolve"), request.get("worker", "")
             if _are_strings(addresses) and isinstance(worker, str):
-                return {"addresses": self._sandbox.resolve(addresses, worker)}
+                try:
+                    return {"addresses": self._sandbox.resolve(addresses, worker)}
+                except SandboxError as error:
+                    return {"error": f"the process that owns the sandbox failed: {error}"}
             refused = request.get("refused")
             if isinstance(refused, dict) and set(refused) == set(refusals.Refusal._fields):
                 self.refusals.append(

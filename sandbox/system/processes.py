@@ -137,7 +137,7 @@ def _status(pid: int) -> tuple[str, str]:
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             text = file.read()
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return UNKNOWN, UNKNOWN
     # The 3rd and the 22nd field: proc(5). The second, the name, may have spaces and brackets.
     fields = text.rpartition(b")")[2].split()
@@ -153,8 +153,8 @@ def _system() -> str:
         with open("/proc/sys/kernel/random/boot_id", "rb", buffering=0) as file:
             boot = file.read().decode().strip()
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return UNKNOWN
+    except (FileNotFoundError, PermissionError):
+        return UNKNOWN  # no /proc, or but a part of it
 
 
 def shows_processes() -> bool:
@@ -174,6 +174,11 @@ def unprivileged_user() -> pwd.struct_passwd | None:
             "root's memcached, which is another user's, reaches its files through /proc: "
             "mount /proc, or run as another user"
         )
+    return _nobody()
+
+
+@functools.cache
+def _nobody() -> pwd.struct_passwd:
     import pwd
 
     try:

@@ -70,7 +70,9 @@ class SocketSource:
                 connection.settimeout(ANSWER_TIMEOUT)
                 _connect(connection, self._path)
                 connection.sendall(json.dumps(request).encode() + b"\n")
-                answer: dict[str, Any] = json.loads(receive_line(connection))
+                if not (line := receive_line(connection)):
+                    raise OSError("it has closed the connection")
+                answer: dict[str, Any] = json.loads(line)
             finally:
                 connection.close()
         except FileNotFoundError as error:
