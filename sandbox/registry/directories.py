@@ -18,7 +18,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..errors import RecordError, RunDirectoryError, SandboxError, explain_limit
@@ -164,7 +164,12 @@ class LockedDirectory:
             folder = os.path.dirname(os.path.dirname(self.path))
             self._run = RunDirectory(folder, self.mode)
         make_directory(self.name, self._run.fd, self.mode)
-        self.take_lock()
+        try:
+            self.take_lock()
+        except BaseException:
+            with suppress(OSError):  # It is gone, or another process has put something there.
+                os.rmdir(self.name, dir_fd=self._run.fd)
+            raise
         # From now on the path leads here: nobody else can move what lies in the run directory.
         with self._file(RECORD, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as record:
             os.write(record, HEADER)

@@ -11,6 +11,7 @@ import os
 import stat
 import sys
 import weakref
+from contextlib import suppress
 
 from ..errors import RunDirectoryError, SandboxError, explain_limit
 
@@ -51,13 +52,20 @@ class RunDirectory:
         self.path = run_directory_in(folder)
         name = os.path.basename(self.path)
         parent = _open_folder(folder)
+        made = False
         try:
             if mode is not None:
                 try:
                     make_directory(name, parent, mode)
+                    made = True
                 except FileExistsError:
                     pass  # Another user may have created it: its owner is checked.
             self.fd = self._open(name, parent)
+        except BaseException:
+            if made:
+                with suppress(OSError):  # It is gone, or in use already.
+                    os.rmdir(name, dir_fd=parent)
+            raise
         finally:
             os.close(parent)
         self._closer = weakref.finalize(self, os.close, self.fd)

@@ -35,6 +35,7 @@ def test_too_few_free_descriptors_are_reported(python: Run, run_folder: Path, be
         "    except SandboxError as error: outcome = str(error)\n"
         "    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))\n"
         "    for descriptor in taken: os.close(descriptor)\n"
+        "    assert os.listdir(os.environ['TMPDIR']) == [], (free, outcome)\n"
         "    print(free, len(os.listdir('/proc/self/fd')), outcome)\n"
     )
     assert result.stderr == ""
