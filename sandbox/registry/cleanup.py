@@ -5,11 +5,10 @@ What it kills or removes must be proved to be of this package and this user.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..errors import CleanupError, RecordError
-from .directories import ControlDirectory, LockedDirectory, ServerDirectory, directories
+from .directories import LockedDirectory, ServerDirectory, directories
 
 if TYPE_CHECKING:
     from .run_directory import RunDirectory
@@ -34,28 +33,7 @@ def remove_stale(run: RunDirectory) -> tuple[int, list[CleanupError]]:
 
 def stale_directories(run: RunDirectory) -> list[LockedDirectory]:
     """Returns the stale directories in a run directory, and what else is there by mistake."""
-    found = directories(run)
-    return [
-        directory
-        for directory in found
-        if not directory.is_alive()
-        and not (isinstance(directory, ControlDirectory) and _is_named(directory, found))
-    ]
-
-
-def _is_named(directory: ControlDirectory, others: Iterable[LockedDirectory]) -> bool:
-    """Returns whether a server that is alive names a control directory in its record.
-
-    The directory is made after that server, and is not locked at first.
-    """
-    for other in others:
-        if isinstance(other, ServerDirectory) and other.is_alive():
-            try:
-                if other.read_record().control == directory.name:
-                    return True
-            except (RecordError, FileNotFoundError):
-                continue
-    return False
+    return [directory for directory in directories(run) if not directory.is_alive()]
 
 
 def _remove(directory: LockedDirectory) -> bool:
@@ -97,7 +75,7 @@ def _end_server(directory: ServerDirectory) -> None:
         server = directory.read_record().server
         if not server.is_of_this_system:
             reason = "is of another boot or PID namespace, such as a container's"
-        killed = server.kill()
+        killed = directory.kill(server, with_group=True)
     except (RecordError, FileNotFoundError) as error:
         problem = error if isinstance(error, RecordError) else "has no complete record"
         reason = f"is not known: the directory {problem}"

@@ -21,11 +21,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from ..errors import RecordError, RunDirectoryError, SandboxError, explain_limit
+from ..errors import RecordError, SandboxError, explain_limit
 from ..system import close_in_forks, no_fork
 from ..system.processes import OWN_DESCRIPTORS, UNKNOWN, Identity
 from ..system.reaper import FOLDER
-from .run_directory import DIRECTORY, REMEDY, RunDirectory, make_directory, run_directory
+from .run_directory import DIRECTORY, REMEDY, RunDirectory, directory_mode, make_directory
 
 if TYPE_CHECKING:
     import pwd
@@ -38,6 +38,12 @@ RECORD = "record"
 
 # Bytes of the longest record: its longest line is a path.
 LONGEST_RECORD = 10_000
+
+# Characters of the longest time of a start.
+LONGEST_START = 20
+
+# The only host at which a server listens.
+LOOPBACK = "127.0.0.1"
 
 # The highest pid and the largest memory in MB that a record may name.
 LARGEST_NUMBER = 2**31 - 1
@@ -105,16 +111,12 @@ class LockedDirectory:
 
     mode = 0o700
 
-    def __init__(self, path: str, run: RunDirectory | None = None) -> None:
-        self.path = path
+    def __init__(self, run: RunDirectory, name: str) -> None:
+        self.run = run
+        self.name = name  # for a server, the ID by which users know it
+        self.path = os.path.join(run.path, name)
         self.lock = -1  # the descriptor by which this process holds the lock
-        self._run = run
         close_in_forks(self)
-
-    @property
-    def name(self) -> str:
-        """The last part of its path; for a server, the ID by which users know it."""
-        return os.path.basename(self.path)
 
     @classmethod
     def new_name(cls) -> str:
@@ -131,46 +133,33 @@ class LockedDirectory:
             and HEXADECIMAL.issuperset(random)
         )
 
-    @property
-    def run(self) -> RunDirectory:
-        """The run directory that it lies in, which is opened if that was not done yet.
-
-        :raises FileNotFoundError: it is not there.
-        :raises RunDirectoryError: it cannot be trusted.
-        """
-        if self._run is None:
-            self._run = RunDirectory(os.path.dirname(os.path.dirname(self.path)))
-        return self._run
-
     def make(self) -> None:
-        """Makes the directory and locks it, in the run directory, which is made if it is missing.
+        """Makes the directory and locks it.
 
         After an error nothing is left.
 
         :raises FileExistsError: the name is taken.
         :raises OSError: it cannot be made, or is removed at once.
-        :raises SandboxError: the run directory cannot be trusted, or the umask prevents it.
+        :raises SandboxError: the umask prevents it.
         """
         try:
             self._make()
         except BaseException:
             self.remove()
             self.close_fds()
-            self._run = None
             raise
 
     def _make(self) -> None:
-        if self._run is None:
-            folder = os.path.dirname(os.path.dirname(self.path))
-            self._run = RunDirectory(folder, self.mode)
-        make_directory(self.name, self._run.fd, self.mode)
+        make_directory(self.name, self.run.fd, self.mode)
         try:
             self.take_lock()
+            # From now on the path leads here, too: only this user moves what lies here.
+            if not os.path.samestat(os.lstat(self.path), os.fstat(self.lock)):
+                raise FileNotFoundError(errno.ENOENT, "another user has taken the path")
         except BaseException:
             with suppress(OSError):  # It is gone, or another process has put something there.
-                os.rmdir(self.name, dir_fd=self._run.fd)
+                os.rmdir(self.name, dir_fd=self.run.fd)
             raise
-        # From now on the path leads here: nobody else can move what lies in the run directory.
         with self._file(RECORD, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as record:
             os.write(record, HEADER)
 
@@ -189,11 +178,12 @@ class LockedDirectory:
         return os.open(self.name, DIRECTORY, dir_fd=self.run.fd)
 
     def is_there(self) -> bool:
-        """Returns whether the path leads to the directory that this process has locked."""
+        """Returns whether the directory that this process has locked has its name still."""
         try:
-            return os.path.samestat(os.lstat(self.path), os.fstat(self.lock))
+            status = os.stat(self.name, dir_fd=self.run.fd, follow_symlinks=False)
         except FileNotFoundError:
             return False
+        return os.path.samestat(status, os.fstat(self.lock))
 
     def close_fds(self) -> None:
         """Closes this process's descriptor of the lock. The reaper has another."""
@@ -236,6 +226,14 @@ class LockedDirectory:
             is_ours = record.startswith(ANY_HEADER) or HEADER.startswith(record)
         return None if is_ours else "has no record of memcached-sandbox: remove it"
 
+    def _status_of(self, name: str) -> os.stat_result:
+        directory = self.lock if self.lock >= 0 else self._open()
+        try:
+            return os.stat(name, dir_fd=directory, follow_symlinks=False)
+        finally:
+            if directory != self.lock:
+                os.close(directory)
+
     @contextmanager
     def _file(self, name: str, flags: int) -> Iterator[int]:
         """Opens a file in the directory, but follows no link."""
@@ -273,18 +271,13 @@ class LockedDirectory:
         """Removes the directory, and the run directory if that is empty then."""
         if self.lock >= 0 and self.is_there():
             self._remove_files()
-            try:
-                os.rmdir(self.path)
-            except OSError:
-                pass  # Something else is in it.
-        if self._run is not None:
-            self._run.remove_if_empty()
+            with suppress(OSError):  # Something else is in it.
+                os.rmdir(self.name, dir_fd=self.run.fd)
+        self.run.remove_if_empty()
 
     def _unlink(self, name: str) -> None:
-        try:
+        with suppress(OSError):  # It is not there, or rmdir() will find it.
             os.unlink(name, dir_fd=self.lock)
-        except OSError:
-            pass  # It is not there, or rmdir() will find it.
 
     def _remove_files(self) -> None:
         raise NotImplementedError
@@ -293,8 +286,8 @@ class LockedDirectory:
 class ControlDirectory(LockedDirectory):
     """Holds the control socket of one run, and its files of refused connections.
 
-    The reapers of the run's servers remove it, too: they know its name before it is made. In a fork
-    of its owner only the paths are of use.
+    The reapers of the run's servers remove it, too. In a fork of its owner only the paths are of
+    use.
     """
 
     PREFIX = "run-"
@@ -304,25 +297,13 @@ class ControlDirectory(LockedDirectory):
     REFUSALS = "refusals"  # the names of several files begin so
     PATTERNS = (SOCKET, f"{REFUSALS}*", RECORD)  # for a shell
 
-    _is_made = False
-
     @classmethod
-    def named(cls) -> ControlDirectory:
-        """Returns one under a new name, which is not made yet.
-
-        :raises SandboxError: there is no folder for the run directory.
-        """
-        return cls(os.path.join(run_directory(), cls.new_name()))
-
-    def make_once(self) -> None:
-        """Makes the directory, unless that was done already.
+    def create(cls) -> ControlDirectory:
+        """Makes one under a new name.
 
         :raises SandboxError: it cannot be made; nothing is left then.
         """
-        if not self._is_made:
-            _made(lambda: self)
-            self.run.close_fd()
-            self._is_made = True
+        return _made(lambda: cls(RunDirectory.first(), cls.new_name()))
 
     def release(self) -> None:
         """Removes the directory, unless this process is a fork of the one that holds it."""
@@ -353,7 +334,9 @@ class ServerDirectory(LockedDirectory):
     """Holds the FIFO, the record and the output of one server, and the folder it may write to."""
 
     FOLDER = "server"
-    FILES = ("output", "fifo", RECORD)
+    FIFO = "fifo"
+    OUTPUT = "output"
+    FILES = (OUTPUT, FIFO, RECORD)
 
     # memcached writes its port to PORTFILE.lck and its pid to PIDFILE.tmp and renames them then:
     # main() and save_pid() in memcached.c. Both are names of the FIFO.
@@ -363,59 +346,60 @@ class ServerDirectory(LockedDirectory):
     # In the order of their removal: without its record the directory is not known for one of these.
     CONTENTS = (FOLDER, *FILES)
 
-    def __init__(
-        self, path: str, run: RunDirectory | None = None, user: pwd.struct_passwd | None = None
-    ) -> None:
-        super().__init__(path, run)
+    def __init__(self, run: RunDirectory, name: str, user: pwd.struct_passwd | None = None) -> None:
+        super().__init__(run, name)
         self.user = user
-        self.mode = self._mode_for(user)
-
-    @staticmethod
-    def _mode_for(user: pwd.struct_passwd | None) -> int:
-        """Returns the mode of the directories on the way to the folder of memcached.
-
-        Another user may not pass through them. Linux lets memcached reach its folder by the
-        descriptor that it inherits; elsewhere the directories let it through.
-        """
-        return 0o700 if user is None or sys.platform == "linux" else 0o711
+        self.mode = directory_mode()
 
     @classmethod
-    def create(cls, user: pwd.struct_passwd | None) -> ServerDirectory:
+    def create(
+        cls, user: pwd.struct_passwd | None, run: RunDirectory | None = None
+    ) -> ServerDirectory:
         """Makes one under a new name, with a FIFO and a folder that ``user`` may write to.
 
         :param user: the user that memcached becomes, or None for this process's own.
+        :param run: where to make it; None for the first run directory that serves.
         :raises SandboxError: it cannot be made; nothing is left then.
         """
-
-        def new() -> ServerDirectory:
-            run = RunDirectory.first(cls._mode_for(user))
-            return cls(os.path.join(run.path, cls.new_name()), run, user)
-
-        return _made(new)
+        return _made(lambda: cls(run or RunDirectory.first(), cls.new_name(), user))
 
     def _make(self) -> None:
         super()._make()
         make_directory(self.FOLDER, self.lock, 0o700)
-        os.mkfifo(self.fifo, 0o600)
-        for name in self.FIFO_NAMES:
-            os.link(self.fifo, os.path.join(self.folder, name))
-        if self.user is not None:
-            self._give_to(self.user)
+        if os.mkfifo in os.supports_dir_fd:
+            os.mkfifo(self.FIFO, 0o600, dir_fd=self.lock)
+        else:  # macOS before 13
+            os.mkfifo(self.fifo, 0o600)
+        # What takes a descriptor comes first: nothing is left if there is none.
+        with (
+            self._file(self.FIFO, os.O_RDONLY) as fifo,
+            self._file(self.FOLDER, DIRECTORY) as folder,
+        ):
+            if not stat.S_ISFIFO(os.fstat(fifo).st_mode):
+                raise FileExistsError(errno.EEXIST, "another process has put a file there")
+            for name in self.FIFO_NAMES:
+                os.link(
+                    *(self.FIFO, name),
+                    src_dir_fd=self.lock,
+                    dst_dir_fd=folder,
+                    follow_symlinks=False,
+                )
+            if self.user is not None:
+                self._give_to(self.user, fifo, folder)
 
-    def _give_to(self, user: pwd.struct_passwd) -> None:
+    def _give_to(self, user: pwd.struct_passwd, *descriptors: int) -> None:
         """Gives FIFO and folder to the user that memcached becomes.
 
         A root that may not do so, or may not use them afterwards, serves as itself: in a container
         without CAP_CHOWN or CAP_DAC_OVERRIDE, or in a user namespace that does not map the user.
         """
-        paths = self.fifo, self.folder
         try:
-            for path in paths:
-                os.chown(path, user.pw_uid, user.pw_gid)
-            if os.access(self.fifo, os.R_OK | os.W_OK):
+            for descriptor in descriptors:
+                os.fchown(descriptor, user.pw_uid, user.pw_gid)
+            if os.access(self.FIFO, os.R_OK | os.W_OK, dir_fd=self.lock):
                 return
-            for path in paths:
-                os.chown(path, os.geteuid(), os.getegid())
+            for descriptor in descriptors:
+                os.fchown(descriptor, os.geteuid(), os.getegid())
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EINVAL):
                 raise
@@ -438,17 +422,24 @@ class ServerDirectory(LockedDirectory):
     @property
     def fifo(self) -> str:
         """The path of the FIFO, to which memcached writes that it is ready."""
-        return os.path.join(self.path, "fifo")
+        return os.path.join(self.path, self.FIFO)
 
     @property
     def socket(self) -> str:
         """The path of memcached's Unix socket, if it listens on one."""
         return os.path.join(self.folder, "socket")
 
-    @property
-    def output(self) -> str:
-        """The path of the file that memcached prints into."""
-        return os.path.join(self.path, "output")
+    def read_output(self, size: int) -> bytes:
+        """Returns the end of what memcached has printed; b"" if its file is not there.
+
+        :param size: how many bytes at most.
+        """
+        try:
+            with self._file(self.OUTPUT, os.O_RDONLY) as output:
+                os.lseek(output, max(0, os.fstat(output).st_size - size), os.SEEK_SET)
+                return os.read(output, size)
+        except FileNotFoundError:
+            return b""
 
     def write_record(self, server_pid: int, memory_mb: int, control: str) -> None:
         """Writes the record of a server that this process has just started.
@@ -480,7 +471,33 @@ class ServerDirectory(LockedDirectory):
         text = self._read_record()
         if text == HEADER:
             raise FileNotFoundError(errno.ENOENT, "nothing is recorded yet")
-        return Record.parse(text)
+        record = Record.parse(text)
+        if record.address not in (None, f"unix:{self.socket}") and not _is_loopback(record.address):
+            raise RecordError("has a record with the address of no server")
+        return record
+
+    def kill(self, server: Identity, with_group: bool = False) -> bool:
+        """Kills the server of the record, and returns whether that was done.
+
+        It must have this directory's FIFO open, where the kernel tells: a record may be forged.
+
+        :param with_group: kill what the server has started, too.
+        """
+        try:
+            fifo = self._status_of(self.FIFO)
+        except FileNotFoundError:
+            return False
+        return stat.S_ISFIFO(fifo.st_mode) and server.kill(fifo, with_group)
+
+    def problem(self) -> str | None:
+        """Returns why the directory, which this process has locked, may not be removed, or None."""
+        if problem := super().problem():
+            return problem
+        for name, is_kind in ((self.FOLDER, stat.S_ISDIR), (self.FIFO, stat.S_ISFIFO)):
+            with suppress(FileNotFoundError):
+                if not is_kind(self._status_of(name).st_mode):
+                    return f"has a {name!r} in it that memcached-sandbox has not made: remove it"
+        return None
 
     def has_exited(self, patience: float) -> bool:
         """Returns whether the server has ended: nobody can write into its FIFO any more.
@@ -490,18 +507,22 @@ class ServerDirectory(LockedDirectory):
         deadline = time.monotonic() + patience
         poll = select.poll()
         try:
-            with self._file("fifo", os.O_RDONLY) as fifo:
+            with self._file(self.FIFO, os.O_RDONLY) as fifo:
+                if not stat.S_ISFIFO(os.fstat(fifo).st_mode):
+                    return False
                 poll.register(fifo, select.POLLIN)
                 while True:
                     try:
                         if not os.read(fifo, 65536):
                             return True
                     except BlockingIOError:
-                        left = deadline - time.monotonic()
-                        if left <= 0 or not poll.poll(left * 1000):
-                            return False
+                        poll.poll(max(0, deadline - time.monotonic()) * 1000)
+                    if time.monotonic() > deadline:
+                        return False
         except FileNotFoundError:
             return not self._is_running_as_recorded()
+        except OSError:
+            return False  # It is a link, for instance.
 
     def _is_running_as_recorded(self) -> bool:
         try:
@@ -510,20 +531,27 @@ class ServerDirectory(LockedDirectory):
             return False
 
     def _remove_files(self) -> None:
-        # By their names: to list a directory takes a descriptor, and there may be none left.
-        for name in self.FOLDER_FILES:
-            self._unlink(f"{self.FOLDER}/{name}")
+        if not self._remove_folder():
+            with suppress(OSError), self._file(self.FOLDER, DIRECTORY) as folder:
+                for name in self.FOLDER_FILES:
+                    with suppress(FileNotFoundError):
+                        os.unlink(name, dir_fd=folder)
+            if not self._remove_folder():
+                # A program that is no memcached may have left files of its own there.
+                import shutil
+
+                shutil.rmtree(self.folder, ignore_errors=True)
+        for name in self.FILES:
+            self._unlink(name)
+
+    def _remove_folder(self) -> bool:
         try:
             os.rmdir(self.FOLDER, dir_fd=self.lock)
         except FileNotFoundError:
             pass
         except OSError:
-            # A program that is no memcached may have left files of its own there.
-            import shutil
-
-            shutil.rmtree(self.folder, ignore_errors=True)
-        for name in self.FILES:
-            self._unlink(name)
+            return False
+        return True
 
 
 Directory = TypeVar("Directory", bound=LockedDirectory)
@@ -535,22 +563,20 @@ def _made(new: Callable[[], Directory]) -> Directory:
     :param new: returns the directory to make in an attempt.
     :raises SandboxError: it cannot be made; nothing is left then.
     """
+    where = ""
     for _ in range(ATTEMPTS):
         try:
             directory = new()
+            where = f" in {directory.run.path}"
             directory.make()
             return directory
-        except RunDirectoryError as error:
-            problem = str(error)  # another user was faster
         except (FileExistsError, FileNotFoundError, BlockingIOError) as error:
-            # The run directory went with its last server, or a cleanup was faster.
-            problem = f"{error.strerror}, {ATTEMPTS} times"
+            # The run directory went with its last server, or a cleanup or another user was faster.
+            problem = f"{error.strerror}, {ATTEMPTS} times; {REMEDY}"
         except OSError as error:
             problem = explain_limit(error) or f"{error.strerror}; {REMEDY}"
             break
-    else:
-        problem += f"; {REMEDY}"
-    raise SandboxError(f"no directory can be made in {run_directory()}: {problem}")
+    raise SandboxError(f"no directory can be made{where}: {problem}")
 
 
 def directories(run: RunDirectory) -> list[LockedDirectory]:
@@ -561,7 +587,7 @@ def directories(run: RunDirectory) -> list[LockedDirectory]:
     found = []
     for name in sorted(run.names()):
         kinds = (kind for kind in (ServerDirectory, ControlDirectory) if kind.is_named(name))
-        found.append(next(kinds, LockedDirectory)(os.path.join(run.path, name), run))
+        found.append(next(kinds, LockedDirectory)(run, name))
     return found
 
 
@@ -574,6 +600,12 @@ def _number(text: bytes) -> int:
 
 def _start(text: bytes) -> str:
     start = text.decode("ascii")
-    if start != UNKNOWN:
-        float(start)
+    number = start if sys.platform == "linux" else start.replace(".", "", 1)
+    if start != UNKNOWN and not (number.isdecimal() and len(start) <= LONGEST_START):
+        raise ValueError(f"{start} is no start")
     return start
+
+
+def _is_loopback(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    return host == LOOPBACK and port.isdecimal() and len(port) <= 5 and 1 <= int(port) < 1 << 16

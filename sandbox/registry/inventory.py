@@ -39,7 +39,7 @@ class RunningServer(NamedTuple):
         Its owner removes its files.
         """
         server = self.record.server
-        killed = server.kill()
+        killed = self.directory.kill(server)
         if self.directory.has_exited(PATIENCE if killed else 0):
             return None
         if killed:

@@ -14,6 +14,7 @@ import weakref
 from contextlib import suppress
 
 from ..errors import RunDirectoryError, SandboxError, explain_limit
+from ..system import close_in_forks
 
 # sizeof(sun_path) less the closing zero: unix(7) on Linux, sys/un.h on macOS and the BSDs.
 UNIX_PATH_LIMIT = 107 if sys.platform == "linux" else 103
@@ -30,6 +31,8 @@ SYSTEMD = "/run/systemd/system"
 
 REMEDY = "point TMPDIR to a folder that only you can write to"
 
+REPLACEABLE = "lets other users replace what is in it (its mode lacks the sticky bit)"
+
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 # A folder such as /tmp may not be readable. Linux opens it all the same: O_PATH in open(2).
@@ -43,20 +46,22 @@ class RunDirectory:
     """Holds open the run directory of this user in a folder: FOLDER/memcached-sandbox-UID.
 
     :param folder: a folder that others may use, too.
-    :param mode: that of the run directory, to make it if it is missing. None not to make it.
+    :param make: make the run directory if it is missing.
     :raises RunDirectoryError: folder or run directory may be another user's.
     :raises FileNotFoundError: it is not there.
     """
 
-    def __init__(self, folder: str, mode: int | None = None) -> None:
+    def __init__(self, folder: str, make: bool = False) -> None:
+        # A link on the way may be another user's, and turned at any time.
+        folder = os.path.realpath(folder)
         self.path = run_directory_in(folder)
         name = os.path.basename(self.path)
         parent = _open_folder(folder)
         made = False
         try:
-            if mode is not None:
+            if make:
                 try:
-                    make_directory(name, parent, mode)
+                    make_directory(name, parent, directory_mode())
                     made = True
                 except FileExistsError:
                     pass  # Another user may have created it: its owner is checked.
@@ -70,6 +75,7 @@ class RunDirectory:
             os.close(parent)
         self._closer = weakref.finalize(self, os.close, self.fd)
         self._closer.atexit = False
+        close_in_forks(self)
         self._status = os.fstat(self.fd)
         if problem := _problem_of(self._status):
             raise RunDirectoryError(f"{self.path} {problem}")
@@ -86,24 +92,28 @@ class RunDirectory:
             problem = _problem_of(status) or f"cannot be opened ({error.strerror})"
             raise RunDirectoryError(f"{self.path} {problem}") from None
 
+    @property
+    def is_open(self) -> bool:
+        """Returns whether it is open still. In a fork it is not."""
+        return self._closer.alive
+
+    def close_fds(self) -> None:
+        """Closes it."""
+        self._closer()
+
     @classmethod
-    def first(cls, mode: int) -> RunDirectory:
+    def first(cls) -> RunDirectory:
         """Opens the run directory in the first folder that serves, and makes it if it is missing.
 
-        :param mode: to make it with.
         :raises SandboxError: there is no such folder.
         :raises OSError: it was removed meanwhile, or a limit of this machine is reached.
         """
         for folder in folders():
             try:
-                return cls(folder, mode)
+                return cls(folder, make=True)
             except RunDirectoryError:
                 continue
         raise _no_folder()
-
-    def close_fd(self) -> None:
-        """Closes it. It can be removed afterwards, and nothing else."""
-        self._closer()
 
     def names(self) -> list[str]:
         """Returns the names of all that is in it."""
@@ -152,7 +162,14 @@ def folders() -> list[str]:
     named = os.environ.get("XDG_RUNTIME_DIR"), os.environ.get("TMPDIR")
     lasting = os.path.isdir(SHARED_MEMORY) and not os.path.exists(SYSTEMD)
     common = [SHARED_MEMORY, "/tmp"] if lasting else ["/tmp"]
-    return [*dict.fromkeys([*(os.path.abspath(folder) for folder in named if folder), *common])]
+    # The last one is for a machine on which another user has taken the name in the others.
+    folders = [*(os.path.abspath(folder) for folder in named if folder), *common, *_own_folders()]
+    return [*dict.fromkeys(folders)]
+
+
+def _own_folders() -> list[str]:
+    caches = os.path.expanduser("~/.cache")
+    return [caches] if os.path.isabs(caches) and os.path.isdir(caches) else []
 
 
 def where() -> str:
@@ -176,6 +193,15 @@ def problems() -> list[str]:
 def run_directory_in(folder: str) -> str:
     """Returns what this user's run directory is called in a folder that others may use too."""
     return os.path.join(folder, f"memcached-sandbox-{os.geteuid()}")
+
+
+def directory_mode() -> int:
+    """Returns the mode of the directories on the way to the folder of memcached.
+
+    Other users may not pass through them. Where root's memcached becomes another user, Linux lets
+    it reach its folder by the descriptor that it inherits; elsewhere they let it through.
+    """
+    return 0o700 if os.geteuid() != 0 or sys.platform == "linux" else 0o711
 
 
 def make_directory(name: str, parent: int, mode: int) -> None:
@@ -241,7 +267,16 @@ def _problem_of_folder(folder: str, status: os.stat_result) -> str | None:
     if status.st_uid not in (0, os.geteuid()):
         return f"belongs to another user ({_name(status.st_uid)})"
     if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
-        return "lets other users replace what is in it (its mode lacks the sticky bit)"
+        return REPLACEABLE
+    above = os.path.dirname(folder)
+    while above != os.path.dirname(above):
+        status = os.stat(above)
+        # What a user namespace does not map belongs to root, if it is above a folder of this user.
+        if status.st_uid not in (0, os.geteuid(), UNMAPPED):
+            return f"lies in {above}, which belongs to another user ({status.st_uid})"
+        if status.st_mode & 0o002 and not status.st_mode & stat.S_ISVTX:
+            return f"lies in {above}, which {REPLACEABLE}"
+        above = os.path.dirname(above)
     size = len(os.fsencode(run_directory_in(folder))) + LONGEST_TAIL
     if size > UNIX_PATH_LIMIT:
         return (

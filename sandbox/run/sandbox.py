@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections import defaultdict
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING
 
 from ..registry.directories import ControlDirectory
@@ -58,27 +58,29 @@ class Sandbox:
 
     @property
     def control_directory(self) -> ControlDirectory:
-        """The directory for the files of the run, made when it is first asked for.
+        """The directory for the files of the run, made before its first server.
 
-        It is removed by `stop`, or by the reapers of the servers that were started before.
+        The directories of its servers lie beside it. It is removed by `stop`, or by their reapers.
 
         :raises SandboxError: it cannot be made.
         """
         with deferred(), self._lock, no_fork:
-            control = self._named_control_directory()
-            control.make_once()
-            return control
-
-    def _named_control_directory(self) -> ControlDirectory:
-        if self._control_directory is None:
-            self._control_directory = ControlDirectory.named()
-            weakref.finalize(self, self._control_directory.release).atexit = False
-        return self._control_directory
+            if self._control_directory is None:
+                self._control_directory = ControlDirectory.create()
+                weakref.finalize(self, self._control_directory.release).atexit = False
+            return self._control_directory
 
     def _new_server(self) -> Memcached:
         server = Memcached(**self._options)
-        server.control_directory = self._named_control_directory()
+        server.control_directory = self.control_directory
         return server
+
+    def _give_up(self, servers: Iterable[Memcached]) -> None:
+        """Ends servers of which one cannot be started; nothing is left if there are no others."""
+        for server in servers:
+            server.stop()
+        if not self.servers:
+            self.stop()
 
     def launch(self, count: int) -> list[Memcached]:
         """Launches servers for main addresses that will be asked for, and returns them.
@@ -91,8 +93,7 @@ class Sandbox:
                 launched.append(self._new_server())
                 launched[-1].launch()
         except BaseException:
-            for server in launched:
-                server.stop()
+            self._give_up(launched)
             raise
         with self._lock:
             self._ahead += launched
@@ -159,8 +160,7 @@ class Sandbox:
             with self._lock:
                 self._servers.update(new)
         except BaseException:
-            for server in new.values():
-                server.stop()
+            self._give_up(new.values())
             raise
 
     def flush(self) -> None:
@@ -174,10 +174,11 @@ class Sandbox:
             with self._lock:
                 servers, control = self.servers, self._control_directory
                 self._servers, self._ahead, self._control_directory = {}, [], None
-            for server in servers:
-                server.stop()
-            if control is not None:
-                control.release()
+            with ExitStack() as stack:  # What fails to end keeps none of the others.
+                if control is not None:
+                    stack.callback(control.release)
+                for server in servers:
+                    stack.callback(server.stop)
 
     def __enter__(self) -> Self:
         return self

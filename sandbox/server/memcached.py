@@ -20,7 +20,7 @@ from ..errors import (
     explain_limit,
     printable,
 )
-from ..registry.directories import ControlDirectory, ServerDirectory
+from ..registry.directories import LOOPBACK, ControlDirectory, ServerDirectory
 from ..system import close_in_forks, deferred, no_fork
 from ..system.processes import problem_of_listener, unprivileged_user
 from ..system.reaper import Reaper
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 # Seconds to wait, after a lost connection, for the server to exit, so that its exit status can be
 # reported.
 DYING_TIME = 0.2
-
-# The only host at which a server listens.
-LOOPBACK = "127.0.0.1"
 
 # The port by which memcached lets the kernel choose one: server_socket() in memcached.c.
 CHOICE = "-1"
@@ -249,7 +246,8 @@ class _Process:
         self._exit_reason: str | None = None
         self._lock = threading.RLock()
         self._reaper = Reaper()
-        self.directory = ServerDirectory.create(unprivileged_user())
+        run = control_directory.run if control_directory and control_directory.run.is_open else None
+        self.directory = ServerDirectory.create(unprivileged_user(), run)
         close_in_forks(self)
         try:
             self._start()
@@ -283,12 +281,12 @@ class _Process:
                 variables,
                 directory=directory.path,
                 files=directory.CONTENTS,
-                control="" if control is None else control.path,
+                control="" if control is None else control.name,
                 control_files=() if control is None else control.PATTERNS,
                 lock=directory.lock,
-                fifo=directory.fifo,
-                folder=directory.folder,
-                output=directory.output,
+                fifo=directory.FIFO,
+                folder=directory.FOLDER,
+                output=directory.OUTPUT,
             )
         except OSError as error:
             if (reached := explain_limit(error)) is not None:
@@ -316,8 +314,6 @@ class _Process:
         except OSError as error:
             what = explain_limit(error) or error
             raise StartError(f"the run directory cannot be used: {what}") from error
-        finally:
-            run.close_fd()
 
     def _hold_port(self) -> str:
         """Binds a free port, to which memcached binds as well, until `end`.
@@ -397,12 +393,17 @@ class _Process:
             with deferred(), self._lock:
                 # One after the other: files that are removed while memcached ends can hold up its
                 # end until the kernel's next tick (4 ms on Linux 6.18 with two CPUs).
-                self._reaper.end()
-                self.directory.remove()
-                with no_fork:
-                    self._reaper.close_fds()
-                    self.directory.close_fds()
-                    self._release_port()
+                try:
+                    self._reaper.end()
+                finally:
+                    with no_fork:  # To remove a directory takes a descriptor.
+                        self._reaper.close_fds()
+                    try:
+                        self.directory.remove()
+                    finally:
+                        with no_fork:
+                            self.directory.close_fds()
+                            self._release_port()
 
     def close_fds(self) -> None:
         """Closes what this process has open for memcached: a fork must not hold it."""
@@ -416,12 +417,7 @@ class _Process:
 
     def _said(self) -> str:
         """Returns the end of memcached's output in one line; nothing if it has printed nothing."""
-        try:
-            with open(self.directory.output, "rb") as output:
-                output.seek(max(0, output.seek(0, os.SEEK_END) - LAST_OUTPUT))
-                words = " ".join(output.read().decode(errors="replace").split())
-        except FileNotFoundError:
-            return ""
+        words = " ".join(self.directory.read_output(LAST_OUTPUT).decode(errors="replace").split())
         return f", saying: {printable(words)}" if words else ""
 
 

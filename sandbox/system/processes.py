@@ -15,7 +15,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import StartError, explain_limit
@@ -73,31 +73,30 @@ class Identity(NamedTuple):
         state, started = _status(self.pid)
         return started == self.started and state not in ("Z", "X")
 
-    def kill(self) -> bool:
+    def kill(self, holding: os.stat_result, with_group: bool = False) -> bool:
         """Kills the process, and returns whether there was one to kill.
 
-        Linux keeps a pidfd's process apart from a later one with its pid: pidfd_open(2). So it is
-        opened before the process is identified.
+        :param holding: a file that it must have open, where the kernel tells.
+        :param with_group: kill the other processes of its group first.
         """
+
+        def is_it(_: int) -> bool:
+            return self.is_running() and _holds(self.pid, holding)
+
         try:
-            pidfd = os.pidfd_open(self.pid)
+            if with_group and is_it(self.pid):
+                group = os.getpgid(self.pid)
+
+                def is_member(pid: int) -> bool:
+                    # The ID of a group is no other group's as long as one of it runs.
+                    return os.getpgid(pid) == group and is_it(self.pid)
+
+                for pid in _pids():
+                    if pid != self.pid:
+                        _kill_if(pid, is_member)
+            return _kill_if(self.pid, is_it)
         except ProcessLookupError:
             return False
-        except (AttributeError, OSError):
-            pidfd = -1  # no Linux, or one before 5.3
-        try:
-            if not self.is_running():
-                return False
-            if pidfd >= 0:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            else:
-                os.kill(self.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            return False  # It has just ended; macOS calls that a lack of permission.
-        finally:
-            if pidfd >= 0:
-                os.close(pidfd)
-        return True
 
     def command(self) -> list[str]:
         """Returns its command line; nothing if it does not run, or may not be looked at."""
@@ -118,6 +117,60 @@ class Identity(NamedTuple):
         else:
             now, started = time.time(), float(self.started)
         return max(0.0, now - started)
+
+
+def _kill_if(pid: int, is_it: Callable[[int], bool]) -> bool:
+    """Kills a process if it is the one that is meant, and returns whether that was done.
+
+    Linux keeps a pidfd's process apart from a later one with its pid: pidfd_open(2). So it is
+    opened before the process is looked at.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    except (AttributeError, OSError):
+        pidfd = -1  # no Linux, or one before 5.3
+    try:
+        if not is_it(pid):
+            return False
+        if pidfd >= 0:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        else:
+            os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return False  # It has just ended; macOS calls that a lack of permission.
+    finally:
+        if pidfd >= 0:
+            os.close(pidfd)
+    return True
+
+
+def _pids() -> list[int]:
+    import psutil
+
+    pids: list[int] = psutil.pids()
+    return pids
+
+
+def _holds(pid: int, wanted: os.stat_result) -> bool:
+    """Returns whether a process has a file open: proc(5), /proc/PID/fd.
+
+    Also returns True where that is not told: not on Linux, nor to a root without CAP_SYS_PTRACE.
+    """
+    folder = f"/proc/{pid}/fd"
+    try:
+        for descriptor in os.listdir(folder):
+            try:
+                if os.path.samestat(os.stat(f"{folder}/{descriptor}"), wanted):
+                    return True
+            except FileNotFoundError:
+                continue  # It was closed meanwhile.
+    except FileNotFoundError:
+        return sys.platform != "linux"
+    except PermissionError:
+        return True
+    return False
 
 
 def _status(pid: int) -> tuple[str, str]:

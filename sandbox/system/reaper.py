@@ -32,9 +32,11 @@ cd "$directory" || kill -9 0
 read -r word && kill -9 0
 kill -ALRM 0
 "$rm" -rf $files
-[ "$control" ] && cd "$control" && "$rm" -f $control_files
-cd /
-"$rmdir" ${control:+"$control"} "$directory" "${directory%/*}"
+cd -P .. || kill -9 0
+[ "$control" ] && cd -P "$control" && "$rm" -f $control_files && cd -P ..
+"$rmdir" ${control:+"$control"} "${directory##*/}"
+directory=${directory%/*}
+cd -P .. && "$rmdir" "${directory##*/}"
 kill -9 0
 """
 
@@ -97,12 +99,12 @@ class Reaper:
         :param variables: variables of the program, beside those in `VARIABLES`.
         :param directory: removed when the owner has ended, and its parent if that is empty then.
         :param files: names of what is in ``directory``.
-        :param control: another directory to remove then, or "".
+        :param control: the name of a directory beside it to remove then, or "".
         :param control_files: names of what is in it; they may be patterns of the shell.
-        :param lock: a descriptor that the reaper inherits, and the program does not.
-        :param fifo: the path of a FIFO; the program inherits an end to write to as `FIFO`.
-        :param folder: the path of a folder that the program inherits as `FOLDER`.
-        :param output: the path of the file that the program prints into.
+        :param lock: a descriptor of ``directory`` that only the reaper inherits.
+        :param fifo: the name of a FIFO in it; the program inherits an end to write to as `FIFO`.
+        :param folder: the name of a folder in it that the program inherits as `FOLDER`.
+        :param output: the name of a new file in it that the program prints into.
         :raises OSError: one of them cannot be started; `end` must follow.
         """
         env = {name: os.environ[name] for name in VARIABLES if name in os.environ}
@@ -112,16 +114,21 @@ class Reaper:
             self._socket = _socket.socket(fileno=_above(FOLDER, ends[0].detach()))
             inherited.append(_above(FOLDER, ends[1].detach()))
             inherited.append(_above(FOLDER, os.dup(lock)))
-            self._ready = _above(FOLDER, os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
+
+            def opened(name: str, flags: int) -> int:
+                file = os.open(name, flags | os.O_NOFOLLOW, mode=0o600, dir_fd=lock)
+                return _above(FOLDER, file)
+
+            self._ready = opened(fifo, os.O_RDONLY | os.O_NONBLOCK)
             # Not opened by the program: without an owner it would wait for a reader for ever.
-            inherited.append(_above(FOLDER, os.open(fifo, os.O_WRONLY)))
-            words, to_lock, to_fifo = inherited
+            inherited.append(opened(fifo, os.O_WRONLY))
+            inherited.append(opened(folder, os.O_RDONLY | os.O_DIRECTORY))
+            inherited.append(opened(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND))
+            words, to_lock, *of_program = inherited
             tools = map(_find_tool, ("rm", "rmdir"))
             arguments = [directory, " ".join(files), control, " ".join(control_files), *tools]
             self._shell = _spawn_shell(arguments, env, words, to_lock)
-            self.pid = _spawn_program(
-                program, {**env, **variables}, self._shell, to_fifo, folder, output
-            )
+            self.pid = _spawn_program(program, {**env, **variables}, self._shell, *of_program)
         finally:
             for descriptor in inherited:
                 os.close(descriptor)
@@ -163,10 +170,13 @@ class Reaper:
             return True  # A child that it has started may hold the FIFO.
         deadline = time.monotonic() + patience
         while _readable(self._ready, deadline - time.monotonic()):
-            more = os.read(self._ready, 1000)
+            more = os.read(self._ready, 65536)
             if not more:
                 return True
-            self._unread += more
+            if b"\n" not in self._unread:
+                self._unread += more
+            elif time.monotonic() > deadline:
+                break  # It writes on and on.
         return False
 
     def exit_code(self) -> int | None:
@@ -250,7 +260,7 @@ def _spawn_shell(arguments: Sequence[str], env: Mapping[str, str], words: int, l
 
 
 def _spawn_program(
-    program: Sequence[str], env: Mapping[str, str], group: int, fifo: int, folder: str, output: str
+    program: Sequence[str], env: Mapping[str, str], group: int, fifo: int, folder: int, output: int
 ) -> int:
     return os.posix_spawn(
         program[0],
@@ -258,10 +268,10 @@ def _spawn_program(
         env,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
+            (os.POSIX_SPAWN_DUP2, output, 1),
+            (os.POSIX_SPAWN_DUP2, output, 2),
             (os.POSIX_SPAWN_DUP2, fifo, FIFO),
-            (os.POSIX_SPAWN_OPEN, FOLDER, folder, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, folder, FOLDER),
         ],
         setpgroup=group,
         setsigmask=(),

@@ -17,6 +17,7 @@ from ..conftest import Run
 from ..helpers.cli import Cli
 from ..helpers.memcacheds import PlainMemcached
 from ..helpers.processes import eventually, printed, spawn, wait_until_gone
+from ..helpers.server_directories import server_directory
 from ..helpers.shells import Shell
 
 pytestmark = pytest.mark.whole_machine
@@ -28,7 +29,7 @@ def test_stop_by_id_ends_that_server_only(cli: Cli) -> None:
         result = cli("stop", name)
         assert (result.returncode, result.stdout) == (0, "")
         assert result.stderr == f"sandbox: stopped {name}, memcached at {server.address}.\n"
-        assert ServerDirectory(server.directory).has_exited(0)
+        assert server_directory(server.directory).has_exited(0)
         assert server.exit_reason() == "was killed by signal 9 (Killed)"
         other.flush()
 
@@ -44,8 +45,8 @@ def test_stop_all_ends_every_sandbox_server_only(cli: Cli) -> None:
     with Memcached() as server, Memcached() as other, PlainMemcached() as main:
         result = cli("stop", "--all")
         assert (result.returncode, result.stderr.count("stopped")) == (0, 2)
-        assert ServerDirectory(server.directory).has_exited(0)
-        assert ServerDirectory(other.directory).has_exited(0)
+        assert server_directory(server.directory).has_exited(0)
+        assert server_directory(other.directory).has_exited(0)
         assert main.process.poll() is None
 
 

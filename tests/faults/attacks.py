@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
-from sandbox import Memcached, Server, ServerError
+from sandbox import Memcached, Sandbox, Server, ServerError
 from sandbox.registry.cleanup import remove_stale
 from sandbox.registry.directories import Record, ServerDirectory
 from sandbox.registry.run_directory import RunDirectory
@@ -63,9 +63,12 @@ def plants(count: int) -> str:
                 assert planter.stdout is not None
                 planter.stdout.readline()
                 for _ in range(count):
-                    with Memcached() as server:
+                    with Sandbox() as sandbox:
+                        sandbox.resolve(["main:11211"])
+                        (server,) = sandbox.servers
+                        control = os.path.dirname(sandbox.control_directory.path)
+                        assert os.path.dirname(server.directory) == control
                         elsewhere += not server.directory.startswith(folder)
-                        server.flush()
                         assert os.listdir(target) == []
                 planter.kill()
         finally:

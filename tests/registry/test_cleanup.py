@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import pytest
 from sandbox import Memcached
 from sandbox.registry.directories import ServerDirectory
 from sandbox.registry.run_directory import run_directory
+from sandbox.system.processes import Identity
 
 from ..conftest import Run
 from ..helpers.owners import Owner
-from ..helpers.processes import eventually, is_running, wait_until_gone
+from ..helpers.processes import eventually, is_running, pid_in, script, wait_until_gone
+from ..helpers.server_directories import server_directory
 
 pytestmark = pytest.mark.whole_machine
 
@@ -73,7 +76,7 @@ def test_process_with_a_reused_pid_is_not_killed(orphan: Orphan) -> None:
     with subprocess.Popen(["sleep", "100"], start_new_session=True) as other:
         os.kill(orphan.pid, signal.SIGKILL)
         wait_until_gone(orphan.pid)
-        server = ServerDirectory(str(orphan.directory)).read_record().server
+        server = server_directory(orphan.directory).read_record().server
         text = orphan.record.read_text()
         this, another = f"{server.pid} {server.started}", f"{other.pid} {server.started}"
         assert this in text
@@ -116,13 +119,16 @@ def test_server_with_an_unreadable_record_is_left_and_reported(
         "1 1 -{0} {1} 64 x",
         "1 1 99999999999999999999 {1} 64 x",
         "1 1 {0} nonsense 64 x",
+        "1 1 {0} 1.5 64 x",
+        "1 1 {0} inf 64 x",
+        "1 1 {0} -7 64 x",
         "1 1 {0} {1} 999999999999999999999999 x",
     ],
 )
 def test_record_with_numbers_out_of_range_kills_nothing(
     run: Run, orphan: Orphan, numbers: str
 ) -> None:
-    server = ServerDirectory(str(orphan.directory)).read_record().server
+    server = server_directory(orphan.directory).read_record().server
     line = numbers.format(server.pid, server.started)
     orphan.record.write_text(f"memcached-sandbox 3\n{line}\n\n127.0.0.1:1\n")
     result = run("sandbox", "stop", "--stale")
@@ -163,6 +169,33 @@ def test_directory_of_an_owner_killed_before_its_reaper_is_removed(
     with Memcached():
         assert len(list(Path(run_directory()).iterdir())) == 1
     assert list(run_folder.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process has open")
+def test_process_of_a_forged_record_is_not_killed(run: Run, orphan: Orphan) -> None:
+    """Start, boot and namespace can be guessed; the server has the FIFO of its directory open."""
+    with subprocess.Popen(["sleep", "100"], start_new_session=True) as victim:
+        text = orphan.record.read_text()
+        server = server_directory(orphan.directory).read_record().server
+        forged = Identity.of(victim.pid)
+        this, another = f"{server.pid} {server.started}", f"{forged.pid} {forged.started}"
+        orphan.record.write_text(text.replace(this, another))
+        result = run("sandbox", "stop", "--stale")
+        assert f"{orphan.directory} was left with a process that is not the one" in result.stderr
+        assert victim.poll() is None
+        victim.kill()
+
+
+def test_children_of_a_stale_server_are_killed(run_folder: Path, tmp_path: Path) -> None:
+    wrapper = script(
+        tmp_path / "wrapper",
+        f'#!/bin/sh\nsleep 1000 & echo $! >{tmp_path}/pid\nexec memcached "$@"\n',
+    )
+    with Owner(env={**os.environ, "MEMCACHED_SANDBOX_BINARY": str(wrapper)}) as owner:
+        owner.reaper.kill()
+    with Memcached():
+        wait_until_gone(owner.server_pid, pid_in(tmp_path / "pid"))
+        assert not owner.directory.exists()
 
 
 def test_server_of_a_living_owner_is_not_removed(run_folder: Path) -> None:

@@ -93,7 +93,8 @@ def test_run_directory_of_another_user_is_left(
     planted = Planted(directory, victim.pid, address_of(listener))
     os.chown(directory, ANOTHER_USER, ANOTHER_USER)
     for command in (["list"], ["stop", "--stale"], ["stop", "0a0a0a0a"]):
-        assert str(directory) not in run("sandbox", *command).stdout
+        result = run("sandbox", *command)
+        assert str(directory) not in result.stdout + result.stderr
     with Memcached() as server:
         server.flush()
     planted.assert_untouched()
@@ -136,6 +137,13 @@ def test_links_in_a_directory_are_not_followed(run: Run, run_folder: Path, tmp_p
         stale.close_fds()
         run("sandbox", "stop", "--stale")
         assert not os.path.exists(stale.path)
+        folder = parent / "0c0c0c0c"
+        folder.mkdir()
+        (folder / "record").write_bytes(b"memcached-sandbox 3\n")
+        (folder / "server").symlink_to(target)
+        result = run("sandbox", "stop", "--stale")
+        assert f"{folder} has a 'server' in it that memcached-sandbox has not made" in result.stderr
+        (folder / "server").unlink()
         (linked / "record").unlink()
         (parent / "0a0a0a0a").unlink()
         linked.rmdir()

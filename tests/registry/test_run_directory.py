@@ -151,6 +151,21 @@ def test_folder_too_long_for_a_socket_is_passed_over(
     assert_in(common_folder)
 
 
+@as_root
+def test_folder_within_one_of_another_user_is_passed_over(
+    folder: Path, common_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner can turn a link on the way, or rename what lies there, at any time."""
+    outer = folder / "outer"
+    (outer / "inner").mkdir(parents=True)
+    (outer / "link").symlink_to(folder)
+    os.chown(outer, ANOTHER_USER, ANOTHER_USER)
+    monkeypatch.setenv("TMPDIR", str(outer / "inner"))
+    assert_in(common_folder)
+    monkeypatch.setenv("TMPDIR", str(outer / "link"))
+    assert_in(str(folder))  # where the link led to when it was looked at
+
+
 def test_xdg_runtime_dir_is_preferred_to_tmpdir(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from sandbox import Memcached, StartError
+from sandbox.system import processes
 
 from ..helpers.users import as_root, run_as
 
@@ -80,5 +81,6 @@ def test_server_of_an_ordinary_user_runs_as_that_user() -> None:
 def test_root_needs_a_user_nobody_for_its_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr("pwd.getpwnam", lambda name: {}[name])
+    processes._nobody.cache_clear()
     with pytest.raises(StartError, match="must not run as root, and this system has no user"):
         Memcached().start()

@@ -92,15 +92,19 @@ def test_corrected_clock_leaves_a_server_its_own(
         assert (result.returncode, result.stderr.count("stopped")) == (0, 1)
 
 
-def test_identity_of_another_boot_or_namespace_is_not_killed() -> None:
-    with subprocess.Popen(["sleep", "100"]) as process:
-        identity = Identity.of(process.pid)
-        assert identity.is_running()
-        elsewhere = identity._replace(system=identity.system.replace("pid:", "pid:1"))
-        assert not elsewhere.is_running()
-        assert not elsewhere.kill()
-        assert not identity._replace(started=f"1{identity.started}").kill()
-        assert process.poll() is None
-        assert identity.kill()
-        process.wait()
-        assert not identity.is_running()
+def test_identity_of_another_boot_or_namespace_is_not_killed(tmp_path: Path) -> None:
+    with (tmp_path / "held").open("w") as file, (tmp_path / "other").open("w") as other:
+        held, not_held = os.fstat(file.fileno()), os.fstat(other.fileno())
+        with subprocess.Popen(["sleep", "100"], stdout=file) as process:
+            identity = Identity.of(process.pid)
+            assert identity.is_running()
+            elsewhere = identity._replace(system=f"{identity.system}1")
+            assert not elsewhere.is_running()
+            assert not elsewhere.kill(held)
+            assert not identity._replace(started=f"1{identity.started}").kill(held)
+            if sys.platform == "linux":
+                assert not identity.kill(not_held)
+            assert process.poll() is None
+            assert identity.kill(held)
+            process.wait()
+            assert not identity.is_running()

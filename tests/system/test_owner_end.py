@@ -14,11 +14,11 @@ import psutil
 import pytest
 
 from sandbox import Memcached
-from sandbox.registry.directories import ServerDirectory
 
 from ..conftest import Run
 from ..helpers.owners import OWNER, Owner
 from ..helpers.processes import eventually, script, wait_until_gone, without_coverage
+from ..helpers.server_directories import server_directory
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -115,7 +115,7 @@ def test_owner_killed_at_a_random_moment_of_a_start(run_folder: Path) -> None:
         process.kill()
         process.communicate()
     # A start would end a server that lives on, so it comes afterwards.
-    directories = [ServerDirectory(str(path)) for path in run_folder.glob("*/*")]
+    directories = [server_directory(path) for path in run_folder.glob("*/*")]
     eventually(lambda: all(directory.has_exited(0) for directory in directories))
     with Memcached():
         pass
