@@ -100,6 +100,7 @@ class RunDirectory:
     def close_fds(self) -> None:
         """Closes it."""
         self._closer()
+        self.fd = -1
 
     @classmethod
     def first(cls) -> RunDirectory:

@@ -403,6 +403,8 @@ class _Process:
                     finally:
                         with no_fork:
                             self.directory.close_fds()
+                            if self._control_directory is None:
+                                self.directory.run.close_fds()
                             self._release_port()
 
     def close_fds(self) -> None:

@@ -68,7 +68,7 @@ for limit in range(1, 16):
 
 @as_root
 def test_reached_process_limit_is_reported() -> None:
-    """Root has no such limit, so another user starts the servers: one of whom nothing else runs."""
+    """Root has no such limit, so another user starts the servers: one who runs nothing else."""
     result = run_as(20_000 + os.getpid() % 30_000, UNTIL_ENOUGH)
     assert result.stderr == ""
     outcomes = result.stdout.splitlines()
