@@ -11,7 +11,7 @@ from importlib import import_module
 
 import click
 
-from ..errors import SandboxError
+from ..errors import SandboxError, explain_limit
 from .output import FAILURE, INTERRUPTED, USAGE, say, standard_streams
 
 # The commands in the order of their use. Each is a module of that name.
@@ -70,6 +70,10 @@ def main(prog_name: str = "sandbox") -> None:
             fail(error.format_message(), error.exit_code)
         except SandboxError as error:
             fail(f"{error}.", FAILURE)
+        except OSError as error:
+            if not (limit := explain_limit(error)):
+                raise
+            fail(f"{limit}.", FAILURE)
         except (click.Abort, KeyboardInterrupt):
             sys.exit(INTERRUPTED)
         sys.exit(returned)

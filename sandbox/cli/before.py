@@ -43,7 +43,9 @@ def _parse(text: str) -> dict[str, tuple[str | None, str]]:
         for name, entry in json.loads(text).items():
             match entry:
                 case [str() | None as before, str() as value] if is_variable_name(name):
-                    os.fsencode(f"{before}{value}")  # A text that is no variable's is a ValueError.
+                    os.fsencode(f"{before}{value}")  # A character that has no bytes: ValueError.
+                    if "\0" in f"{before}{value}":
+                        raise ValueError(name)
                     variables[name] = before, value
                 case _:
                     raise ValueError(name)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import click
 
 from ..errors import SandboxError
-from .output import say
+from .output import describe, say
 
 PASSED_ON = {
     signal.SIGTERM,
@@ -82,7 +82,7 @@ class PostponedErrors:
         if isinstance(error, SandboxError):
             self._lines[str(error)] = None
         elif isinstance(error, Exception):
-            self._lines[f"sandbox exec failed beside its command: {error!r}"] = None
+            self._lines[f"sandbox exec failed beside its command: {describe(error)}"] = None
         return isinstance(error, Exception)
 
 
@@ -106,8 +106,8 @@ class Command:
                 # Python ignores these two, and the command would inherit that.
                 setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
             )
-        except FileNotFoundError:
-            raise NotFoundError(f"{command[0]}: command not found") from None
+        except (FileNotFoundError, ValueError):  # ValueError: the name is empty.
+            raise NotFoundError(f"{command[0] or repr('')}: command not found") from None
         except OSError as error:
             raise NotExecutableError(f"{command[0]}: {error.strerror}") from None
 

@@ -16,6 +16,7 @@ import psutil
 from ..errors import SandboxError
 from ..run.control import Control
 from .child import hold_signals
+from .output import describe
 
 if TYPE_CHECKING:
     from ..run.sandbox import Sandbox
@@ -50,7 +51,6 @@ def keeper(
     answer, answering = os.pipe()
     asked, asking = os.pipe()
     if os.fork() == 0:
-        _become_daemon({answering, asked})
         with sandbox:
             _keep(sandbox, count, variables, shell, ttl, answering, asked)
         sys.exit()
@@ -110,6 +110,7 @@ def _keep(
     """Starts the servers, sends their variables, and waits until it is time to end."""
     outcome: dict[str, object]
     try:
+        _become_daemon({answering, asked})
         servers = sandbox.launch(count)
         for server in servers:
             server.wait()
@@ -118,12 +119,15 @@ def _keep(
         outcome = {"variables": variables(servers, control.path)}
     except SandboxError as error:
         outcome = {"error": str(error)}
+    except Exception as error:  # noqa: BLE001 - whatever it was, the user is told
+        outcome = {"error": describe(error)}
     try:
         os.write(answering, json.dumps(outcome).encode() + b"\n")
     except BrokenPipeError:
         return  # The process that waits for it was killed.
-    if not os.read(asked, 1):
-        return  # It could not print them.
+    # This process may have the other end of `asked` itself, if it could not become a daemon.
+    if "error" in outcome or not os.read(asked, 1):
+        return  # There is nothing to print, or it could not be printed.
     os.dup2(0, 2)
     os.close(answering)
     threading.Thread(target=_await_end_of, args=(shell, ttl), daemon=True).start()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import click
 
-from ..errors import SandboxError, printable
+from ..errors import BinaryError, SandboxError, printable
 from ..registry import inventory
 from ..registry.run_directory import problems, run_directory, where
 from ..server.binary import find_memcached, install_command
@@ -23,6 +23,9 @@ from ..server.memcached import Memcached
 from ..server.others import other_memcacheds, other_people
 from ..system.processes import shows_processes
 from .output import PROBLEM
+
+
+UNTOLD = "which does not tell its version"
 
 
 class Finding(NamedTuple):
@@ -67,14 +70,17 @@ def _memcached() -> Iterator[Finding]:
             remedy = "correct MEMCACHED_SANDBOX_BINARY"
         yield Finding("memcached", str(error), remedy, True)
         return
-    yield Finding("memcached", f"{binary}, {_version_of(binary)}")
+    version = _version_of(binary)
+    yield Finding("memcached", f"{binary}, {version}")
     server = Memcached()
     try:
         _start_and_stop(server)  # what is imported on first use is imported now
         start_ms, stop_ms = _start_and_stop(server)
     except SandboxError as error:
-        is_about_binary = str(error).startswith(binary)  # and not about the machine
-        remedy = "name another memcached in MEMCACHED_SANDBOX_BINARY" if is_about_binary else ""
+        # What tells no version is hardly memcached. Else the error itself says what to do.
+        remedy = "name another memcached in MEMCACHED_SANDBOX_BINARY"
+        if version != UNTOLD and not isinstance(error, BinaryError):
+            remedy = ""
         yield Finding("start", str(error), remedy, True)
         return
     yield Finding("start", f"{start_ms:.1f} ms to start, {stop_ms:.1f} ms to stop")
@@ -102,8 +108,8 @@ def _version_of(binary: str) -> str:
             [binary, "-V"], capture_output=True, errors="replace", timeout=5, check=False
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
-        return "which does not tell its version"
-    return output.strip().removeprefix("memcached ") or "which does not tell its version"
+        return UNTOLD
+    return output.strip().removeprefix("memcached ") or UNTOLD
 
 
 def _run_directory() -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import SandboxError, printable
+from ..errors import SandboxError, explain_limit, printable
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -31,6 +31,14 @@ def say(line: str) -> None:
     """Prints a line on stderr."""
     with suppress(OSError):  # It may have gone away: the exit status still tells.
         click.echo(f"sandbox: {printable(line)}", err=True)
+
+
+def describe(error: Exception) -> str:
+    """Returns the kind and the text of an error, or the limit of this machine that it means."""
+    if isinstance(error, OSError) and (limit := explain_limit(error)):
+        return limit
+    name, text = type(error).__name__, str(error)
+    return f"{name}: {text}" if text else name
 
 
 @contextmanager
@@ -58,8 +66,26 @@ def _stream(stream: TextIO | None, kind: type[io.FileIO]) -> io.TextIOWrapper:
     )
 
 
+def print_statements(text: str) -> None:
+    """Prints what a shell evaluates: unlike for other output, a reader that has gone is an error.
+
+    :raises SandboxError: stdout cannot be written.
+    """
+    try:
+        click.echo(os.fsencode(text), nl=False)
+    except BrokenPipeError as error:
+        raise _unwritable(error) from None
+
+
+def _unwritable(error: OSError) -> SandboxError:
+    return SandboxError(f"stdout cannot be written: {error.strerror}")
+
+
 class _Stdout(io.FileIO):
-    """Raises a SandboxError when it cannot be written."""
+    """Raises a SandboxError when it cannot be written.
+
+    A reader that has gone is a BrokenPipeError: click exits silently then.
+    """
 
     _has_failed = False
 
@@ -71,7 +97,9 @@ class _Stdout(io.FileIO):
             if self._has_failed:
                 return len(data)  # What is left in the buffer, at the exit.
             self._has_failed = True
-            raise SandboxError(f"stdout cannot be written: {error.strerror}") from None
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise _unwritable(error) from None
 
 
 class _Stderr(io.FileIO):

@@ -18,7 +18,7 @@ from .options import (
     shell_option,
     wrong_env,
 )
-from .output import say
+from .output import print_statements, say
 from .parameters import Duration
 from .shells import asking_process, evaluated, is_variable_name, statements
 from .variables import variables_of
@@ -73,7 +73,8 @@ def command(ttl: float, shell: str, **options: Unpack[SandboxOptions]) -> None:
         # Those of --env are last: a shell may refuse one, such as a read-only UID.
         started = {"MEMCACHED_SANDBOX_SHELL": shell, **variables}
         started[BEFORE] = record(started, before)
-        click.echo(os.fsencode(statements({**earlier, **started}, shell)), nl=False)
+        restored = {name: value for name, value in earlier.items() if name not in started}
+        print_statements(statements({**restored, **started}, shell))
     if sys.stdout.isatty():
         line = evaluated("sandbox start", shell)
         say(f"nothing has changed in this shell: to use a sandbox, run {line}.")

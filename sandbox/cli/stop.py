@@ -12,7 +12,7 @@ from ..registry.cleanup import remove_stale
 from ..registry.run_directory import run_directories, where
 from .before import undone
 from .options import CONTEXT_SETTINGS, shell_option
-from .output import FAILURE, say
+from .output import FAILURE, print_statements, say
 from .shells import evaluated, statements
 
 
@@ -75,7 +75,7 @@ def _print_restoring(shell: str) -> None:
         line = evaluated("sandbox stop", shell)
         say(f"this shell still has the variables of the sandbox: {line} restores them.")
     else:
-        click.echo(os.fsencode(statements(variables, shell)), nl=False)
+        print_statements(statements(variables, shell))
 
 
 def _remove_stale() -> int:

@@ -91,9 +91,10 @@ class Control:
 
     def _serve(self, connection: _socket.socket, timeout: float) -> None:
         try:
+            line = protocol.receive_line(connection, timeout)
+            reply = json.dumps(self._reply(line)).encode() + b"\n"
             connection.settimeout(timeout)
-            line = protocol.receive_line(connection)
-            connection.sendall(json.dumps(self._reply(line)).encode() + b"\n")
+            connection.sendall(reply)
         except OSError:
             pass  # The client has gone, or has not asked.
         finally:

@@ -52,6 +52,8 @@ class Server:
         from pymemcache.client.base import Client
         from pymemcache.exceptions import MemcacheError
 
+        # pymemcache reads an answer without an end until the memory is used up.
+        self.stats()
         # Without a delay: a get after a set that is not answered would wait 40 ms for the kernel.
         client = Client(
             self.address, timeout=ANSWER_TIMEOUT, connect_timeout=ANSWER_TIMEOUT, no_delay=True

@@ -14,8 +14,10 @@ from ..inject import address
 from ..registry import inventory
 from .options import LONG_OPTIONS, SHORT_OPTIONS
 
-# The user IDs of people: UID_MIN in login.defs(5), 501 on macOS, up to that of the user nobody.
-PEOPLE = range(1000 if sys.platform == "linux" else 501, 65534)
+# The lowest user ID of people: UID_MIN in login.defs(5), and 501 on macOS. Above it are, too, those
+# of the user nobody and of services, which systemd makes up: DynamicUser= in systemd.exec(5).
+LOWEST_OF_PEOPLE = 1000 if sys.platform == "linux" else 501
+OF_SERVICES = range(61184, 65535)
 
 
 class OtherMemcached(NamedTuple):
@@ -43,11 +45,13 @@ def other_people() -> list[str]:
         {
             process.info["username"] or str(process.info["uids"].real)
             for process in psutil.process_iter(["uids", "username"])
-            if process.info["uids"]
-            and process.info["uids"].real in PEOPLE
-            and process.info["uids"].real != os.getuid()
+            if process.info["uids"] and _is_other_person(process.info["uids"].real)
         }
     )
+
+
+def _is_other_person(uid: int) -> bool:
+    return uid >= LOWEST_OF_PEOPLE and uid not in OF_SERVICES and uid != os.getuid()
 
 
 def _addresses(process: psutil.Process) -> list[address.Address]:

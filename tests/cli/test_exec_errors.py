@@ -63,6 +63,7 @@ def test_error_is_one_line(cli: Cli, arguments: list[str], status: int, message:
     [
         (["no-such-command"], 127, "no-such-command: command not found"),
         (["./missing/command"], 127, "./missing/command: command not found"),
+        ([""], 127, "sandbox: '': command not found"),
         (["/etc/passwd"], 126, "/etc/passwd: Permission denied"),
         (["/etc"], 126, "/etc: Permission denied"),
         (["--memory", "0", "true"], 2, "--memory 0: must be 1 or more"),

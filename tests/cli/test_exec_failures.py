@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import click
 import pytest
+
+from sandbox.errors import LIMITS
 
 from ..conftest import Run
 from ..helpers.cli import Cli, assert_one_line
@@ -48,6 +51,17 @@ main()
 """
 
 
+TOLD = {
+    "OSError(24, 'Too many open files')": LIMITS[errno.EMFILE],
+    "MemoryError()": "MemoryError",
+    "OSError(9, 'Bad file descriptor')": "OSError: [Errno 9] Bad file descriptor",
+    "KeyError('cmd_get')": "KeyError: 'cmd_get'",
+    "PermissionError(13, 'Permission denied', '/a')": (
+        "PermissionError: [Errno 13] Permission denied: '/a'"
+    ),
+}
+
+
 @pytest.mark.parametrize(
     ("method", "error"),
     [
@@ -56,7 +70,7 @@ main()
         ("sandbox.run.control.Control.stop", "OSError(9, 'Bad file descriptor')"),
         ("sandbox.run.summary.Summary.add_servers", "KeyError('cmd_get')"),
         ("sandbox.run.summary.Summary.lines", "MemoryError()"),
-        ("sandbox.run.sandbox.Sandbox.stop", "PermissionError(1, 'Operation not permitted')"),
+        ("sandbox.run.sandbox.Sandbox.stop", "PermissionError(13, 'Permission denied', '/a')"),
     ],
 )
 def test_error_keeps_the_exit_status_and_is_told_at_the_end(
@@ -65,8 +79,7 @@ def test_error_keeps_the_exit_status_and_is_told_at_the_end(
     result = python(FAILING, method, error, "sandbox", "exec", "sh", "-c", "exit 3")
     assert result.returncode == 3
     said = result.stderr.splitlines()
-    told = eval(error)
-    assert said[-1] == f"sandbox: sandbox exec failed beside its command: {told!r}."
+    assert said[-1] == f"sandbox: sandbox exec failed beside its command: {TOLD[error]}."
     assert len(said) <= 2
 
 

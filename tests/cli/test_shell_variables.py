@@ -78,6 +78,19 @@ def test_second_start_replaces_the_variables_of_the_first(shell: Shell) -> None:
     assert lasting(shell) == before
 
 
+@pytest.mark.parametrize("kind", ["zsh", "bash"])
+def test_second_start_survives_a_variable_that_the_shell_refuses(kind: str) -> None:
+    """Those of the second start are set before it, whatever the first one had set."""
+    name = {"bash": "UID", "zsh": "status"}[kind]
+    with Shell(kind) as session:
+        session.run(f"{EVALUATED[kind]} 2>&1".format(options=f" --env {name}=1"))
+        first = session.server()
+        session.run(f"{EVALUATED[kind]} 2>&1".format(options=f" --env {name}=2"))
+        assert session.server() != first
+        session.run(FORGOTTEN[kind])
+        assert "MEMCACHED_SANDBOX_CONTROL" not in session.variables()
+
+
 def test_command_in_a_shell_has_nothing_to_restore(shell: Shell) -> None:
     """It has a run of its own, and what it starts would leave that run."""
     shell.run(START.format(options=""))
@@ -98,6 +111,8 @@ def test_command_in_a_shell_has_nothing_to_restore(shell: Shell) -> None:
         '{"X": [null, null]}',
         '{"X": [3, ""]}',
         '{"X": ["\\ud800", ""]}',
+        '{"X": ["\\u0000", ""]}',
+        '{"X": [null, "a\\u0000b"]}',
     ],
     ids=lambda record: record[:20],
 )

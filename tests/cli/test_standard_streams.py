@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -40,6 +41,33 @@ def test_stdout_that_cannot_be_written_is_one_line(
 ) -> None:
     assert_one_line(run("sh", "-c", f"sandbox {command} {redirection}"), 125, line)
     assert list(run_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["--help", "list --json", "doctor", "start --help"])
+def test_reader_that_has_gone_is_not_worth_a_line(
+    reader_less_pipe: int, run_folder: Path, command: str
+) -> None:
+    result = subprocess.run(
+        ["sandbox", *command.split()],
+        check=False,
+        stdout=reader_less_pipe,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert (result.returncode, result.stderr) == (1, "")
+    assert list(run_folder.iterdir()) == []
+
+
+def test_stop_whose_reader_has_gone_says_so(run: Run, run_folder: Path) -> None:
+    """The shell still has the variables of the sandbox, as nothing has unset them."""
+    gone = "import os, sys; r, w = os.pipe(); os.close(r); os.dup2(w, 1); os.execvp(*sys.argv[1:])"
+    line = f'eval "$(sandbox start)"; python -c "{gone}" sandbox sandbox stop'
+    result = run("sh", "-c", line.replace("sys.argv[1:]", "[sys.argv[1], sys.argv[2:]]"))
+    assert result.returncode == 125
+    stopped, said = result.stderr.splitlines(keepends=True)
+    assert stopped.startswith("sandbox: stopped ")
+    assert said == GONE
+    eventually(lambda: list(run_folder.iterdir()) == [])
 
 
 def test_start_whose_reader_has_gone_leaves_nothing(
@@ -107,6 +135,7 @@ def test_stop_by_id_needs_no_stdout(run: Run) -> None:
         assert result.returncode == 0
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="APFS refuses a name that is no UTF-8")
 @pytest.mark.whole_machine
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_tmpdir_that_the_terminal_cannot_show(run: Run, run_folder: Path, encoding: str) -> None:

@@ -7,18 +7,21 @@ import os
 import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import repeat
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandbox import Sandbox, SandboxError
-from sandbox.inject import refusals
+from sandbox import RunError, Sandbox, SandboxError
+from sandbox.inject import refusals, sources
 from sandbox.run.control import Control
 
 from ..conftest import Run
 from ..helpers.controls import ask, send, servers
+from ..helpers.rogues import slowly
 
 
 def test_first_address_gets_the_server_that_runs_already(control: Control) -> None:
@@ -91,6 +94,43 @@ def test_client_without_a_request_is_dropped(
         connection.settimeout(10)
         connection.connect(control.path)
         assert connection.recv(1000) == b""
+
+
+@pytest.mark.timeout(30)
+def test_client_that_drips_a_request_is_dropped(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte comes in time, but not the line."""
+    monkeypatch.setattr("sandbox.run.control.REQUEST_TIMEOUT", 0.3)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(0.05)
+        connection.connect(control.path)
+        with suppress(BrokenPipeError, ConnectionResetError):  # It is dropped.
+            while True:
+                connection.sendall(b"x")
+                with suppress(TimeoutError):
+                    assert connection.recv(1000) == b""
+
+
+@pytest.mark.timeout(30)
+def test_owner_that_drips_its_answer_does_not_hold_its_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sources, "ANSWER_TIMEOUT", 0.3)
+    monkeypatch.setenv("MEMCACHED_SANDBOX_CONTROL", str(tmp_path / "control"))
+
+    def drip() -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            for piece in slowly(repeat(b"x")):
+                connection.sendall(piece)
+
+    with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor() as pool:
+        listener.bind(str(tmp_path / "control"))
+        listener.listen()
+        pool.submit(drip)
+        with pytest.raises(RunError, match="the run's sandbox does not answer: timed out"):
+            sources.SocketSource().resolve(["a:1"], "")
 
 
 def test_request_is_answered_at_the_end_of_its_line(control: Control) -> None:

@@ -40,8 +40,9 @@ RESOLVE = b'{"resolve": ["a:1"]}\n'
 def test_five_hundred_clients_at_once_are_answered(
     accepting: threading.Event, control: Control
 ) -> None:
-    if int(Path("/proc/sys/net/core/somaxconn").read_text()) < 500:
-        pytest.skip("net.core.somaxconn allows fewer clients to wait")
+    limit = Path("/proc/sys/net/core/somaxconn")
+    if not limit.exists() or int(limit.read_text()) < 500:
+        pytest.skip("net.core.somaxconn allows fewer clients to wait, or is not known")
     with ExitStack() as stack:
         clients = [stack.enter_context(connect(control)) for _ in range(500)]
         for client in clients:
@@ -52,7 +53,7 @@ def test_five_hundred_clients_at_once_are_answered(
 
 
 def fill_queue(control: Control, stack: ExitStack) -> None:
-    with suppress(BlockingIOError):
+    with suppress(BlockingIOError, ConnectionRefusedError):  # the latter on macOS
         while True:
             stack.enter_context(connect(control))
 
@@ -72,6 +73,27 @@ def test_client_tries_again_while_the_queue_is_full(
         monkeypatch.setattr(time, "sleep", accept_meanwhile)
         monkeypatch.setenv("MEMCACHED_SANDBOX_CONTROL", control.path)
         assert list(sources.SocketSource().resolve(["a:1"], "")) == ["a:1"]
+
+
+def test_refusal_means_a_full_queue_only_where_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS refuses a client while the queue is full; Linux, when the owner has ended."""
+
+    class Refusing:
+        attempts = 0
+
+        def connect(self, _: str) -> None:
+            self.attempts += 1
+            if self.attempts < 3:
+                raise ConnectionRefusedError
+
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr("sys.platform", "darwin")
+    macos, linux = Refusing(), Refusing()
+    sources._connect(macos, "control")  # type: ignore[arg-type]
+    monkeypatch.setattr("sys.platform", "linux")
+    with pytest.raises(ConnectionRefusedError):
+        sources._connect(linux, "control")  # type: ignore[arg-type]
+    assert (macos.attempts, linux.attempts) == (3, 1)
 
 
 def test_queue_that_stays_full_is_an_error(

@@ -85,7 +85,8 @@ def test_items_waits_while_the_crawler_is_busy() -> None:
     ],
 )
 def test_items_reads_the_answers_of_other_versions(answer: bytes, keys: list[str]) -> None:
-    with answering(answer, counters("1.5.22", items=9)) as address:
+    stats = counters("1.5.22", items=9)
+    with answering(stats, answer, stats) as address:
         assert [item.key for item in Server(address).items()] == keys
 
 
@@ -96,7 +97,8 @@ def test_items_that_memcached_has_moved_are_listed_where_it_can(
     one, two = (f"key={key} exp=-1 size=50\n" for key in ("one", "two"))
     answers = (f"{one}END\r\n", f"{two}{one}END\r\n")
     first, second = (answer.encode() for answer in answers)
-    with answering(first, counters(version, items=2), second) as address:
+    stats = counters(version, items=2)
+    with answering(stats, first, stats, stats, second) as address:
         assert sorted(item.key for item in Server(address).items()) == keys
 
 
@@ -106,5 +108,6 @@ def test_items_that_memcached_does_not_list_are_an_error(
 ) -> None:
     monkeypatch.setattr("_memcached_sandbox.protocol.BUSY_LIMIT", 3)
     message = f"answered '{answer.decode().strip()}' to 'lru_crawler metadump all'"
-    with answering(answer) as address, pytest.raises(ServerError, match=message):
+    stats = counters("1.6.9", items=1)
+    with answering(stats, answer) as address, pytest.raises(ServerError, match=message):
         Server(address).items()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from itertools import repeat
+from itertools import count, repeat
 
 import pytest
 
@@ -42,10 +42,20 @@ def test_stats_without_sense_or_end_are_a_server_error(
         assert len(str(info.value)) < 500
 
 
+def distinct_items() -> Iterator[bytes]:
+    for number in count():
+        yield f"{ITEM}\n".replace("=a", f"={number}").encode()
+
+
+def dumping(pieces: Iterable[bytes], **values: object) -> Callable[[str], Iterable[bytes]]:
+    """Return a server's answers, with these pieces for a dump and these counters."""
+    return lambda request: pieces if "metadump" in request else [counters(**values)]
+
+
 @pytest.mark.parametrize(
     ("pieces", "message"),
     [
-        (repeat(f"{ITEM}\n".encode() * 1000), "sent more than any answer"),
+        (distinct_items(), "sent more than any answer"),
         (slowly(repeat(ITEM.encode() + b"\n")), "did not complete its answer in time"),
         (repeat(b"OK\r\n"), "answered 'OK' to 'lru_crawler metadump all'"),
     ],
@@ -54,17 +64,28 @@ def test_stats_without_sense_or_end_are_a_server_error(
 def test_items_without_an_end_are_a_server_error(
     monkeypatch: pytest.MonkeyPatch, pieces: Iterable[bytes], message: str
 ) -> None:
-    monkeypatch.setattr(f"{LIMITS}LONGEST_DUMP", 1_000_000)
+    slow = "time" in message
+    monkeypatch.setattr(f"{LIMITS}DUMP_TIMEOUT", 0.3 if slow else 300)
+    with rogue(dumping(pieces, curr_items=100)) as address:
+        with pytest.raises(ServerError, match=message):
+            Server(address).items()
+
+
+def test_time_limit_of_an_answer_counts_what_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server that sends as fast as its answer is read is never waited for."""
     monkeypatch.setattr(f"{LIMITS}DUMP_TIMEOUT", 0.3)
-    with rogue(lambda _: pieces) as address, pytest.raises(ServerError, match=message):
-        Server(address).items()
+    with rogue(dumping(distinct_items(), curr_items=10**18)) as address:
+        with pytest.raises(ServerError, match="did not complete its answer in time"):
+            Server(address).items()
 
 
 def test_busy_server_that_answers_slowly_is_a_server_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(f"{LIMITS}DUMP_TIMEOUT", 0.3)
-    with rogue(lambda _: slowly([b"BUS", b"Y\r\n"])) as address:
+    with rogue(lambda request: slowly(dumping([b"BUS", b"Y\r\n"])(request))) as address:
         with pytest.raises(ServerError, match="did not complete its answer in time"):
             Server(address).items()
 
@@ -85,7 +106,7 @@ def test_busy_server_that_answers_slowly_is_a_server_error(
 )
 def test_item_that_cannot_be_read_is_a_server_error(old: str, new: str, name: str) -> None:
     dump = f"{ITEM.replace(old, new)}\nEND\r\n".encode("latin-1")
-    with rogue(lambda request: [dump if "metadump" in request else counters()]) as address:
+    with rogue(dumping([dump])) as address:
         with pytest.raises(ServerError, match=name):
             Server(address).items()
         assert f"memcached at {address} does not answer: answered " in contents(Server(address))
@@ -93,8 +114,7 @@ def test_item_that_cannot_be_read_is_a_server_error(old: str, new: str, name: st
 
 def test_key_that_is_no_percent_encoding_is_an_item() -> None:
     dump = b"key=%zz%ff%1b exp=7 size=50\nEND\r\n"
-    answers = {"stats": counters(version="", curr_items=9)}
-    with rogue(lambda request: [answers.get(request, dump)]) as address:
+    with rogue(dumping([dump], version="", curr_items=9)) as address:
         ((key, size, expires),) = Server(address).items()
         assert (key, size, expires) == ("%zz\N{REPLACEMENT CHARACTER}\x1b", 50, 7)
         assert contents(Server(address)).startswith("- %zz\N{REPLACEMENT CHARACTER}\\x1b  50 bytes")
@@ -127,6 +147,13 @@ def test_client_of_a_server_that_is_no_memcached_is_a_server_error(answer: bytes
         with pytest.raises(ServerError, match=f"{address} does not answer: .") as info:
             Server(address).client()
     assert str(info.value).isprintable()
+
+
+def test_client_of_a_server_that_sends_without_an_end_is_a_server_error() -> None:
+    """pymemcache alone would read until the memory is used up."""
+    with rogue(lambda _: repeat(b"x" * 1000)) as address:
+        with pytest.raises(ServerError, match="does not answer: sent no line but 'xxx"):
+            Server(address).client()
 
 
 def test_longest_stats_of_memcached_are_within_the_limits() -> None:

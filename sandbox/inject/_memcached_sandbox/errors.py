@@ -7,8 +7,11 @@ def printable(text: str) -> str:
     """Returns a text with a visible escape, such as ``\\x1b``, for each unprintable character.
 
     Line ends and terminal sequences are such characters. Whatever others wrote, in keys, file
-    names, command lines or output, passes through here before it is printed.
+    names, command lines or output, passes through here before it is printed. Of ``##`` the second
+    character is escaped.
     """
+    # CI obeys commands such as ##[error], ##vso[ and ##teamcity[ wherever they are in a line.
+    text = text.replace("##", r"#\x23")
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -35,6 +35,12 @@ LONGEST_ANSWER_LINE = 20_000
 # Bytes of an answer, but for dumps. "stats conns" is the longest: 200 for each connection.
 LONGEST_ANSWER = 10_000_000
 
+# Bytes of an item in a dump: its key and 200 more.
+LONGEST_ITEM = 1_000
+
+# Items that a server may list beyond two for each that it counts: they came meanwhile.
+MORE_ITEMS = 1_000
+
 # Bytes of a whole dump: 100 for each item. A server of 1 GB has at most 20 million items, as the
 # smallest one takes 48 bytes there. For the 100 million of this limit Python would need 30 GB.
 LONGEST_DUMP = 10_000_000_000
@@ -128,7 +134,9 @@ class Connection:
         command = f"lru_crawler metadump {walk}"
         request = f"{command}\r\n".encode()
         if most is None:
-            self._ask(request, LONGEST_DUMP, DUMP_TIMEOUT)
+            count = number(self.stats(), "curr_items")
+            longest = min(LONGEST_DUMP, (2 * count + MORE_ITEMS) * LONGEST_ITEM)
+            self._ask(request, longest, DUMP_TIMEOUT)
         else:
             self._ask(request, LONGEST_ANSWER, self._timeout)
         line = self._read_line()
@@ -174,11 +182,10 @@ class Connection:
         """Sends a request.
 
         :param most: how many bytes its whole answer may have.
-        :param seconds: how long to wait for its whole answer. A pause of this process does not
-            count, as the answer may have come meanwhile.
+        :param seconds: how long to wait for its whole answer.
         """
         self._bytes_left = most
-        self._seconds_left = seconds
+        self._deadline = _now() + seconds
         self._socket.sendall(request)
 
     def _read_line(self) -> str:
@@ -188,9 +195,9 @@ class Connection:
 
     def _receive(self) -> None:
         """Receives more of an answer, within its limits."""
-        begin = time.monotonic()
+        if _now() > self._deadline:
+            raise ProtocolError("did not complete its answer in time")
         received = self._socket.recv(65536)
-        self._seconds_left -= time.monotonic() - begin
         self._bytes_left -= len(received)
         *lines, self._rest = (self._rest + received.decode("latin-1")).split("\n")
         self._lines = iter(lines)
@@ -200,8 +207,11 @@ class Connection:
             raise ProtocolError(f"sent no line but {_shortened(self._rest)}")
         if self._bytes_left < 0:
             raise ProtocolError("sent more than any answer of memcached has")
-        if self._seconds_left < 0:
-            raise ProtocolError("did not complete its answer in time")
+
+
+def _now() -> float:
+    # Not time.monotonic(): freezegun stops that as well.
+    return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 def number(fields: Mapping[str, str], name: str) -> int:
@@ -223,10 +233,19 @@ def _shortened(text: str) -> str:
     return repr(text) if len(text) <= SHOWN else f"{text[:SHOWN]!r}..."
 
 
-def receive_line(connection: _socket.socket) -> bytes:
-    """Receives a line. It is cut where the connection ends, and after LONGEST_LINE."""
+def receive_line(connection: _socket.socket, timeout: float) -> bytes:
+    """Receives a line. It is cut where the connection ends, and after LONGEST_LINE.
+
+    :param timeout: seconds for the whole line, however it comes.
+    :raises OSError: it has not come by then.
+    """
     received = b""
+    deadline = _now() + timeout
     while b"\n" not in received and len(received) < LONGEST_LINE:
+        seconds = deadline - _now()
+        if seconds <= 0:
+            raise TimeoutError("timed out")
+        connection.settimeout(seconds)
         more = connection.recv(65536)
         if not more:
             break

@@ -70,7 +70,7 @@ class SocketSource:
                 connection.settimeout(ANSWER_TIMEOUT)
                 _connect(connection, self._path)
                 connection.sendall(json.dumps(request).encode() + b"\n")
-                if not (line := receive_line(connection)):
+                if not (line := receive_line(connection, ANSWER_TIMEOUT)):
                     raise OSError("it has closed the connection")
                 answer: dict[str, Any] = json.loads(line)
             finally:
@@ -99,7 +99,10 @@ def _connect(connection: _socket.socket, path: str) -> None:
         try:
             connection.connect(path)
             return
-        except BlockingIOError:
+        except (BlockingIOError, ConnectionRefusedError) as error:
+            # A full queue is ECONNREFUSED on macOS. On Linux, that means that the owner has ended.
+            if isinstance(error, ConnectionRefusedError) and sys.platform == "linux":
+                raise
             if waited > ANSWER_TIMEOUT:
                 raise TimeoutError("timed out") from None
         time.sleep(pause)
@@ -158,6 +161,6 @@ def failed(reason: str) -> RunError:
         try:
             # Together with its end, so that the lines of several workers do not mix.
             print(f"sandbox: {printable(reason)}\n", end="", file=sys.stderr, flush=True)
-        except OSError:
-            pass  # It cannot be written, and the exception is left.
+        except (OSError, ValueError):
+            pass  # It cannot be written, or is closed, and the exception is left.
     return RunError(reason)
