@@ -24,7 +24,6 @@ from ..server.others import other_memcacheds, other_people
 from ..system.processes import shows_processes
 from .output import PROBLEM
 
-
 UNTOLD = "which does not tell its version"
 
 

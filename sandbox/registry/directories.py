@@ -311,7 +311,6 @@ class ControlDirectory(LockedDirectory):
             self.remove()
             with no_fork:
                 self.close_fds()
-                self.run.close_fds()
 
     @property
     def socket(self) -> str:
