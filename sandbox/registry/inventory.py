@@ -63,7 +63,7 @@ def servers() -> tuple[list[RunningServer], list[str]]:
                 pass  # It is being started, or has just been removed.
             except RecordError as error:
                 unknown.append(f"{directory.path} {error}")
-    return sorted(found, key=lambda server: -(server.record.server.age() or 0)), unknown
+    return sorted(found, key=lambda server: server.record.server.order), unknown
 
 
 def stale() -> list[str]:

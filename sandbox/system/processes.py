@@ -66,6 +66,11 @@ class Identity(NamedTuple):
         """Whether its pid is one of those that this process knows."""
         return self.system == _system() != UNKNOWN
 
+    @property
+    def order(self) -> tuple[float, int]:
+        """A key to sort by: the oldest first; of the same clock tick, the lower pid."""
+        return (0.0 if self.started == UNKNOWN else float(self.started)), self.pid
+
     def is_running(self) -> bool:
         """Returns whether it runs, as far as can be proved."""
         if not self.is_of_this_system or self.started == UNKNOWN:
