@@ -130,9 +130,14 @@ def test_command_line_of_another_user_is_one_printable_line(cli: Cli) -> None:
         path = Path(folder, "\x1b[31m\n::error:: forged")
         with PlainMemcached("-u", "nobody", "-s", str(path)) as other:
             eventually(path.exists)
+            through_loader = "--argv0" in psutil.Process(other.pid).cmdline()
             result = cli("doctor")
         (line,) = (line for line in result.stdout.splitlines() if f"pid {other.pid} " in line)
-        assert rf"of nobody at unix:{folder}/\x1b[31m\n::error:: forged: not touched" in line
+        # Where a memcached runs through its loader, whose options come first, its own are not read.
+        where = (
+            "an unknown address" if through_loader else rf"unix:{folder}/\x1b[31m\n::error:: forged"
+        )
+        assert f"of nobody at {where}: not touched" in line
         assert "\x1b" not in result.stdout
         assert "\n::error::" not in result.stdout
 
