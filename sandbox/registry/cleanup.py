@@ -13,9 +13,6 @@ from .directories import LockedDirectory, ServerDirectory, directories
 if TYPE_CHECKING:
     from .run_directory import RunDirectory
 
-# Seconds to wait for the end of a killed server: it is gone in less than a millisecond.
-PATIENCE = 1.0
-
 
 def remove_stale(run: RunDirectory) -> tuple[int, list[CleanupError]]:
     """Removes the stale directories in a run directory, and their servers.
@@ -70,17 +67,14 @@ def _remove(directory: LockedDirectory) -> bool:
 
 
 def _end_server(directory: ServerDirectory) -> None:
-    reason, killed = "is not the one in its record", False
+    reason: str | None
     try:
-        server = directory.read_record().server
-        if not server.is_of_this_system:
-            reason = "is of another boot or PID namespace, such as a container's"
-        killed = directory.kill(server, with_group=True)
+        reason = directory.kill(directory.read_record().server, with_group=True)
     except (RecordError, FileNotFoundError) as error:
         problem = error if isinstance(error, RecordError) else "has no complete record"
-        reason = f"is not known: the directory {problem}"
-    if not directory.has_exited(PATIENCE if killed else 0):
+        reason = None if directory.has_exited(0) else f"the directory {problem}"
+    if reason:
         raise CleanupError(
-            f"{directory.path} was left with a process that {reason}: "
+            f"{directory.path} was left with a process that cannot be ended: {reason}; "
             f"find it with 'fuser {directory.fifo}', end it, then remove the directory"
         )

@@ -48,6 +48,9 @@ LOOPBACK = "127.0.0.1"
 # The highest pid and the largest memory in MB that a record may name.
 LARGEST_NUMBER = 2**31 - 1
 
+# Seconds to wait for the end of a killed server: it is gone in less than a millisecond.
+PATIENCE = 1.0
+
 # How often to try to make a directory: its name may be taken, or a cleanup may be faster.
 ATTEMPTS = 20
 
@@ -226,25 +229,25 @@ class LockedDirectory:
             is_ours = record.startswith(ANY_HEADER) or HEADER.startswith(record)
         return None if is_ours else "has no record of memcached-sandbox: remove it"
 
-    def _status_of(self, name: str) -> os.stat_result:
-        directory = self.lock if self.lock >= 0 else self._open()
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        """Opens the directory, unless this process has locked it, and so has it open."""
+        if self.lock >= 0:
+            yield self.lock
+            return
+        directory = self._open()
         try:
-            return os.stat(name, dir_fd=directory, follow_symlinks=False)
+            yield directory
         finally:
-            if directory != self.lock:
-                os.close(directory)
+            os.close(directory)
 
     @contextmanager
     def _file(self, name: str, flags: int) -> Iterator[int]:
         """Opens a file in the directory, but follows no link."""
-        directory = self.lock if self.lock >= 0 else self._open()
-        try:
+        with self._opened() as directory:
             file = os.open(
                 name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, mode=0o600, dir_fd=directory
             )
-        finally:
-            if directory != self.lock:
-                os.close(directory)
         try:
             yield file
         finally:
@@ -472,22 +475,33 @@ class ServerDirectory(LockedDirectory):
         if text == HEADER:
             raise FileNotFoundError(errno.ENOENT, "nothing is recorded yet")
         record = Record.parse(text)
-        if record.address not in (None, f"unix:{self.socket}") and not _is_loopback(record.address):
+        place = record.address
+        if place is None or place == f"unix:{self.socket}":
+            return record
+        from ..inject import address
+
+        if not (place.startswith(f"{LOOPBACK}:") and address.is_complete(place)):
             raise RecordError("has a record with the address of no server")
         return record
 
-    def kill(self, server: Identity, with_group: bool = False) -> bool:
-        """Kills the server of the record, and returns whether that was done.
+    def kill(self, server: Identity, with_group: bool = False) -> str | None:
+        """Kills the server of the record, and returns why it runs on, or None if it has ended.
 
         It must have this directory's FIFO open, where the kernel tells: a record may be forged.
 
         :param with_group: kill what the server has started, too.
         """
-        try:
-            fifo = self._status_of(self.FIFO)
-        except FileNotFoundError:
-            return False
-        return stat.S_ISFIFO(fifo.st_mode) and server.kill(fifo, with_group)
+        killed = False
+        with suppress(FileNotFoundError), self._opened() as directory:
+            fifo = os.stat(self.FIFO, dir_fd=directory, follow_symlinks=False)
+            killed = stat.S_ISFIFO(fifo.st_mode) and server.kill(fifo, with_group)
+        if self.has_exited(PATIENCE if killed else 0):
+            return None
+        if killed:
+            return f"process {server.pid} was killed, and has not ended yet"
+        if server.started != UNKNOWN and not server.is_of_this_system:
+            return "it runs in another PID namespace, such as a container's: stop it there"
+        return f"nothing proves that process {server.pid} is the one in its record"
 
     def problem(self) -> str | None:
         """Returns why the directory, which this process has locked, may not be removed, or None."""
@@ -495,7 +509,8 @@ class ServerDirectory(LockedDirectory):
             return problem
         for name, is_kind in ((self.FOLDER, stat.S_ISDIR), (self.FIFO, stat.S_ISFIFO)):
             with suppress(FileNotFoundError):
-                if not is_kind(self._status_of(name).st_mode):
+                status = os.stat(name, dir_fd=self.lock, follow_symlinks=False)
+                if not is_kind(status.st_mode):
                     return f"has a {name!r} in it that memcached-sandbox has not made: remove it"
         return None
 
@@ -604,8 +619,3 @@ def _start(text: bytes) -> str:
     if start != UNKNOWN and not (number.isdecimal() and len(start) <= LONGEST_START):
         raise ValueError(f"{start} is no start")
     return start
-
-
-def _is_loopback(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    return host == LOOPBACK and port.isdecimal() and len(port) <= 5 and 1 <= int(port) < 1 << 16

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 from ..errors import ProtocolError, RecordError
 from ..inject import protocol
-from ..system.processes import UNKNOWN
-from .cleanup import PATIENCE, stale_directories
+from .cleanup import stale_directories
 from .directories import Record, ServerDirectory, directories
 from .run_directory import run_directories
 
@@ -30,7 +29,7 @@ class RunningServer(NamedTuple):
             with protocol.Connection.to(self.record.address, ANSWER_TIMEOUT) as connection:
                 stats = connection.stats()
             return {name: protocol.number(stats, name) for name in ("bytes", "curr_items")}
-        except (OSError, ValueError, ProtocolError):  # A ValueError if the record has no address.
+        except (OSError, ProtocolError):
             return None
 
     def kill(self) -> str | None:
@@ -38,15 +37,7 @@ class RunningServer(NamedTuple):
 
         Its owner removes its files.
         """
-        server = self.record.server
-        killed = self.directory.kill(server)
-        if self.directory.has_exited(PATIENCE if killed else 0):
-            return None
-        if killed:
-            return f"process {server.pid} was killed, and has not ended yet"
-        if server.started != UNKNOWN and not server.is_of_this_system:
-            return "it runs in another PID namespace, such as a container's: stop it there"
-        return f"nothing proves that process {server.pid} is the one in its record"
+        return self.directory.kill(self.record.server)
 
 
 def servers() -> tuple[list[RunningServer], list[str]]:

@@ -90,13 +90,15 @@ class Identity(NamedTuple):
 
         try:
             if with_group and is_it(self.pid):
+                import psutil
+
                 group = os.getpgid(self.pid)
 
                 def is_member(pid: int) -> bool:
                     # The ID of a group is no other group's as long as one of it runs.
                     return os.getpgid(pid) == group and is_it(self.pid)
 
-                for pid in _pids():
+                for pid in psutil.pids():
                     if pid != self.pid:
                         _kill_if(pid, is_member)
             return _kill_if(self.pid, is_it)
@@ -149,13 +151,6 @@ def _kill_if(pid: int, is_it: Callable[[int], bool]) -> bool:
         if pidfd >= 0:
             os.close(pidfd)
     return True
-
-
-def _pids() -> list[int]:
-    import psutil
-
-    pids: list[int] = psutil.pids()
-    return pids
 
 
 def _holds(pid: int, wanted: os.stat_result) -> bool:

@@ -114,16 +114,12 @@ class Reaper:
             self._socket = _socket.socket(fileno=_above(FOLDER, ends[0].detach()))
             inherited.append(_above(FOLDER, ends[1].detach()))
             inherited.append(_above(FOLDER, os.dup(lock)))
-
-            def opened(name: str, flags: int) -> int:
-                file = os.open(name, flags | os.O_NOFOLLOW, mode=0o600, dir_fd=lock)
-                return _above(FOLDER, file)
-
-            self._ready = opened(fifo, os.O_RDONLY | os.O_NONBLOCK)
+            self._ready = _open(lock, fifo, os.O_RDONLY | os.O_NONBLOCK)
             # Not opened by the program: without an owner it would wait for a reader for ever.
-            inherited.append(opened(fifo, os.O_WRONLY))
-            inherited.append(opened(folder, os.O_RDONLY | os.O_DIRECTORY))
-            inherited.append(opened(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND))
+            inherited.append(_open(lock, fifo, os.O_WRONLY))
+            inherited.append(_open(lock, folder, os.O_RDONLY | os.O_DIRECTORY))
+            new_file = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+            inherited.append(_open(lock, output, new_file))
             words, to_lock, *of_program = inherited
             tools = map(_find_tool, ("rm", "rmdir"))
             arguments = [directory, " ".join(files), control, " ".join(control_files), *tools]
@@ -286,6 +282,11 @@ def _wait_for(child: int, options: int = 0) -> tuple[bool, int | None]:
     except ChildProcessError:
         return True, None  # SIGCHLD is ignored, or other code of this process has waited for it.
     return ended == child, os.waitstatus_to_exitcode(status) if ended else None
+
+
+def _open(directory: int, name: str, flags: int) -> int:
+    """Opens what has a name in a directory, but follows no link."""
+    return _above(FOLDER, os.open(name, flags | os.O_NOFOLLOW, mode=0o600, dir_fd=directory))
 
 
 def _above(lowest: int, descriptor: int) -> int:

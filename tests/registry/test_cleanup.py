@@ -106,8 +106,8 @@ def test_server_with_an_unreadable_record_is_left_and_reported(
     assert orphan.directory.exists()
     result = run("sandbox", "stop", "--stale")
     assert result.returncode == 125
-    assert f"{orphan.directory} was left with a process that is not known" in result.stderr
-    assert f"the directory {problem}: find it with 'fuser " in result.stderr
+    assert f"{orphan.directory} was left with a process that cannot be ended: " in result.stderr
+    assert f"the directory {problem}; find it with 'fuser " in result.stderr
     assert is_running(orphan.pid)
 
 
@@ -133,7 +133,7 @@ def test_record_with_numbers_out_of_range_kills_nothing(
     orphan.record.write_text(f"memcached-sandbox 3\n{line}\n\n127.0.0.1:1\n")
     result = run("sandbox", "stop", "--stale")
     assert result.returncode == 125
-    assert "written only half, or changed: find it with 'fuser " in result.stderr
+    assert "written only half, or changed; find it with 'fuser " in result.stderr
     assert "Traceback" not in result.stderr
     assert is_running(orphan.pid)
 
@@ -181,7 +181,9 @@ def test_process_of_a_forged_record_is_not_killed(run: Run, orphan: Orphan) -> N
         this, another = f"{server.pid} {server.started}", f"{forged.pid} {forged.started}"
         orphan.record.write_text(text.replace(this, another))
         result = run("sandbox", "stop", "--stale")
-        assert f"{orphan.directory} was left with a process that is not the one" in result.stderr
+        reason = f"nothing proves that process {victim.pid} is the one in its record; find it with"
+        assert f"{orphan.directory} was left with a process that cannot be" in result.stderr
+        assert reason in result.stderr
         assert victim.poll() is None
         victim.kill()
 
