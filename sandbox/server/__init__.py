@@ -85,7 +85,7 @@ class Server:
         Sizes include memcached's own part. By ``lru_crawler metadump``, in doc/protocol.txt.
         """
         with self._connection() as connection:
-            return _items(connection.metadump())
+            return _items(connection.metadump()[0])
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._address or 'not running'}>"
@@ -136,9 +136,9 @@ def first_items(server: Server, most: int) -> tuple[list[Item], int]:
 
     :raises ServerError: it does not answer as memcached does.
     """
-    (count,) = numbers(server, "curr_items")
     with server._connection() as connection:
-        return _items(connection.metadump(most)), count
+        dump, count = connection.metadump(most)
+        return _items(dump), count
 
 
 def _items(dump: Mapping[str, tuple[int, float | None]]) -> list[Item]:

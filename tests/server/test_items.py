@@ -86,7 +86,7 @@ def test_items_waits_while_the_crawler_is_busy() -> None:
 )
 def test_items_reads_the_answers_of_other_versions(answer: bytes, keys: list[str]) -> None:
     stats = counters("1.5.22", items=9)
-    with answering(stats, answer, stats) as address:
+    with answering(stats, answer) as address:
         assert [item.key for item in Server(address).items()] == keys
 
 
@@ -98,7 +98,7 @@ def test_items_that_memcached_has_moved_are_listed_where_it_can(
     answers = (f"{one}END\r\n", f"{two}{one}END\r\n")
     first, second = (answer.encode() for answer in answers)
     stats = counters(version, items=2)
-    with answering(stats, first, stats, stats, second) as address:
+    with answering(stats, first, second) as address:
         assert sorted(item.key for item in Server(address).items()) == keys
 
 
