@@ -11,6 +11,7 @@ import os
 import stat
 import sys
 import weakref
+from collections.abc import Iterator
 from contextlib import suppress
 
 from ..errors import RunDirectoryError, SandboxError, explain_limit
@@ -49,9 +50,15 @@ class RunDirectory:
     :param make: make the run directory if it is missing.
     :raises RunDirectoryError: folder or run directory may be another user's.
     :raises FileNotFoundError: it is not there.
+    :raises SandboxError: this process runs for one user with the rights of another.
     """
 
     def __init__(self, folder: str, make: bool = False) -> None:
+        if os.getuid() != os.geteuid():
+            raise SandboxError(
+                f"this process has the rights of user {os.geteuid()} and runs for user "
+                f"{os.getuid()}, which may be an attack: run it as one user"
+            )
         # A link on the way may be another user's, and turned at any time.
         folder = os.path.realpath(folder)
         self.path = run_directory_in(folder)
@@ -94,7 +101,7 @@ class RunDirectory:
 
     @property
     def is_open(self) -> bool:
-        """Returns whether it is open still. In a fork it is not."""
+        """Whether it is open still. In a fork it is not."""
         return self._closer.alive
 
     def close_fds(self) -> None:
@@ -132,30 +139,36 @@ class RunDirectory:
 def run_directory() -> str:
     """Returns the path of the run directory: $XDG_RUNTIME_DIR/memcached-sandbox-UID, or in $TMPDIR.
 
-    Where neither is a folder that serves, it lies in /dev/shm, if there is one that lasts, or in
-    /tmp. It need not be there yet, and is no longer when the last server has ended.
+    Where neither is a folder that serves, it lies in /dev/shm, if there is one that lasts, in /tmp
+    or in ~/.cache. It need not be there yet, and is no longer when the last server has ended.
 
     :raises SandboxError: there is no folder that serves.
     """
-    for folder in folders():
-        try:
-            return RunDirectory(folder).path
-        except FileNotFoundError:
-            return run_directory_in(folder)
-        except RunDirectoryError:
-            continue
+    for folder, found in _looked_at():
+        if not isinstance(found, RunDirectoryError):
+            return run_directory_in(os.path.realpath(folder))
     raise _no_folder()
 
 
 def run_directories() -> list[RunDirectory]:
     """Opens those run directories of this environment that are there and may be trusted."""
-    found = []
+    return [found for _, found in _looked_at() if isinstance(found, RunDirectory)]
+
+
+def problems() -> list[str]:
+    """Returns which of the folders cannot hold the run directory, and why."""
+    return [str(found) for _, found in _looked_at() if isinstance(found, RunDirectoryError)]
+
+
+def _looked_at() -> Iterator[tuple[str, RunDirectory | RunDirectoryError | None]]:
+    """Returns each folder with the run directory in it; None if that is not there yet."""
     for folder in folders():
         try:
-            found.append(RunDirectory(folder))
-        except (FileNotFoundError, RunDirectoryError):
-            continue
-    return found
+            yield folder, RunDirectory(folder)
+        except FileNotFoundError:
+            yield folder, None
+        except RunDirectoryError as error:
+            yield folder, error
 
 
 def folders() -> list[str]:
@@ -176,19 +189,6 @@ def _own_folders() -> list[str]:
 def where() -> str:
     """Returns words for where sandboxes are looked for: in the folders of this environment."""
     return f"in {' or '.join(folders())}"
-
-
-def problems() -> list[str]:
-    """Returns which of the folders cannot hold the run directory, and why."""
-    found = []
-    for folder in folders():
-        try:
-            RunDirectory(folder)
-        except FileNotFoundError:
-            pass
-        except RunDirectoryError as error:
-            found.append(str(error))
-    return found
 
 
 def run_directory_in(folder: str) -> str:
@@ -258,11 +258,6 @@ def _open_folder(folder: str) -> int:
 
 def _problem_of_folder(folder: str, status: os.stat_result) -> str | None:
     """Returns why a folder, which others may use too, cannot hold the run directory, or None."""
-    if os.getuid() != os.geteuid():
-        return (
-            f"is for one user, and this process has the rights of two: of user {os.geteuid()}, "
-            f"for user {os.getuid()}"
-        )
     if not os.access(folder, os.W_OK | os.X_OK):
         return "cannot be written to"
     if status.st_uid not in (0, os.geteuid()):

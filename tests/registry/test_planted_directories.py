@@ -159,7 +159,9 @@ def test_process_with_the_rights_of_two_users_starts_nothing(run_folder: Path) -
         text=True,
         check=False,
     )
-    assert "this process has the rights of two" in result.stdout, result.stderr
+    assert (
+        f"this process has the rights of user 0 and runs for user {ANOTHER_USER}" in result.stdout
+    ), result.stderr
     assert list(run_folder.iterdir()) == []
 
 
