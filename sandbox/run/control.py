@@ -102,20 +102,22 @@ class Control:
 
     def _reply(self, line: bytes) -> Mapping[str, object]:
         try:
-            return self._answer(_parsed(line))
+            request = json.loads(line)
+        except (ValueError, RecursionError):
+            return {"error": f"the request is not a line of JSON: {line[:80]!r}"}
+        try:
+            return self._answer(request)
         except SandboxError as error:
-            return {"error": str(error)}
+            reason = str(error)
         except Exception as error:  # noqa: BLE001 - whatever it was, the client is told
-            return {"error": f"the process that owns the sandbox failed: {error!r}"}
+            reason = repr(error)
+        return {"error": f"the process that owns the sandbox failed: {reason}"}
 
     def _answer(self, request: object) -> Mapping[str, object]:
         if isinstance(request, dict):
             addresses, worker = request.get("resolve"), request.get("worker", "")
             if _are_strings(addresses) and isinstance(worker, str):
-                try:
-                    return {"addresses": self._sandbox.resolve(addresses, worker)}
-                except SandboxError as error:
-                    return {"error": f"the process that owns the sandbox failed: {error}"}
+                return {"addresses": self._sandbox.resolve(addresses, worker)}
             refused = request.get("refused")
             if isinstance(refused, dict) and set(refused) == set(refusals.Refusal._fields):
                 self.refusals.append(
@@ -136,13 +138,6 @@ def _listening_socket(path: str) -> _socket.socket:
         listener.close()
         raise
     return listener
-
-
-def _parsed(line: bytes) -> object:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        raise SandboxError(f"the request is not a line of JSON: {line[:80]!r}") from None
 
 
 def _are_strings(value: object) -> TypeGuard[list[str]]:
