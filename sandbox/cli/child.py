@@ -27,6 +27,12 @@ PASSED_ON = {
     signal.SIGWINCH,
     signal.SIGCONT,
     signal.SIGTSTP,
+    # These end a process by default, and exec does not end before its command.
+    signal.SIGALRM,
+    signal.SIGVTALRM,
+    signal.SIGPROF,
+    signal.SIGXCPU,
+    signal.SIGIO,
 }
 WATCHED = PASSED_ON | {signal.SIGCHLD}
 

@@ -24,7 +24,7 @@ from ..helpers.recorder import RECORDER
 
 def test_signal_sent_to_exec_reaches_the_command_once() -> None:
     names = ["SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT"]
-    names += ["SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGCONT"]
+    names += ["SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGCONT", "SIGALRM", "SIGPROF", "SIGXCPU"]
     with subprocess.Popen(
         ["sandbox", "exec", "-q", "--", sys.executable, "-c", RECORDER, *names],
         stdin=subprocess.PIPE,
