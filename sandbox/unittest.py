@@ -5,6 +5,7 @@ from __future__ import annotations
 import unittest
 from typing import TYPE_CHECKING, ClassVar
 
+from .inject import guard
 from .server.memcached import Memcached
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class MemcachedMixin(Base):
         """
         cls.memcached = Memcached(**cls.memcached_options)
         cls.memcached.start()
+        guard.undelay([cls.memcached.address])
         # What is cleaned up last was there first: it outlives all that the class sets up.
         cls.addClassCleanup(cls.memcached.stop)
         super().setUpClass()

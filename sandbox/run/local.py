@@ -64,6 +64,7 @@ class LocalSource:
         if not sandbox.servers:
             (server,) = sandbox.launch(1)
             server.wait()
+            guard.undelay([server.address])
             self._publish()
         return sandbox.servers[0]
 

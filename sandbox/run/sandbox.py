@@ -159,6 +159,10 @@ class Sandbox:
                 server.wait()
             with self._lock:
                 self._servers.update(new)
+            if new:
+                from ..inject import guard
+
+                guard.undelay(server.address for server in new.values())
         except BaseException:
             self._give_up(new.values())
             raise

@@ -1,4 +1,4 @@
-"""Refuses connections to the main memcached, and tells the run of each attempt.
+"""Refuses connections to the main memcached, and sees that those to sandbox servers send at once.
 
 An audit hook sees every connect() of this process before it happens: blocking or not, by a thread,
 by asyncio, or by a socket that gevent made. Only clients in C that call the system themselves, such
@@ -15,6 +15,7 @@ from .address import Address
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import FrameType
     from typing import Any
 
@@ -23,6 +24,9 @@ _guarded: dict[Address, str] = {}
 
 # The hosts by which clients reach this machine. The last two are for servers, but connect to it.
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "::")
+
+# The addresses of sandbox servers.
+_undelayed: set[Address] = set()
 
 _audits = False
 
@@ -40,10 +44,7 @@ def restore(guarded: dict[Address, str]) -> None:
 
 def guard(text: str, alias: str = "") -> None:
     """Guards an address, too. An address of this machine is guarded by all names of it."""
-    global _audits  # noqa: PLW0603
-    if not _audits:
-        sys.addaudithook(_audit)  # There is no way to remove one.
-        _audits = True
+    _see_connects()
     address = Address(text)
     _guarded.setdefault(address, alias)
     if address.host in THIS_MACHINE:
@@ -51,23 +52,54 @@ def guard(text: str, alias: str = "") -> None:
             _guarded.setdefault(Address.at(host, address.port), alias)
 
 
+def undelay(servers: Iterable[str]) -> None:
+    """Turns off Nagle's algorithm for later connections to sandbox servers.
+
+    With it the client's kernel holds back a second small write for 40 ms, if the first one was not
+    answered. A flush between tests would come before that write.
+    """
+    addresses = {Address(server) for server in servers}
+    if not addresses <= _undelayed:
+        _undelayed.update(addresses)
+        _see_connects()
+
+
+def _see_connects() -> None:
+    global _audits  # noqa: PLW0603
+    if not _audits:
+        sys.addaudithook(_audit)  # There is no way to remove one.
+        _audits = True
+
+
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "socket.connect":
-        address = arguments[1]
-        if isinstance(address, tuple):
-            _check(address[0], address[1])
-        elif isinstance(address, (str, bytes)):
-            _refuse_guarded(Address.at_path(os.fsdecode(address)))
+        connection, peer = arguments
+        address = _address(peer)
+        if address is not None:
+            _refuse_guarded(address)
+            _undelay(connection, address)
     elif event == "socket.getaddrinfo":
         # A host counts by its name: once it is resolved nobody knows it any more.
-        _check(arguments[0], arguments[1])
+        address = _address(arguments[:2])
+        if address is not None:
+            _refuse_guarded(address)
 
 
-def _check(host: object, port: object) -> None:
-    if isinstance(host, bytes):
-        host = host.decode("ascii", "replace")
-    if isinstance(host, str):
-        _refuse_guarded(Address.at(host, port))
+def _address(peer: object) -> Address | None:
+    """Returns the address of what a program connects to; None for what is no address."""
+    if isinstance(peer, (str, bytes)):
+        return Address.at_path(os.fsdecode(peer))
+    if not isinstance(peer, tuple):
+        return None
+    host = peer[0].decode("ascii", "replace") if isinstance(peer[0], bytes) else peer[0]
+    return Address.at(host, peer[1]) if isinstance(host, str) else None
+
+
+def _undelay(connection: Any, address: Address) -> None:
+    import _socket  # Not before: its import loads this module.
+
+    if address in _undelayed and connection.type == _socket.SOCK_STREAM:
+        connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
 
 
 def _refuse_guarded(address: Address) -> None:

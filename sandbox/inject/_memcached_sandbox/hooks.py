@@ -1,4 +1,4 @@
-"""Changes modules of Django and unittest after their import, and guards after that of sockets.
+"""Changes modules of Django and unittest after their import, and sees connects after `_socket`'s.
 
 Each Python process of a run loads this: it imports nothing that the process does not have. Hence
 the quoted annotations, which take the place of the module __future__.
@@ -28,8 +28,9 @@ PATCHES = {
 # The module without which no Python process connects to anything.
 SOCKETS = "_socket"
 
-# The addresses to guard once it is imported.
+# Once it is imported: the addresses to guard, and the server to which clients send at once.
 _to_guard: "list[str]" = []
+_to_undelay: "list[str]" = []
 
 
 class PatchingFinder:
@@ -81,6 +82,7 @@ def install() -> None:
         return
     # Now: the process may change its environment before it imports the module.
     _to_guard[:] = os.environ.get("MEMCACHED_SANDBOX_GUARDED", "").split()
+    _to_undelay[:] = filter(None, [os.environ.get("MEMCACHED_SANDBOX_ADDRESS")])
     sys.meta_path.insert(0, _finder)
     for name in (SOCKETS, *PATCHES):
         if name in sys.modules:
@@ -103,9 +105,11 @@ def _change(name: str, module: "ModuleType") -> None:
         from . import patches
 
         getattr(patches, PATCHES[name])(module)
-    elif _to_guard:
+    elif _to_guard or _to_undelay:
         from . import guard
 
         for address in _to_guard:
             guard.guard(address)
+        guard.undelay(_to_undelay)
         _to_guard.clear()
+        _to_undelay.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from . import refusals
+from . import guard, refusals
 from .errors import ProtocolError, RunError
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
@@ -57,6 +57,7 @@ class Run:
         if address:
             os.environ["MEMCACHED_SANDBOX_ADDRESS"] = moved[address]
         self.resolved = {main: moved[address] for main, address in self.resolved.items()}
+        guard.undelay(moved.values())
         return moved
 
     def resolve(self, addresses: Collection[str]) -> dict[str, str]:
@@ -68,6 +69,7 @@ class Run:
         unknown = [a for a in addresses if a not in self.resolved and a not in servers]
         if unknown:
             self.resolved.update(self.source.resolve(unknown, self.worker))
+            guard.undelay(self.resolved.values())
         return {address: self.resolved.get(address, address) for address in addresses}
 
     def is_main(self, address: str) -> bool:
