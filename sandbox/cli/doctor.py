@@ -16,6 +16,7 @@ from typing import NamedTuple
 import click
 
 from ..errors import BinaryError, SandboxError, printable
+from ..inject import protocol
 from ..registry import inventory
 from ..registry.run_directory import problems, run_directory, where
 from ..server.binary import find_memcached, install_command
@@ -70,7 +71,11 @@ def _memcached() -> Iterator[Finding]:
         yield Finding("memcached", str(error), remedy, True)
         return
     version = _version_of(binary)
-    yield Finding("memcached", f"{binary}, {version}")
+    remedy = ""
+    if () < protocol.version_in(version) < protocol.OLDEST_THAT_LISTS:
+        oldest = protocol.dotted(protocol.OLDEST_THAT_LISTS)
+        remedy = f"use {oldest} or newer: the items that a failed test has left can be listed then"
+    yield Finding("memcached", f"{binary}, {version}", remedy)
     server = Memcached()
     try:
         _start_and_stop(server)  # what is imported on first use is imported now

@@ -58,10 +58,14 @@ class Server:
         client = Client(
             self.address, timeout=ANSWER_TIMEOUT, connect_timeout=ANSWER_TIMEOUT, no_delay=True
         )
-        with self._explained((OSError, MemcacheError)), ExitStack() as stack:
-            stack.callback(client.close)
-            client.version()
-            stack.pop_all()
+        try:
+            with ExitStack() as stack:
+                stack.callback(client.close)
+                client.version()
+                stack.pop_all()
+        except (OSError, MemcacheError) as error:
+            what = str(error) or "it closed the connection"
+            raise self._failed(error, f"does not answer: {what}") from error
         return client
 
     def flush(self) -> None:
@@ -80,7 +84,7 @@ class Server:
             return connection.stats(group)
 
     def items(self) -> list[Item]:
-        """Returns every item that can still be had, in no order.
+        """Returns every item that can still be had, in no order: with memcached 1.5.22 or newer.
 
         Sizes include memcached's own part. By ``lru_crawler metadump``, in doc/protocol.txt.
         """
@@ -94,21 +98,22 @@ class Server:
     def _connection(self) -> Iterator[protocol.Connection]:
         from ..inject import protocol
 
-        address = self.address
-        with self._explained(), protocol.Connection.to(address, ANSWER_TIMEOUT) as connection:
-            yield connection
-
-    @contextmanager
-    def _explained(
-        self, errors: tuple[type[Exception], ...] = (OSError, ProtocolError)
-    ) -> Iterator[None]:
-        """Turns errors of a connection into one that tells what became of the server."""
+        version: tuple[int, ...] = ()
         try:
-            yield
-        except errors as error:
-            what = str(error) or "it closed the connection"
-            reason = self._explain(error) or f"does not answer: {what}"
-            raise ServerError(f"memcached at {self._address} {reason}") from error
+            with protocol.Connection.to(self.address, ANSWER_TIMEOUT) as connection:
+                try:
+                    yield connection
+                finally:
+                    version = connection.version
+        except ProtocolError as error:
+            raise self._failed(error, str(error), protocol.dotted(version)) from error
+        except OSError as error:
+            raise self._failed(error, f"does not answer: {error}") from error
+
+    def _failed(self, error: Exception, problem: str, version: str = "") -> ServerError:
+        """Returns an error that tells what became of the server, or else the problem."""
+        named = f"memcached {version}".rstrip()
+        return ServerError(f"{named} at {self._address} {self._explain(error) or problem}")
 
     def _explain(self, error: Exception) -> str | None:  # noqa: ARG002
         """Returns why the server failed, where that can be known."""

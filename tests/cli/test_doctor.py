@@ -14,6 +14,7 @@ import pytest
 
 from sandbox import Memcached
 from sandbox.server import others
+from sandbox.server.binary import find_memcached
 
 from ..conftest import Run
 from ..helpers.cli import Cli
@@ -61,6 +62,22 @@ def test_memcached_that_does_not_start_is_a_problem(run: Run) -> None:
     assert "/bin/false, which does not tell its version" in result.stdout
     assert re.search(r"^start +PROBLEM: .*ended with exit code 1", result.stdout, re.MULTILINE)
     assert "-> name another memcached in MEMCACHED_SANDBOX_BINARY" in result.stdout
+
+
+@pytest.mark.parametrize(("version", "old"), [("1.4.25", True), ("1.5.22", False)])
+def test_memcached_that_is_too_old_to_list_items_is_named(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str, old: bool
+) -> None:
+    binary = script(
+        tmp_path / "old",
+        f'#!/bin/sh\n[ "$1" = -V ] && exec echo memcached {version}\n'
+        f'exec {find_memcached()} "$@"\n',
+    )
+    monkeypatch.setenv("MEMCACHED_SANDBOX_BINARY", str(binary))
+    result = cli("doctor")
+    assert result.returncode == 0
+    assert f"{binary}, {version}\n" in result.stdout
+    assert ("-> use 1.5.22 or newer: the items that" in result.stdout) == old
 
 
 def test_run_directory_that_is_a_link_is_passed_over(run: Run, tmp_path: Path) -> None:

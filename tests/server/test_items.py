@@ -82,10 +82,12 @@ def test_items_waits_while_the_crawler_is_busy() -> None:
         (b"OK\r\nkey=one exp=-1 size=50\nEND\r\n", ["one"]),  # since 1.6.43
         (b"key=one exp=-1 size=50\nkey=two exp=-1 size=50\nEND\r\n", ["one", "two"]),
         (b"END\r\n", []),
+        (b"OK\r\nEND\r\n", []),
+        (b"VA 1\r\nkey=one exp=-1 size=50 new=field more\r\nDONE\r\nEND\r\n", ["one"]),  # some day
     ],
 )
 def test_items_reads_the_answers_of_other_versions(answer: bytes, keys: list[str]) -> None:
-    stats = counters("1.5.22", items=9)
+    stats = b"NEW line\r\n" + counters("1.5.22", items=9)
     with answering(stats, answer) as address:
         assert [item.key for item in Server(address).items()] == keys
 
@@ -102,12 +104,28 @@ def test_items_that_memcached_has_moved_are_listed_where_it_can(
         assert sorted(item.key for item in Server(address).items()) == keys
 
 
-@pytest.mark.parametrize("answer", [b"BUSY currently processing\r\n", b"ERROR\r\n"])
-def test_items_that_memcached_does_not_list_are_an_error(
-    monkeypatch: pytest.MonkeyPatch, answer: bytes
+@pytest.mark.parametrize(
+    ("answer", "known"),
+    [(b"BUSY currently processing", True), (b"ERROR", True), (b"item=one exp=-1 size=50", False)],
+)
+def test_items_that_memcached_does_not_list_are_an_error_with_its_version(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes, known: bool
 ) -> None:
     monkeypatch.setattr("_memcached_sandbox.protocol.BUSY_LIMIT", 3)
-    message = f"answered '{answer.decode().strip()}' to 'lru_crawler metadump all'"
-    stats = counters("1.6.9", items=1)
-    with answering(stats, answer) as address, pytest.raises(ServerError, match=message):
-        Server(address).items()
+    problem = f"answered '{answer.decode()}' to 'lru_crawler metadump all'"
+    with answering(counters("1.7.1-rc1", items=1), answer + b"\r\n") as address:
+        with pytest.raises(ServerError) as info:
+            Server(address).items()
+    unknown = "" if known else ", which memcached-sandbox does not know"
+    assert str(info.value) == f"memcached 1.7.1 at {address} {problem}{unknown}"
+
+
+@pytest.mark.parametrize("version", ["1.4.25 Ubuntu", "1.5.21"])
+def test_items_of_a_memcached_that_is_too_old_are_an_error(version: str) -> None:
+    with answering(counters(version, items=1), b"END\r\n") as address:
+        with pytest.raises(ServerError) as info:
+            Server(address).items()
+    assert str(info.value) == (
+        f"memcached {version.split(maxsplit=1)[0]} at {address} cannot list its items: "
+        "that needs memcached 1.5.22 or newer"
+    )

@@ -61,6 +61,15 @@ ANSWER_TIMEOUT = 60.0
 # How often to ask again, a millisecond apart, while memcached's crawler is busy.
 BUSY_LIMIT = 1000
 
+# The first words of an answer that refuses a command.
+REFUSALS = ("ERROR", "CLIENT_ERROR", "SERVER_ERROR", "BUSY")
+
+# The oldest memcached that lists all its items: 1.5.6 leaves out new ones, 1.4.25 lists none.
+OLDEST_THAT_LISTS = (1, 5, 22)
+
+# The oldest memcached that can walk its hash table for a dump.
+OLDEST_THAT_WALKS_ALL = (1, 6, 9)
+
 
 class Connection:
     """Connects to a memcached. Use it as a context manager.
@@ -68,11 +77,15 @@ class Connection:
     All methods raise OSError and ProtocolError. A whole answer has limits of time and length: a
     server that sends without an end raises ProtocolError.
 
+    A line that this package does not know may come from a later memcached. It is passed over where
+    that is safe. An answer that lacks its end raises ProtocolError with that line.
+
     :param peer: where the server listens: what socket.connect() takes.
     :param timeout: seconds, for connecting and for each answer but that of a whole dump.
     """
 
     def __init__(self, peer: Peer, timeout: float) -> None:
+        self.version: tuple[int, ...] = ()  # that of the server, once `stats` was asked for
         self._timeout = timeout
         self._lines: Iterator[str] = iter(())  # received, but not read yet
         self._rest = ""  # the beginning of the line after these
@@ -101,10 +114,13 @@ class Connection:
         counters = {}
         while (line := self._read_line()) != "END":
             kind, _, rest = line.partition(" ")
-            if kind != "STAT":
-                raise _unexpected(line, command)
-            name, _, value = rest.partition(" ")
-            counters[name] = value
+            if kind == "STAT":
+                name, _, value = rest.partition(" ")
+                counters[name] = value
+                if name == "version":
+                    self.version = version_in(value)
+            else:
+                self._pass_over(line)
         return counters
 
     def metadump(self, most: int | None = None) -> tuple[dict[str, tuple[int, float | None]], int]:
@@ -116,13 +132,13 @@ class Connection:
 
         :param most: stop after that many. The connection is of no further use then.
         """
-        counters = self.stats()
-        count = number(counters, "curr_items")
+        count = number(self.stats(), "curr_items")
+        if () < self.version < OLDEST_THAT_LISTS:
+            oldest = dotted(OLDEST_THAT_LISTS)
+            raise ProtocolError(f"cannot list its items: that needs memcached {oldest} or newer")
         items = self._metadump("all", most, count)
-        if len(items) < count and len(items) != most:
-            numbers = re.findall(r"\d{1,9}", counters.get("version", ""))[:3]
-            if [int(number) for number in numbers] >= [1, 6, 9]:
-                items = self._metadump("hash", most, count)
+        if len(items) < count and len(items) != most and self.version >= OLDEST_THAT_WALKS_ALL:
+            items = self._metadump("hash", most, count)
         return items, count
 
     def _metadump(
@@ -151,13 +167,16 @@ class Connection:
             line = self._read_line()
         items: dict[str, tuple[int, float | None]] = {}
         while line != "END":
-            if not line.startswith("key="):
-                raise _unexpected(line, command)
-            fields = dict(field.partition("=")[::2] for field in line.split(" "))
-            expires = None if fields.get("exp") == "-1" else float(number(fields, "exp"))
-            items[fields["key"]] = number(fields, "size"), expires
-            if len(items) == most:
-                break
+            if line.startswith("key="):
+                fields = dict(field.partition("=")[::2] for field in line.split(" "))
+                expires = None if fields.get("exp") == "-1" else float(number(fields, "exp"))
+                items[fields["key"]] = number(fields, "size"), expires
+                if len(items) == most:
+                    break
+            elif "=" in line:
+                raise _unexpected(line, command)  # It may be an item.
+            else:
+                self._pass_over(line)
             line = self._read_line()
         return items
 
@@ -185,6 +204,8 @@ class Connection:
         :param most: how many bytes its whole answer may have.
         :param seconds: how long to wait for its whole answer.
         """
+        self._command = request.decode().rstrip()
+        self._unknown = ""  # the first line of the answer that was passed over
         self._bytes_left = most
         self._deadline = _now() + seconds
         self._socket.sendall(request)
@@ -194,7 +215,21 @@ class Connection:
             self._receive()
         return line.rstrip("\r")
 
+    def _pass_over(self, line: str) -> None:
+        """Takes a line that this package does not know for one that it does not need."""
+        if line.partition(" ")[0] in REFUSALS:
+            raise _unexpected(line, self._command)
+        self._unknown = self._unknown or line
+
     def _receive(self) -> None:
+        try:
+            self._receive_more()
+        except (OSError, ProtocolError):
+            if self._unknown:
+                raise _unexpected(self._unknown, self._command) from None
+            raise
+
+    def _receive_more(self) -> None:
         """Receives more of an answer, within its limits."""
         if _now() > self._deadline:
             raise ProtocolError("did not complete its answer in time")
@@ -215,6 +250,17 @@ def _now() -> float:
     return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
+def version_in(text: str) -> tuple[int, ...]:
+    """Returns the numbers of a version, such as ``1.5.6 Ubuntu``; none if it begins with none."""
+    match = re.match(r"\d{1,9}(\.\d{1,9}){0,2}", text)
+    return tuple(map(int, match[0].split("."))) if match else ()
+
+
+def dotted(version: tuple[int, ...]) -> str:
+    """Returns a version as memcached spells it."""
+    return ".".join(map(str, version))
+
+
 def number(fields: Mapping[str, str], name: str) -> int:
     """Returns a number of an answer.
 
@@ -227,7 +273,9 @@ def number(fields: Mapping[str, str], name: str) -> int:
 
 
 def _unexpected(line: str, command: str) -> ProtocolError:
-    return ProtocolError(f"answered {_shortened(line)} to {command!r}")
+    is_known = line.partition(" ")[0] in REFUSALS
+    unknown = "" if is_known else ", which memcached-sandbox does not know"
+    return ProtocolError(f"answered {_shortened(line)} to {command!r}{unknown}")
 
 
 def _shortened(text: str) -> str:
