@@ -49,7 +49,7 @@ def test_workflow_runs_what_the_classifiers_name(jobs: dict[str, Any]) -> None:
     matrix = jobs["debian"]["strategy"]["matrix"]
     assert matrix["python"] == PYTHONS
     assert matrix["django"] == DJANGOS
-    assert matrix["memcached"] == ["system", "newest"]
+    assert matrix["memcached"] == ["system", "trixie", "newest"]
     # Django's own classifiers tell which versions of Python this release supports.
     release = "{}.{}".format(*django.VERSION)
     if release not in DJANGOS:

@@ -1,7 +1,7 @@
-"""Gets the newest memcached, that of Debian's development suite, and keeps it: without root.
+"""Gets the memcached of a suite of Debian, such as trixie or sid, and keeps it: without root.
 
-`PATH="$(python -m tests.helpers.newest_memcached):$PATH" python -m pytest` runs tests with it.
-apt verifies what it downloads. It is kept in build/newest-memcached: remove that for a newer one.
+`PATH="$(python -m tests.helpers.debian_memcached sid):$PATH" python -m pytest` runs tests with it.
+apt verifies what it downloads. It is kept in build/sid-memcached: remove that for a newer one.
 memcached runs through its own C library, newer than this system's.
 """
 
@@ -13,34 +13,35 @@ import subprocess
 import sys
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[2] / "build" / "newest-memcached"
+BUILD = Path(__file__).parents[2] / "build"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-SOURCE = f"deb [signed-by={KEYRING}] http://deb.debian.org/debian sid main\n"
 
 
 class CannotBeHadError(Exception):
-    """The newest memcached cannot be had here. The message is the reason."""
+    """This memcached cannot be had here. The message is the reason."""
 
 
-def folder_of_command() -> Path:
+def folder_of_command(suite: str) -> Path:
     """Return the folder of an executable that is called ``memcached``."""
-    if not FOLDER.exists():
+    folder = BUILD / f"{suite}-memcached"
+    if not folder.exists():
         for needed in ("apt-get", "dpkg-deb", KEYRING):
             if not (shutil.which(needed) or Path(needed).exists()):
                 raise CannotBeHadError(f"{needed} is missing: this is no Debian")
-        made = FOLDER.with_suffix(".partial")
+        made = folder.with_suffix(".partial")
         shutil.rmtree(made, ignore_errors=True)
-        _unpack(made)
-        made.rename(FOLDER)
-    return FOLDER / "bin"
+        _unpack(made, suite)
+        made.rename(folder)
+    return folder / "bin"
 
 
-def _unpack(folder: Path) -> None:
+def _unpack(folder: Path, suite: str) -> None:
     archives, root = folder / "archives", folder / "root"
     for path in (folder / "apt/lists/partial", folder / "apt/archives/partial", archives, root):
         path.mkdir(parents=True)
     (folder / "apt/status").touch()
-    (folder / "apt/sources.list").write_text(SOURCE)
+    source = f"deb [signed-by={KEYRING}] http://deb.debian.org/debian {suite} main\n"
+    (folder / "apt/sources.list").write_text(source)
     apt = [
         *("-o", f"Dir::Etc::sourcelist={folder}/apt/sources.list", "-o", "Dir::Etc::sourceparts=-"),
         *("-o", f"Dir::State={folder}/apt", "-o", f"Dir::State::status={folder}/apt/status"),
@@ -93,7 +94,8 @@ def _run(*command: str, cwd: Path) -> str:
 
 
 if __name__ == "__main__":
+    (of_suite,) = sys.argv[1:]
     try:
-        print(folder_of_command())
+        print(folder_of_command(of_suite))
     except CannotBeHadError as error:
-        sys.exit(f"the newest memcached cannot be had: {error}")
+        sys.exit(f"the memcached of Debian's {of_suite} cannot be had: {error}")
