@@ -26,10 +26,13 @@ def aliases_of(
 ) -> list[str]:
     """Returns the memcached aliases.
 
-    :raises django.core.exceptions.ImproperlyConfigured: CACHES is malformed.
+    :raises django.core.exceptions.ImproperlyConfigured: CACHES is malformed, or has an option that
+        no sandbox serves.
     """
     try:
-        return locations.memcached_aliases(caches, exclude, is_memcached)
+        aliases = locations.memcached_aliases(caches, exclude, is_memcached)
+        locations.check_options(caches, aliases, "exclude=[{alias!r}]")
+        return aliases
     except CachesError as error:
         from django.core.exceptions import ImproperlyConfigured
 

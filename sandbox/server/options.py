@@ -67,6 +67,7 @@ LONG_OPTIONS = [
 END_OF_OPTIONS = "--"
 
 _SET_BY_SANDBOX = "it is set by the sandbox itself"
+_NO_PASSWORD = "the sandbox talks to its servers without a password"
 
 # What memcached must not be told, and why; "{keyword}" is the option to use in its place.
 REFUSED_ARGUMENTS = {
@@ -83,6 +84,10 @@ REFUSED_ARGUMENTS = {
     ("-P", "--pidfile"): _SET_BY_SANDBOX,
     ("-d", "--daemon"): "a daemon could not be ended with its owner",
     ("-F", "--disable-flush-all"): "a sandbox must be emptied between tests",
+    ("-Z", "--enable-ssl"): "the sandbox talks to its servers without TLS",
+    ("-Y", "--auth-file"): _NO_PASSWORD,
+    ("-S", "--enable-sasl"): _NO_PASSWORD,
+    ("-B", "--protocol"): "the sandbox needs the text protocol, and clients choose their own",
     ("-h", "--help"): "it makes memcached exit at once",
     ("-i", "--license"): "it makes memcached exit at once",
     ("-V", "--version"): "it makes memcached exit at once",

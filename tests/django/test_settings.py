@@ -104,6 +104,10 @@ def test_started_servers_live_as_long_as_their_process(python: Run) -> None:
         ({"a": 5}, r"CACHES\['a'\] must be a dict, but is 5"),
         ({"a": {}}, r"CACHES\['a'\] needs a BACKEND"),
         ({"a": LOCMEM}, "exclude names the alias 'b', but the aliases are 'a'"),
+        (
+            {"a": {**FULL, "OPTIONS": {"username": "me", "password": "x"}}, "b": LOCMEM},
+            r"CACHES\['a'\]\['OPTIONS'\]\['username'\] is set, but .* alias with exclude=\['a'\]$",
+        ),
     ],
 )
 def test_malformed_caches_are_an_error_of_django(

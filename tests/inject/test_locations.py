@@ -114,6 +114,38 @@ def test_malformed_caches_are_an_error(caches: Any, exclude: Any, message: str) 
         locations.memcached_aliases(caches, exclude)
 
 
+@pytest.mark.parametrize(
+    ("settings", "place", "missing"),
+    [
+        ({"OPTIONS": {"tls_context": object()}}, "['OPTIONS']['tls_context']", "TLS"),
+        ({"OPTIONS": {"client": {"tls_context": object()}}}, "['client']['tls_context']", "TLS"),
+        ({"OPTIONS": {"binary": True, "username": "me"}}, "['username']", "authentication"),
+        ({"OPTIONS": {"password": "secret"}}, "['OPTIONS']['password']", "authentication"),
+        ({"USERNAME": "me", "PASSWORD": "secret"}, "['USERNAME']", "authentication"),
+    ],
+)
+def test_option_that_no_sandbox_serves_is_an_error(
+    settings: dict[str, Any], place: str, missing: str
+) -> None:
+    caches = {"a": {"BACKEND": PYMEMCACHE, **settings}, "b": {"BACKEND": PYMEMCACHE}}
+    locations.check_options(caches, ["b"], "")
+    with pytest.raises(CachesError) as info:
+        locations.check_options(caches, caches, "--exclude {alias}")
+    message = str(info.value)
+    assert message.startswith("CACHES['a'][")
+    assert f"{place} is set, but a sandbox has no {missing}: take it out of" in message
+    assert message.endswith("settings that tests use, or exclude the alias with --exclude a")
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize(
+    "options", [None, {}, {"tls_context": None, "username": "", "password": None}, "username"]
+)
+def test_option_without_a_value_is_none(options: object) -> None:
+    caches = {"a": {"BACKEND": PYMEMCACHE, "OPTIONS": options}}
+    locations.check_options(caches, ["a"], "")
+
+
 hosts = st.sampled_from(["127.0.0.1", "localhost", "Cache-1", "10.0.0.7", "[::1]", "[fe80::1]"])
 ports = st.integers(1, 65535)
 address = st.one_of(

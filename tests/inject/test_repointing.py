@@ -67,9 +67,12 @@ def test_each_distinct_address_has_one_server(
     assert servers_of(project.test()) == servers
 
 
-def test_excluded_alias_stays_and_must_exist(make_project: MakeProject) -> None:
+def test_excluded_alias_stays_whatever_its_options_and_must_exist(
+    make_project: MakeProject,
+) -> None:
     alias = {"BACKEND": PYMEMCACHE, "LOCATION": "main"}
-    project = make_project({"default": alias, "dead": {**alias, "LOCATION": "nowhere:1"}})
+    dead = {**alias, "LOCATION": "nowhere:1", "OPTIONS": {"tls_context": True}}
+    project = make_project({"default": alias, "dead": dead})
     show = ["./manage.py", "shell", "-c", SHOW_LOCATIONS]
     result = project.sandboxed("--exclude", "dead", "--", *show)
     assert "dead nowhere:1\n" in result.stdout
@@ -79,6 +82,10 @@ def test_excluded_alias_stays_and_must_exist(make_project: MakeProject) -> None:
         "the aliases to exclude name 'daed', but the aliases in CACHES are 'default', 'dead'"
         in result.stderr
     )
+    assert result.returncode == 1
+    result = project.sandboxed("--", *show)
+    assert "CACHES['dead']['OPTIONS']['tls_context'] is set, but a sandbox has" in result.stderr
+    assert "or exclude the alias with --exclude dead\n" in result.stderr
     assert result.returncode == 1
 
 

@@ -15,7 +15,7 @@ from .errors import CachesError
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     Config = Mapping[str, Any]
@@ -33,6 +33,10 @@ OTHER_PATH = re.compile(
     r"^django\.core\.cache\.|redis|valkey|mongo|dynamo|disk|file|locmem|dummy|database",
     re.IGNORECASE,
 )
+
+# What a sandbox cannot do, by the options of an alias that ask for it: those of pymemcache,
+# pylibmc and bmemcached. django-bmemcached also takes them beside OPTIONS, in capitals.
+UNSERVED = {"tls_context": "TLS", "username": "authentication", "password": "authentication"}
 
 
 def is_memcached(config: Config) -> bool:
@@ -90,6 +94,30 @@ def memcached_aliases(
                 "'127.0.0.1:11211', or a list of them"
             )
     return aliases
+
+
+def check_options(caches: Mapping[str, Config], aliases: Iterable[str], exclude: str) -> None:
+    """Checks that some aliases can be repointed with the options that they have.
+
+    :param exclude: how to exclude an alias, which stands for ``{alias}``.
+    :raises CachesError: an alias asks for TLS, or gives a user name or a password.
+    """
+    for alias in aliases:
+        for name, spelled in _options(caches[alias], f"CACHES[{alias!r}]"):
+            raise CachesError(
+                f"{spelled} is set, but a sandbox has no {UNSERVED[name]}: take it out of the "
+                f"settings that tests use, or exclude the alias with {exclude.format(alias=alias)}"
+            )
+
+
+def _options(config: Config, spelled: str) -> Iterator[tuple[str, str]]:
+    """Returns the options that no sandbox serves, each with its place in CACHES."""
+    for name, value in config.items():
+        place = f"{spelled}[{name!r}]"
+        if isinstance(value, Mapping):
+            yield from _options(value, place)
+        elif value and str(name).lower() in UNSERVED:
+            yield str(name).lower(), place
 
 
 def addresses(location: object) -> list[str]:

@@ -89,6 +89,9 @@ def _repoint(settings: Any) -> None:
         if alias not in run.excluded and locations.is_unclear(config):
             run.unclear.update(locations.addresses(spelled[alias]))
     moved = [alias for alias in aliases if alias not in run.excluded]
+    under_exec = "MEMCACHED_SANDBOX_CONTROL" in os.environ
+    option = "--exclude " if under_exec else "MEMCACHED_SANDBOX_EXCLUDE="
+    locations.check_options(caches, moved, f"{option}{{alias}}")
     wanted = {alias: locations.addresses(spelled[alias]) for alias in moved}
     resolved = run.resolve([address for alias in moved for address in wanted[alias]])
     for alias in moved:
