@@ -40,6 +40,7 @@ class Injection(NamedTuple):
 
     exclude: Collection[str]
     flush: str
+    crawl: bool
     guarded: Collection[str]
 
 
@@ -131,6 +132,7 @@ def injection_variables(environ: Mapping[str, str], injection: Injection) -> dic
         "PYTEST_PLUGINS": _with_first(PYTEST_PLUGIN, environ.get("PYTEST_PLUGINS", ""), ","),
         "MEMCACHED_SANDBOX_RUN_EXCLUDE": " ".join(injection.exclude),
         "MEMCACHED_SANDBOX_RUN_FLUSH": injection.flush,
+        "MEMCACHED_SANDBOX_RUN_CRAWL": "1" if injection.crawl else "",
         "MEMCACHED_SANDBOX_GUARDED": " ".join(injection.guarded),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import OptionError, ProtocolError, ServerError
@@ -37,6 +37,9 @@ class Server:
 
     __module__ = "sandbox"  # where its users find it
 
+    _sees_threads = False  # It may run on another machine.
+    _crawl = False
+
     def __init__(self, address: str | None) -> None:
         self._address = None if address is None else _parsed(address)
 
@@ -65,10 +68,24 @@ class Server:
         return client
 
     def flush(self) -> None:
-        """Forgets every item, at once and exactly: what is set from now on stays."""
-        with self._connection() as connection:
-            connection.send_flush()
-            connection.await_flush()
+        """Forgets every item, once what clients sent before is executed.
+
+        What is set from now on stays. It cannot see what the kernel of a client holds back: a
+        client over TCP needs TCP_NODELAY, as that of `client` has it.
+
+        Warns if the server does not come to rest within a second, since a client writes on.
+        """
+        from ..inject import emptying
+
+        address = self.address
+        emptier = emptying.Emptier(ANSWER_TIMEOUT, self._sees_threads)
+        with self._explained(), closing(emptier):
+            restless = emptier.empty([address], self._crawl)
+        if restless:
+            import warnings
+
+            text = f"memcached at {address} {emptying.RESTLESS}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def stats(self, group: str = "") -> dict[str, str]:
         """Returns memcached's counters as ``stats``, or ``stats GROUP``, lists them.

@@ -97,10 +97,10 @@ class Connection:
     def stats(self, group: str = "") -> dict[str, str]:
         """Returns the counters that ``stats`` lists, or those of ``stats GROUP``."""
         command = f"stats {group}".rstrip()
-        self._ask(f"{command}\r\n".encode(), LONGEST_ANSWER, self._timeout)
+        self.send(f"{command}\r\n".encode())
         counters = {}
-        while (line := self._read_line()) != "END":
-            kind, _, rest = line.partition(" ")
+        for line in self.await_stats(command):
+            kind, _, rest = line.rstrip("\r").partition(" ")
             if kind != "STAT":
                 raise _unexpected(line, command)
             name, _, value = rest.partition(" ")
@@ -119,10 +119,8 @@ class Connection:
         counters = self.stats()
         count = number(counters, "curr_items")
         items = self._metadump("all", most, count)
-        if len(items) < count and len(items) != most:
-            numbers = re.findall(r"\d{1,9}", counters.get("version", ""))[:3]
-            if [int(number) for number in numbers] >= [1, 6, 9]:
-                items = self._metadump("hash", most, count)
+        if len(items) < count and len(items) != most and version(counters) >= (1, 6, 9):
+            items = self._metadump("hash", most, count)
         return items, count
 
     def _metadump(
@@ -161,14 +159,26 @@ class Connection:
             line = self._read_line()
         return items
 
-    def send_flush(self) -> None:
-        """Tells the server to forget every item; `await_flush` must follow."""
-        self._ask(b"flush_all\r\n", LONGEST_ANSWER, self._timeout)
+    def send(self, commands: bytes) -> None:
+        """Sends commands; `await_ok` and the like must follow for each."""
+        self._ask(commands, LONGEST_ANSWER, self._timeout)
 
-    def await_flush(self) -> None:
-        """Waits until every item is forgotten. Exact: what is set from now on stays."""
-        if (line := self._read_line()) != "OK":
-            raise _unexpected(line, "flush_all")
+    def await_ok(self, command: str, *others: str) -> None:
+        """Reads an answer that is OK, or begins with one of the others."""
+        line = self._read_line()
+        if line != "OK" and not line.startswith(others):
+            raise _unexpected(line, command)
+
+    def await_stats(self, command: str) -> list[str]:
+        """Reads an answer with counters; returns its lines, each with its line end."""
+        lines = [*self._lines]
+        while not lines or lines[-1] != "END\r":
+            if lines and not lines[-1].startswith("STAT "):
+                raise _unexpected(lines[-1].rstrip("\r"), command)
+            self._receive()
+            lines += self._lines
+        del lines[-1]
+        return lines
 
     def close(self) -> None:
         self._socket.close()
@@ -186,7 +196,7 @@ class Connection:
         :param seconds: how long to wait for its whole answer.
         """
         self._bytes_left = most
-        self._deadline = _now() + seconds
+        self._deadline = now() + seconds
         self._socket.sendall(request)
 
     def _read_line(self) -> str:
@@ -196,7 +206,7 @@ class Connection:
 
     def _receive(self) -> None:
         """Receives more of an answer, within its limits."""
-        if _now() > self._deadline:
+        if now() > self._deadline:
             raise ProtocolError("did not complete its answer in time")
         received = self._socket.recv(65536)
         self._bytes_left -= len(received)
@@ -210,7 +220,8 @@ class Connection:
             raise ProtocolError("sent more than any answer of memcached has")
 
 
-def _now() -> float:
+def now() -> float:
+    """Returns the seconds of a clock that tests cannot set or stop."""
     # Not time.monotonic(): freezegun stops that as well.
     return time.clock_gettime(time.CLOCK_MONOTONIC)
 
@@ -224,6 +235,12 @@ def number(fields: Mapping[str, str], name: str) -> int:
     if not text.isdecimal() or len(text) > MOST_DIGITS:
         raise ProtocolError(f"answered {name}={_shortened(text)} in place of a number")
     return int(text)
+
+
+def version(counters: Mapping[str, str]) -> tuple[int, ...]:
+    """Returns the version of a memcached, such as (1, 6, 18)."""
+    numbers = re.findall(r"\d{1,9}", counters.get("version", ""))[:3]
+    return tuple(int(number) for number in numbers)
 
 
 def _unexpected(line: str, command: str) -> ProtocolError:
@@ -241,9 +258,9 @@ def receive_line(connection: _socket.socket, timeout: float) -> bytes:
     :raises OSError: it has not come by then.
     """
     received = b""
-    deadline = _now() + timeout
+    deadline = now() + timeout
     while b"\n" not in received and len(received) < LONGEST_LINE:
-        seconds = deadline - _now()
+        seconds = deadline - now()
         if seconds <= 0:
             raise TimeoutError("timed out")
         connection.settimeout(seconds)
