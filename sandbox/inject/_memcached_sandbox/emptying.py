@@ -132,7 +132,8 @@ class _Server:
         try:
             counters = self._connection.stats()
             self._walks_lists = version(counters) >= WALKS_LISTS
-            if sees_threads and os.environ.get(NAMESPACE) in (None, pid_namespace()):
+            own = pid_namespace()
+            if sees_threads and os.environ.get(NAMESPACE, own) == own:
                 self.threads = _threads(number(counters, "pid"), number(counters, "threads"))
         except BaseException:
             self._connection.close()
@@ -244,9 +245,9 @@ def _is_epoll(function: bytes) -> bool:
     return function.startswith((b"ep_poll", b"do_epoll"))
 
 
-def pid_namespace() -> str | None:
-    """Returns what names the PID namespace of this process; None where there are none."""
+def pid_namespace() -> str:
+    """Returns what names the PID namespace of this process; "" where there are none."""
     try:
-        return str(os.stat("/proc/self/ns/pid").st_ino)
+        return os.readlink("/proc/self/ns/pid")
     except OSError:
-        return None
+        return ""
