@@ -22,6 +22,7 @@ PATCHES = {
     "unittest.case": "unittest_case",
     "unittest.suite": "unittest_suite",
     "django.test.testcases": "django_testcases",
+    "hypothesis.extra.django._impl": "hypothesis_django",
 }
 
 

@@ -213,12 +213,30 @@ def django_testcases(module: Any) -> None:
 def _flushing(call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        method = getattr(self, getattr(self, "_testMethodName", ""), None)
-        keep = getattr(self, "keep_cache", False) or getattr(method, "keep_cache", False)
-        with flushed_after_test(keep or current_run().flushed_after != "test"):
+        with flushed_after_test(_keeps_cache(self)):
             return call(self, *args, **kwargs)
 
     return __call__
+
+
+def _keeps_cache(case: Any) -> bool:
+    """Returns whether a test case leaves the caches as they are."""
+    method = getattr(case, getattr(case, "_testMethodName", ""), None)
+    keep = getattr(case, "keep_cache", False) or getattr(method, "keep_cache", False)
+    return bool(keep) or current_run().flushed_after != "test"
+
+
+def hypothesis_django(module: Any) -> None:
+    """Flushes after each example, as Hypothesis rolls back the database."""
+    teardown_example = module.HypothesisTestCase.teardown_example
+
+    @functools.wraps(teardown_example)
+    def flushing(self: Any, example: object) -> None:
+        teardown_example(self, example)
+        if not _keeps_cache(self):
+            current_run().flush()
+
+    _replace(module.HypothesisTestCase, "teardown_example", flushing)
 
 
 def unittest_suite(module: Any) -> None:
