@@ -98,7 +98,11 @@ def _address(peer: object) -> Address | None:
 def _undelay(connection: Any, address: Address) -> None:
     import _socket  # Not before: its import loads this module.
 
-    if address in _undelayed and connection.type == _socket.SOCK_STREAM:
+    if (
+        address in _undelayed
+        and connection.family != _socket.AF_UNIX
+        and connection.type == _socket.SOCK_STREAM
+    ):
         connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
 
 
