@@ -115,11 +115,12 @@ class SandboxedSession:
         """Fails a test that reached for the main memcached, and shows what the caches held."""
         report: pytest.TestReport = yield
         if taken := self._run.take_refusals():
+            told = "\n".join(refused(taken))
             if report.failed:
-                report.sections.append((TITLE, refused(taken)))
+                report.sections.append((TITLE, told))
             else:
                 report.outcome = "failed"
-                report.longrepr = refused(taken)
+                report.longrepr = told
         if report.failed:
             mains = {server: main for main, server in self._run.resolved.items()}
             for address in sorted(self._run.servers()):

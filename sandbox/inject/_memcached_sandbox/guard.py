@@ -1,5 +1,7 @@
 """Refuses connections to the main memcached, and sees that those to sandbox servers send at once.
 
+In a worker it also refuses connections to the servers of other processes of the run.
+
 An audit hook sees every connect() of this process before it happens: blocking or not, by a thread,
 by asyncio, or by a socket that gevent made. Only clients in C that call the system themselves, such
 as pylibmc, pass it by.
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 # The addresses that are guarded, and the alias of each, or "".
 _guarded: dict[Address, str] = {}
+
+# The addresses of servers that other processes of this run use.
+_captured: set[Address] = set()
 
 # The hosts by which clients reach this machine. The last two are for servers, but connect to it.
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "::")
@@ -50,6 +55,19 @@ def guard(text: str, alias: str = "") -> None:
     if address.host in THIS_MACHINE:
         for host in THIS_MACHINE:
             _guarded.setdefault(Address.at(host, address.port), alias)
+
+
+def capture(servers: Iterable[str]) -> None:
+    """Refuses connections to these servers of other processes, and to none that it did before.
+
+    A worker may know their addresses from its parent. This does not depend on `guard`.
+    """
+    _captured.clear()
+    for address in map(Address, servers):
+        _see_connects()
+        _captured.add(address)
+        if address.port:
+            _captured.update(Address.at(host, address.port) for host in THIS_MACHINE)
 
 
 def undelay(servers: Iterable[str]) -> None:
@@ -107,15 +125,24 @@ def _undelay(connection: Any, address: Address) -> None:
 
 
 def _refuse_guarded(address: Address) -> None:
-    alias = _guarded.get(address)
+    captured = address in _captured
+    alias = "" if captured else _guarded.get(address)
     if alias is None:
         return
     file, line = _culprit()
     from .errors import MainMemcachedRefused
-    from .refusals import Refusal
+    from .refusals import CAPTURED, MAIN, Refusal
     from .run import current_run
 
-    current_run().report_refusal(Refusal(str(address), alias, f"{file}:{line}"))
+    kind = CAPTURED if captured else MAIN
+    current_run().report_refusal(Refusal(str(address), alias, f"{file}:{line}", kind))
+    if captured:
+        raise MainMemcachedRefused(
+            111,
+            f"the sandbox refuses the connection to {address}, a server of another process of the "
+            f"run, from {file}:{line}: this address was captured before the fork; take it from "
+            "settings.CACHES or MEMCACHED_SANDBOX_ADDRESS when the test runs",
+        )
     known = f", CACHES[{alias!r}]," if alias else ""
     raise MainMemcachedRefused(
         111,

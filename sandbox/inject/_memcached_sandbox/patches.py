@@ -9,6 +9,7 @@ import functools
 import os
 import sys
 import weakref
+from collections.abc import Mapping
 
 from . import guard, locations
 from .errors import CachesError, RunError
@@ -36,6 +37,7 @@ def django_conf(module: Any) -> None:
     """Repoints CACHES as soon as there are settings, before anyone can read them."""
     settings_init = module.Settings.__init__
     configure = module.LazySettings.configure
+    override = module.UserSettingsHolder.__setattr__
 
     @functools.wraps(settings_init)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -47,8 +49,13 @@ def django_conf(module: Any) -> None:
         configure(self, *args, **kwargs)
         _repoint(self._wrapped)
 
+    @functools.wraps(override)
+    def __setattr__(self: Any, name: str, value: Any) -> None:
+        override(self, name, _of_this_worker(value) if name == "CACHES" else value)
+
     _replace(module.Settings, "__init__", __init__)
     _replace(module.LazySettings, "configure", configured)
+    _replace(module.UserSettingsHolder, "__setattr__", __setattr__)
     if module.settings.configured:
         _repoint(module.settings._wrapped)
         _announce_caches(entered=True)
@@ -143,7 +150,11 @@ def memcached_backend(module: Any) -> None:
 
 def _moved(location: object) -> object:
     run = current_run()
-    mains = [a for a in locations.addresses(location) if run.is_main(a) or a in run.unclear]
+    mains = [
+        address
+        for address in locations.addresses(location)
+        if run.is_main(address) or address in run.unclear or address in run.captured
+    ]
     resolved = run.resolve(mains)
     _guard(mains)
     return locations.repointed(location, resolved)
@@ -188,17 +199,30 @@ def become_worker(name: str) -> None:
     conf = sys.modules.get("django.conf")
     if conf is None or not conf.settings.configured:
         return
-    caches = {
-        alias: {**config, "LOCATION": locations.repointed(config["LOCATION"], moved)}
-        if "LOCATION" in config and isinstance(config["LOCATION"], (str, list, tuple))
-        else config
-        for alias, config in conf.settings.CACHES.items()
-    }
-    conf.settings.CACHES = caches
+    settings = conf.settings._wrapped
+    while settings is not None:
+        # An override that is active lies before those settings that it overrides.
+        if "CACHES" in vars(settings):
+            settings.CACHES = _of_this_worker(settings.CACHES)
+        settings = vars(settings).get("default_settings")
+    conf.settings.__dict__.pop("CACHES", None)
     cache = sys.modules.get("django.core.cache")
     if cache is not None:
         cache.caches.__dict__.pop("settings", None)
         cache.caches._settings = None
+
+
+def _of_this_worker(caches: Any) -> Any:
+    """Returns CACHES with this worker's addresses in place of those that it has captured."""
+    run = current_run()
+    moved = {}
+    # Django itself has something to say about what is no CACHES.
+    for alias, config in caches.items() if isinstance(caches, Mapping) else ():
+        location = config.get("LOCATION") if isinstance(config, Mapping) else None
+        if captured := run.captured.intersection(locations.addresses(location)):
+            own = locations.repointed(location, run.resolve(captured))
+            moved[alias] = {**config, "LOCATION": own}
+    return {**caches, **moved} if moved else caches
 
 
 def unittest_case(module: Any) -> None:
