@@ -137,6 +137,11 @@ def _refused(kind: str, taken: Sequence[refusals.Refusal]) -> str:
             f"first at {first.at}: this address was captured before the fork; take it from "
             "settings when the test runs"
         )
+    if kind == refusals.OPEN:
+        return (
+            f"a worker had a connection to the server of another process from before the fork "
+            f"{times} ({addresses}); first opened at {first.at}: connect when the test runs"
+        )
     alias = f", CACHES[{first.alias!r}]," if first.alias else ""
     return (
         f"connecting to the main memcached was refused {times} ({addresses}); "

@@ -112,3 +112,30 @@ def test_captured_address_is_refused_and_reported_without_a_guard_too(
     assert found, result.stderr + result.stdout
     assert int(found[1]) == (4 if way == "exec" else 6)
     assert result.returncode == (125 if way == "exec" else 1)
+
+
+def test_connection_from_before_the_fork_is_reported(project: Project, way: str) -> None:
+    """One of Django's backends is not: in a worker they make others."""
+    project.write(
+        "tests.py",
+        "from django.conf import settings\n"
+        "from django.core.cache import cache, caches\n"
+        "from django.test import SimpleTestCase\n"
+        "from pymemcache import Client\n"
+        "client = Client(settings.CACHES['default']['LOCATION'])\n"
+        "client.set('key', 1)\n"
+        "pooling = {**settings.CACHES['default'], 'OPTIONS': {'use_pooling': True}}\n"
+        "pooled = type(caches)({'default': pooling})\n"
+        "for each in (cache, pooled['default']): each.get('connect')\n"
+        "class A(SimpleTestCase):\n"
+        "    def test(self): self.assertEqual(cache.get('key'), pooled['default'].get('key'))\n"
+        "class B(A): pass\n",
+    )
+    result = run_tests(project, way, ["--strict"], ["--memcached-strict"])
+    assert "OK" in result.stderr, result.stderr
+    assert re.search(
+        r"a worker had a connection to the server of another process from before the fork 2 times "
+        r"\(127\.0\.0\.1:\d+\); first opened at \S+/tests\.py:6: connect when the test runs",
+        result.stderr + result.stdout,
+    ), result.stderr + result.stdout
+    assert result.returncode == (125 if way == "exec" else 1)

@@ -17,7 +17,7 @@ from .address import Address
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, MutableMapping
     from types import FrameType
     from typing import Any
 
@@ -32,6 +32,10 @@ THIS_MACHINE = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "::")
 
 # The addresses of sandbox servers.
 _undelayed: set[Address] = set()
+
+# The sockets of Python clients of sandbox servers: the address of each, and from where, as
+# "file:line". This package's own sockets are missing: there are no weak references to them.
+_connected: MutableMapping[Any, tuple[Address, str]] | None = None
 
 _audits = False
 
@@ -95,7 +99,9 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         address = _address(peer)
         if address is not None:
             _refuse_guarded(address)
-            _undelay(connection, address)
+            if address in _undelayed:
+                _undelay(connection)
+                _remember(connection, address)
     elif event == "socket.getaddrinfo":
         # A host counts by its name: once it is resolved nobody knows it any more.
         address = _address(arguments[:2])
@@ -113,15 +119,33 @@ def _address(peer: object) -> Address | None:
     return Address.at(host, peer[1]) if isinstance(host, str) else None
 
 
-def _undelay(connection: Any, address: Address) -> None:
+def _undelay(connection: Any) -> None:
     import _socket  # Not before: its import loads this module.
 
-    if (
-        address in _undelayed
-        and connection.family != _socket.AF_UNIX
-        and connection.type == _socket.SOCK_STREAM
-    ):
+    if connection.family != _socket.AF_UNIX and connection.type == _socket.SOCK_STREAM:
         connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+
+
+def _remember(connection: Any, address: Address) -> None:
+    global _connected  # noqa: PLW0603
+    import weakref  # Many processes connect to no server.
+
+    if _connected is None:
+        _connected = weakref.WeakKeyDictionary()
+    file, line = _culprit()
+    try:
+        _connected[connection] = address, f"{file}:{line}"
+    except TypeError:
+        pass
+
+
+def open_to_others() -> list[tuple[Any, Address, str]]:
+    """Returns the open sockets to servers of other processes, with address and "file:line"."""
+    return [
+        (connection, address, at)
+        for connection, (address, at) in (_connected or {}).items()
+        if address in _captured and connection.fileno() != -1
+    ]
 
 
 def _refuse_guarded(address: Address) -> None:

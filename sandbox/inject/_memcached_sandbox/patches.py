@@ -10,8 +10,9 @@ import os
 import sys
 import weakref
 from collections.abc import Mapping
+from types import FunctionType, ModuleType
 
-from . import guard, locations
+from . import guard, locations, refusals
 from .errors import CachesError, RunError
 from .flushing import flushed_after_test
 from .run import current_run
@@ -28,6 +29,10 @@ _backends: weakref.WeakSet[Any] = weakref.WeakSet()
 # Clients that a worker has inherited. To free them would have them say goodbye to the server over
 # a connection that is their parent's.
 _inherited: list[Any] = []
+
+# How many objects to look at, at most, for the connections of such clients: those of Django's
+# backends hold some dozens.
+MOST_HELD = 10_000
 
 # What undoes the changes, in the order of these.
 _undoing: list[Callable[[], object]] = []
@@ -196,6 +201,7 @@ def become_worker(name: str) -> None:
     for backend in list(_backends):
         backend._servers = locations.repointed(backend._servers, moved)
         _inherited.append(backend.__dict__.pop("_cache", None))
+    _report_inherited()
     conf = sys.modules.get("django.conf")
     if conf is None or not conf.settings.configured:
         return
@@ -210,6 +216,31 @@ def become_worker(name: str) -> None:
     if cache is not None:
         cache.caches.__dict__.pop("settings", None)
         cache.caches._settings = None
+
+
+def _report_inherited() -> None:
+    """Reports each connection to a server of the parent that a client outside of Django has."""
+    connections = guard.open_to_others()
+    unused = _held_by(_inherited) if connections else ()
+    for connection, address, at in connections:
+        if id(connection) not in unused:
+            current_run().report_refusal(refusals.Refusal(str(address), "", at, refusals.OPEN))
+
+
+def _held_by(clients: list[Any]) -> set[int]:
+    """Returns the ids of what clients hold, their sockets among it."""
+    import gc
+
+    held: set[int] = set()
+    found = clients
+    while found and len(held) < MOST_HELD:
+        found = [
+            value
+            for value in gc.get_referents(*found)
+            if id(value) not in held and not isinstance(value, (type, ModuleType, FunctionType))
+        ]
+        held.update(map(id, found))
+    return held
 
 
 def _of_this_worker(caches: Any) -> Any:

@@ -14,6 +14,8 @@ VARIABLE = "MEMCACHED_SANDBOX_REFUSALS"
 # The kinds. Refused: connecting to a main memcached, or to a server of another process of the run.
 MAIN = "main"
 CAPTURED = "captured"
+# A worker has inherited an open connection to a server of its parent.
+OPEN = "open"
 
 # A connection: its address, its alias or "", from where, as "file:line", and its kind.
 Refusal = namedtuple("Refusal", ("address", "alias", "at", "kind"), defaults=(MAIN,))
