@@ -137,6 +137,12 @@ def _refused(kind: str, taken: Sequence[refusals.Refusal]) -> str:
             f"first at {first.at}: this address was captured before the fork; take it from "
             "settings when the test runs"
         )
+    if kind == refusals.USED:
+        used = ", ".join(f"{refusal.at} at {refusal.address}" for refusal in taken)
+        return (
+            f"while workers ran, a server of their main process was used: {used}; in a worker a "
+            "client must take its address from settings when the test runs"
+        )
     if kind == refusals.OPEN:
         return (
             f"a worker had a connection to the server of another process from before the fork "

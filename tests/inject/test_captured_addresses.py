@@ -97,6 +97,7 @@ def test_captured_settings_and_backends_lead_to_the_servers_of_the_worker(
     result = run_tests(project, way, [], [])
     assert result.returncode == 0, result.stdout + result.stderr
     assert "in the fullest of 4 servers" in result.stdout + result.stderr
+    assert "was used" not in result.stdout + result.stderr
 
 
 def test_captured_address_is_refused_and_reported_without_a_guard_too(
@@ -136,6 +137,36 @@ def test_connection_from_before_the_fork_is_reported(project: Project, way: str)
     assert re.search(
         r"a worker had a connection to the server of another process from before the fork 2 times "
         r"\(127\.0\.0\.1:\d+\); first opened at \S+/tests\.py:6: connect when the test runs",
+        result.stderr + result.stdout,
+    ), result.stderr + result.stdout
+    assert result.returncode == (125 if way == "exec" else 1)
+
+
+def test_operations_of_a_client_that_no_guard_sees_are_counted(project: Project, way: str) -> None:
+    pytest.importorskip("pylibmc")
+    project.write(
+        "tests.py",
+        "import pylibmc\n"
+        "from django.conf import settings\n"
+        "from django.core.cache import cache\n"
+        "from django.test import SimpleTestCase\n"
+        "client = pylibmc.Client([settings.CACHES['default']['LOCATION']])\n"
+        "cache.set('parent', 1)\n"
+        "class A(SimpleTestCase):\n"
+        "    def test(self):\n"
+        "        name = type(self).__name__\n"
+        "        client.set(name, 1)\n"
+        "        self.assertEqual(client.incr(name), 2)\n"
+        "        client.touch(name, 60)\n"
+        "        self.assertEqual(client.get(name), 2)\n"
+        "        client.delete(name)\n"
+        "class B(A): pass\n",
+    )
+    result = run_tests(project, way, ["--strict"], ["--memcached-strict"])
+    assert "OK" in result.stderr, result.stderr
+    assert re.search(
+        r"while workers ran, a server of their main process was used: 10 operations at "
+        r"127\.0\.0\.1:\d+; in a worker a client must take its address from settings",
         result.stderr + result.stdout,
     ), result.stderr + result.stdout
     assert result.returncode == (125 if way == "exec" else 1)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from types import FunctionType, ModuleType
 
 from . import guard, locations, refusals
-from .errors import CachesError, RunError
+from .errors import CachesError, ProtocolError, RunError
 from .flushing import flushed_after_test
 from .run import current_run
 
@@ -33,6 +33,12 @@ _inherited: list[Any] = []
 # How many objects to look at, at most, for the connections of such clients: those of Django's
 # backends hold some dozens.
 MOST_HELD = 10_000
+
+# The counters of memcached that count operations on items, by whatever client.
+OPERATIONS = (
+    *("cmd_get", "cmd_set", "cmd_touch", "delete_hits", "delete_misses"),
+    *("incr_hits", "incr_misses", "decr_hits", "decr_misses"),
+)
 
 # What undoes the changes, in the order of these.
 _undoing: list[Callable[[], object]] = []
@@ -166,7 +172,11 @@ def _moved(location: object) -> object:
 
 
 def django_runner(module: Any) -> None:
-    """Gives each worker of a parallel run servers of its own, before it does anything else."""
+    """Gives each worker of a parallel run servers of its own, before it does anything else.
+
+    Counts what reaches the servers of its parent nevertheless.
+    """
+    _replace(module.ParallelTestSuite, "run", _counting(module.ParallelTestSuite.run))
     for name in ("_init_worker", "_run_subsuite"):
         function = getattr(module, name)
         wrapper = _as_worker(function)
@@ -175,6 +185,42 @@ def django_runner(module: Any) -> None:
         # A class that has made one of its own calls these, or is caught by the first test.
         if getattr(module.ParallelTestSuite, attribute, None) is function:
             _replace(module.ParallelTestSuite, attribute, wrapper)
+
+
+def _counting(run_workers: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(run_workers)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        before = _operations()
+        try:
+            return run_workers(*args, **kwargs)
+        finally:
+            for address, count in _operations().items():
+                used = count - before.get(address, count)
+                if used > 0:
+                    times = "1 operation" if used == 1 else f"{used:,} operations"
+                    current_run().report_refusal(
+                        refusals.Refusal(address, "", times, refusals.USED)
+                    )
+
+    return run
+
+
+def _operations() -> dict[str, int]:
+    """Returns how many operations each server of this process has had.
+
+    One that does not answer is left out: the next flush fails, or the owner reports it.
+    """
+    from .protocol import ANSWER_TIMEOUT, Connection, number
+
+    operations = {}
+    for address in current_run().servers():
+        try:
+            with Connection.to(address, ANSWER_TIMEOUT) as connection:
+                counters = connection.stats()
+            operations[address] = sum(number(counters, name) for name in OPERATIONS)
+        except (OSError, ProtocolError):
+            pass
+    return operations
 
 
 def _as_worker(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,6 +16,8 @@ MAIN = "main"
 CAPTURED = "captured"
 # A worker has inherited an open connection to a server of its parent.
 OPEN = "open"
+# The server of a parent was used while its workers ran. How often stands in place of "file:line".
+USED = "used"
 
 # A connection: its address, its alias or "", from where, as "file:line", and its kind.
 Refusal = namedtuple("Refusal", ("address", "alias", "at", "kind"), defaults=(MAIN,))
