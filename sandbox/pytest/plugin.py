@@ -116,11 +116,12 @@ class SandboxedSession:
         """Fails a test that reached for the main memcached, and shows what the caches held."""
         report: pytest.TestReport = yield
         if taken := self._run.take_refusals():
+            told = "\n".join(refused(taken))
             if report.failed:
-                report.sections.append((TITLE, refused(taken)))
+                report.sections.append((TITLE, told))
             else:
                 report.outcome = "failed"
-                report.longrepr = refused(taken)
+                report.longrepr = told
         if report.failed:
             report.sections += self._left or self._contents()
         self._left = []

@@ -51,6 +51,14 @@ class LocalSource:
         self._publish()
         return resolved
 
+    def others(self, worker: str) -> list[str]:
+        """Returns the addresses of the servers of the run that this worker does not use."""
+        from ..inject import sources
+
+        if self._sandbox is None:
+            return []
+        return self._sandbox.others(sources.set_of(worker, self._worker_sets))
+
     def report_refusal(self, refusal: refusals.Refusal) -> None:
         """Does nothing: this process has the refusal already."""
 

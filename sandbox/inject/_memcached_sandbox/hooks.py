@@ -99,6 +99,7 @@ def uninstall() -> None:
         loaded["patches"].undo()
     if "guard" in loaded:
         loaded["guard"].restore({})
+        loaded["guard"].capture(())
 
 
 def _change(name: str, module: "ModuleType") -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
         def worker(self) -> str: ...
         def resolve(self, addresses: Iterable[str], worker: str) -> dict[str, str]: ...
+        def others(self, worker: str) -> list[str]: ...
         def report_refusal(self, refusal: Refusal) -> None: ...
 
 
@@ -38,7 +39,10 @@ class Run:
         self.crawls = bool(os.environ.get("MEMCACHED_SANDBOX_RUN_CRAWL"))
         self.worker = source.worker()
         self.worker_pid = 0
-        self.resolved: dict[str, str] = {}  # sandbox addresses, by main address
+        # Sandbox addresses, by main address, or by one in `captured` that a backend was made with.
+        self.resolved: dict[str, str] = {}
+        # Those of other processes, which a worker may have captured before it had its own.
+        self.captured: set[str] = set()
         self.tests_in = 0  # the process that takes refusals, to blame tests for them
         self._refusals: list[Refusal] = []  # those of this process
         self._emptier: Emptier | None = None
@@ -58,6 +62,8 @@ class Run:
             os.environ["MEMCACHED_SANDBOX_ADDRESS"] = moved[address]
         self.resolved = {main: moved[address] for main, address in self.resolved.items()}
         guard.undelay(moved.values())
+        self.captured = set(self.source.others(name))
+        guard.capture(self.captured)
         return moved
 
     def resolve(self, addresses: Collection[str]) -> dict[str, str]:
