@@ -182,11 +182,17 @@ class _Server:
 
     def _crawl(self) -> int:
         """Has memcached's crawler free all items that are forgotten; returns how many are left."""
-        self._connection.send(b"lru_crawler crawl all\r\n")
-        self._connection.await_ok("lru_crawler crawl all", "BUSY")
-        while number(counters := self._connection.stats(), "lru_crawler_running"):
-            pass
-        return number(counters, "curr_items")
+        deadline = now() + self._timeout
+        has_started = False
+        while now() < deadline:
+            if not has_started:
+                # It is BUSY while it crawls for memcached itself.
+                self._connection.send(b"lru_crawler crawl all\r\n")
+                has_started = self._connection.await_ok("lru_crawler crawl all", "BUSY")
+            counters = self._connection.stats()
+            if has_started and not number(counters, "lru_crawler_running"):
+                return number(counters, "curr_items")
+        raise ProtocolError("did not complete a crawl in time")
 
     def close(self) -> None:
         self._connection.close()

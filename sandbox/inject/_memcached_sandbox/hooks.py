@@ -90,6 +90,13 @@ def install() -> None:
             _change(name, sys.modules[name])
 
 
+def come_first() -> None:
+    """Comes before finders that were put in front meanwhile, as that of pytest, which rewrites."""
+    if installed():
+        sys.meta_path.remove(_finder)
+        sys.meta_path.insert(0, _finder)
+
+
 def uninstall() -> None:
     """Changes everything back, and changes and guards nothing any more."""
     if installed():

@@ -163,11 +163,12 @@ class Connection:
         """Sends commands; `await_ok` and the like must follow for each."""
         self._ask(commands, LONGEST_ANSWER, self._timeout)
 
-    def await_ok(self, command: str, *others: str) -> None:
-        """Reads an answer that is OK, or begins with one of the others."""
+    def await_ok(self, command: str, other: str = "OK") -> bool:
+        """Reads an answer that is OK, or begins with another word; returns whether it is OK."""
         line = self._read_line()
-        if line != "OK" and not line.startswith(others):
+        if line != "OK" and not line.startswith(other):
             raise _unexpected(line, command)
+        return line == "OK"
 
     def await_stats(self, command: str) -> list[str]:
         """Reads an answer with counters; returns its lines, each with its line end."""

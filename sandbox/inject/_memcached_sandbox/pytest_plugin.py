@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 
+from . import hooks
 from .errors import RunError
 from .flushing import end_attempt, flushed_after_test
 from .run import current_run
@@ -71,6 +72,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             f"{item.nodeid}: keep_cache takes 'class', 'module', 'session' or nothing, "
             f"but got {', '.join(given)}"
         )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests() -> None:
+    """Changes modules of pytest's plugins, too: pytest finds them itself, to rewrite assertions."""
+    hooks.come_first()
 
 
 def pytest_configure(config: pytest.Config) -> None:
