@@ -32,6 +32,8 @@ def variables_of(
         given = run_options()
         guard = given.get("guard", ())
         guarded = [] if guard is None else [MAIN_MEMCACHED, *guard]
-        injection = Injection(given.get("exclude", ()), given.get("flush", "test"), guarded)
+        injection = Injection(
+            given.get("exclude", ()), given.get("flush", "test"), given.get("crawl", False), guarded
+        )
         injected = injection_variables(environ, injection)
     return {**injected, **command_variables(environ, servers, control, options["env"])}

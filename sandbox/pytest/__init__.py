@@ -36,6 +36,7 @@ OPTIONS: dict[str, tuple[Literal["string", "bool", "args"], str, str]] = {
     "binary": ("string", "PATH", "memcached to run; without it, the first one found."),
     "arg": ("args", "ARG", "Further argument for memcached; repeatable."),
     "start_timeout": ("string", "SECONDS", "Time limit for the start of a server."),
+    "crawl": ("bool", "", "Free flushed items, for caches that list their keys by slabs."),
     "exclude": ("args", "ALIAS", "Leave this alias in CACHES alone; repeatable."),
     "flush": (
         "string",

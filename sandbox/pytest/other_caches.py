@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ..inject import guard, pytest_plugin
-from .plugin import Hook, show_contents
+from .plugin import Hook, section_of
 
 if TYPE_CHECKING:
     from ..run.sandbox import Sandbox
@@ -22,22 +22,31 @@ class OtherCaches:
     def __init__(self, box: Sandbox, flush: str) -> None:
         self._box = box
         self._flush = flush
+        self._left: list[tuple[str, str]] = []
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self) -> Hook:
         """Shows what these caches held when a test failed."""
         report: pytest.TestReport = yield
         if report.failed:
-            for server in self._box.servers:
-                show_contents(report, server)
+            report.sections += self._left or self._contents()
+        self._left = []
         return report
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> Hook:
-        """Empties these caches after a test."""
-        yield
-        if not pytest_plugin.keeps(item, nextitem, self._flush):
-            self._box.flush()
+        """Empties these caches after each attempt at a test."""
+        try:
+            return (yield)
+        except BaseException:
+            self._left = self._contents()
+            raise
+        finally:
+            if not pytest_plugin.keeps(item, nextitem, self._flush):
+                self._box.flush()
+
+    def _contents(self) -> list[tuple[str, str]]:
+        return [section_of(server) for server in self._box.servers]
 
 
 @contextmanager

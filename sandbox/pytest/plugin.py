@@ -44,6 +44,7 @@ class SandboxedSession:
         self._quiet = is_set(config, "quiet")
         # Its refusals are those that no test is to blame for.
         self._summary = Summary(flag(f"{NAME}_memory"))
+        self._left: list[tuple[str, str]] = []
 
     def default_server(self) -> Server:
         """Returns the server behind the default alias or, without any alias, the run's own."""
@@ -115,17 +116,35 @@ class SandboxedSession:
         """Fails a test that reached for the main memcached, and shows what the caches held."""
         report: pytest.TestReport = yield
         if taken := self._run.take_refusals():
+            told = "\n".join(refused(taken))
             if report.failed:
-                report.sections.append((TITLE, refused(taken)))
+                report.sections.append((TITLE, told))
             else:
                 report.outcome = "failed"
-                report.longrepr = refused(taken)
+                report.longrepr = told
         if report.failed:
-            mains = {server: main for main, server in self._run.resolved.items()}
-            for address in sorted(self._run.servers()):
-                place = f", in place of {mains[address]}" if address in mains else ""
-                show_contents(report, self._server(address), place)
+            report.sections += self._left or self._contents()
+        self._left = []
         return report
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self) -> Hook:
+        """Keeps what the caches held when a teardown failed: they are emptied before its report."""
+        try:
+            return (yield)
+        except BaseException:
+            self._left = self._contents()
+            raise
+
+    def _contents(self) -> list[tuple[str, str]]:
+        mains = {server: main for main, server in self._run.resolved.items()}
+        return [
+            section_of(
+                self._server(address),
+                f", in place of {mains[address]}" if address in mains else "",
+            )
+            for address in sorted(self._run.servers())
+        ]
 
     def pytest_collection_finish(self) -> None:
         """Keeps what modules were refused on import, which is not the first test's doing."""
@@ -165,7 +184,6 @@ class SandboxedSession:
             self._summary.add_servers(source.servers())
 
 
-def show_contents(report: pytest.TestReport, server: Server, place: str = "") -> None:
-    """Adds to a report what a server holds."""
-    title = printable(f"memcached at {server.address}{place}")
-    report.sections.append((title, contents(server)))
+def section_of(server: Server, place: str = "") -> tuple[str, str]:
+    """Returns the section of a report that shows what a server holds."""
+    return printable(f"memcached at {server.address}{place}"), contents(server)

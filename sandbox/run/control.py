@@ -2,8 +2,9 @@
 
 A request is one line of JSON on a connection of its own, and so is the answer:
 ``{"resolve": [ADDRESS...], "worker": NAME}`` is answered with
-``{"addresses": {ADDRESS: ADDRESS...}}``, ``{"refused": {"address": ..., "alias": ..., "at": ...}}``
-with ``{}``, and what cannot be done with ``{"error": REASON}``.
+``{"addresses": {ADDRESS: ADDRESS...}}``, ``{"others": NAME}`` with ``{"others": [ADDRESS...]}``,
+``{"refused": {"address": ..., "alias": ..., "at": ..., "kind": ...}}`` with ``{}``, and what cannot
+be done with ``{"error": REASON}``.
 """
 
 from __future__ import annotations
@@ -118,6 +119,8 @@ class Control:
             addresses, worker = request.get("resolve"), request.get("worker", "")
             if _are_strings(addresses) and isinstance(worker, str):
                 return {"addresses": self._sandbox.resolve(addresses, worker)}
+            if isinstance(request.get("others"), str):
+                return {"others": self._sandbox.others(request["others"])}
             refused = request.get("refused")
             if isinstance(refused, dict) and set(refused) == set(refusals.Refusal._fields):
                 self.refusals.append(

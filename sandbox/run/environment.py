@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, MutableMapping, Seque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..inject import FOLDER, address, refusals
+from ..inject import FOLDER, address, emptying, refusals
 
 if TYPE_CHECKING:
     from ..server.memcached import Memcached
@@ -27,6 +27,7 @@ OF_OWN_RUN = (
     "MEMCACHED_SANDBOX_ADDRESS",
     "MEMCACHED_SANDBOX_PID",
     ADDRESSES,
+    emptying.NAMESPACE,
     refusals.VARIABLE,
     "MEMCACHED_SANDBOX_WORKER",
 )
@@ -40,6 +41,7 @@ class Injection(NamedTuple):
 
     exclude: Collection[str]
     flush: str
+    crawl: bool
     guarded: Collection[str]
 
 
@@ -75,6 +77,7 @@ def command_variables(
     return {
         "MEMCACHED_SANDBOX_ADDRESS": servers[0].address,
         "MEMCACHED_SANDBOX_PID": str(servers[0].pid),
+        emptying.NAMESPACE: emptying.pid_namespace(),
         "MEMCACHED_SANDBOX_CONTROL": control,
         # If sandbox exec itself runs in a worker of pytest-xdist, that worker's name is ignored.
         "MEMCACHED_SANDBOX_OUTER_RUN": environ.get("PYTEST_XDIST_TESTRUNUID", ""),
@@ -92,6 +95,7 @@ def child_variables(first: Memcached, refusals_file: str) -> dict[str, str]:
     return {
         "MEMCACHED_SANDBOX_ADDRESS": first.address,
         "MEMCACHED_SANDBOX_PID": str(first.pid),
+        emptying.NAMESPACE: emptying.pid_namespace(),
         refusals.VARIABLE: refusals_file,
     }
 
@@ -131,6 +135,7 @@ def injection_variables(environ: Mapping[str, str], injection: Injection) -> dic
         "PYTEST_PLUGINS": _with_first(PYTEST_PLUGIN, environ.get("PYTEST_PLUGINS", ""), ","),
         "MEMCACHED_SANDBOX_RUN_EXCLUDE": " ".join(injection.exclude),
         "MEMCACHED_SANDBOX_RUN_FLUSH": injection.flush,
+        "MEMCACHED_SANDBOX_RUN_CRAWL": "1" if injection.crawl else "",
         "MEMCACHED_SANDBOX_GUARDED": " ".join(injection.guarded),
     }
 

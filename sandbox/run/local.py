@@ -51,6 +51,14 @@ class LocalSource:
         self._publish()
         return resolved
 
+    def others(self, worker: str) -> list[str]:
+        """Returns the addresses of the servers of the run that this worker does not use."""
+        from ..inject import sources
+
+        if self._sandbox is None:
+            return []
+        return self._sandbox.others(sources.set_of(worker, self._worker_sets))
+
     def report_refusal(self, refusal: refusals.Refusal) -> None:
         """Does nothing: this process has the refusal already."""
 
@@ -131,7 +139,7 @@ def sandbox_run(
     depth = flushing.replace_depth(0)
     try:
         with (
-            _joined(exclude, flush, guard)
+            _joined(exclude, flush, options.get("crawl", False), guard)
             if is_in_a_run()
             else _owned(exclude, flush or "test", guard, options)
         ) as entered:
@@ -142,14 +150,16 @@ def sandbox_run(
 
 @contextmanager
 def _joined(
-    exclude: Collection[str], flush: str | None, guarded: Collection[str] | None
+    exclude: Collection[str], flush: str | None, crawl: bool, guarded: Collection[str] | None
 ) -> Iterator[run.Run]:
     joined = run.current_run()
     was_excluded, was_flushed_after = joined.excluded, joined.flushed_after
+    crawled = joined.crawls
     was_guarded, were_installed = guard.guarded(), hooks.installed()
     try:
         joined.excluded = {*joined.excluded, *exclude}
         joined.flushed_after = flush or joined.flushed_after
+        joined.crawls = crawl or crawled
         for address in guarded or ():
             guard.guard(address)
         hooks.install()
@@ -159,6 +169,7 @@ def _joined(
         if not were_installed:
             hooks.uninstall()
         joined.excluded, joined.flushed_after = was_excluded, was_flushed_after
+        joined.crawls = crawled
         guard.restore(was_guarded)
 
 
@@ -189,10 +200,11 @@ def _owned(
     find_memcached(options.get("binary"))
     guarded = [] if guarded is None else [MAIN_MEMCACHED, *guarded]
     children_flush = "test" if flush == "test" else "never"  # they know no more
-    with injection(os.environ, Injection(exclude, children_flush, guarded)):
+    crawl = options.get("crawl", False)
+    with injection(os.environ, Injection(exclude, children_flush, crawl, guarded)):
         source = LocalSource(options)
         own = run.Run(source)
-        own.flushed_after = flush
+        own.flushed_after, own.crawls = flush, crawl
         own.tests_in = os.getpid()
         outer = run.replace_run(own)
         try:

@@ -11,7 +11,7 @@ from ..server.options import BY_KEYWORD, Given, read
 # When the caches can be emptied where Python's unittest runs the tests. pytest knows of more.
 FLUSHES = ("test", "never")
 
-OF_RUN = [BY_KEYWORD[keyword] for keyword in ("exclude", "flush", "guard", "no_guard")]
+OF_RUN = [BY_KEYWORD[keyword] for keyword in ("exclude", "flush", "crawl", "guard", "no_guard")]
 
 
 def read_run(given: Mapping[str, Given], flushes: Collection[str] = FLUSHES) -> dict[str, Any]:

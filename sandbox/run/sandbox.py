@@ -125,6 +125,12 @@ class Sandbox:
                     address: self._servers[worker, main].address for address, main in mains.items()
                 }
 
+    def others(self, worker: str) -> list[str]:
+        """Returns the addresses of the servers that this worker does not use."""
+        with self._lock:
+            own = [server for (name, _), server in self._servers.items() if name == worker]
+            return [server.address for server in self.servers if server not in own]
+
     def prepare(self, addresses: Iterable[str], workers: Iterable[str]) -> None:
         """Starts the servers of several workers side by side, before any of them asks."""
         with self._lock:

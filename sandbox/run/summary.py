@@ -69,8 +69,7 @@ class Summary:
             usage = Usage.sum(self._usages)
             lines.append(Line(usage.line(self._memory_option), is_warning=bool(usage.evictions)))
         lines += [Line(problem, is_problem=True) for problem in self._problems]
-        if self.refusals:
-            lines.append(Line(refused(self.refusals), is_problem=True))
+        lines += [Line(line, is_problem=True) for line in refused(self.refusals)]
         return lines
 
 
@@ -120,13 +119,37 @@ class Usage(NamedTuple):
         return line
 
 
-def refused(taken: Sequence[refusals.Refusal]) -> str:
-    """Returns in one line what was refused, and where to look first."""
+def refused(taken: Iterable[refusals.Refusal]) -> list[str]:
+    """Returns a line for each kind of refusals: what was refused, and where to look first."""
+    kinds: dict[str, list[refusals.Refusal]] = {}
+    for refusal in taken:
+        kinds.setdefault(refusal.kind, []).append(refusal)
+    return [printable(_refused(kind, of_kind)) for kind, of_kind in kinds.items()]
+
+
+def _refused(kind: str, taken: Sequence[refusals.Refusal]) -> str:
     first = taken[0]
     times = "once" if len(taken) == 1 else f"{len(taken)} times"
     addresses = ", ".join(sorted({refusal.address for refusal in taken}))
+    if kind == refusals.CAPTURED:
+        return (
+            f"connecting to the server of another process was refused {times} ({addresses}); "
+            f"first at {first.at}: this address was captured before the fork; take it from "
+            "settings when the test runs"
+        )
+    if kind == refusals.USED:
+        used = ", ".join(f"{refusal.at} at {refusal.address}" for refusal in taken)
+        return (
+            f"while workers ran, a server of their main process was used: {used}; in a worker a "
+            "client must take its address from settings when the test runs"
+        )
+    if kind == refusals.OPEN:
+        return (
+            f"a worker had a connection to the server of another process from before the fork "
+            f"{times} ({addresses}); first opened at {first.at}: connect when the test runs"
+        )
     alias = f", CACHES[{first.alias!r}]," if first.alias else ""
-    return printable(
+    return (
         f"connecting to the main memcached was refused {times} ({addresses}); "
         f"first to {first.address}{alias} at {first.at}"
     )

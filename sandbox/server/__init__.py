@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import OptionError, ProtocolError, ServerError
@@ -37,6 +37,9 @@ class Server:
 
     __module__ = "sandbox"  # where its users find it
 
+    _sees_threads = False  # It may run on another machine.
+    _crawl = False
+
     def __init__(self, address: str | None) -> None:
         self._address = None if address is None else _parsed(address)
 
@@ -58,21 +61,31 @@ class Server:
         client = Client(
             self.address, timeout=ANSWER_TIMEOUT, connect_timeout=ANSWER_TIMEOUT, no_delay=True
         )
-        try:
-            with ExitStack() as stack:
-                stack.callback(client.close)
-                client.version()
-                stack.pop_all()
-        except (OSError, MemcacheError) as error:
-            what = str(error) or "it closed the connection"
-            raise self._failed(error, f"does not answer: {what}") from error
+        with self._explained((OSError, MemcacheError)), ExitStack() as stack:
+            stack.callback(client.close)
+            client.version()
+            stack.pop_all()
         return client
 
     def flush(self) -> None:
-        """Forgets every item, at once and exactly: what is set from now on stays."""
-        with self._connection() as connection:
-            connection.send_flush()
-            connection.await_flush()
+        """Forgets every item, once what clients sent before is executed.
+
+        What is set from now on stays. It cannot see what the kernel of a client holds back: a
+        client over TCP needs TCP_NODELAY, as that of `client` has it.
+
+        Warns if the server does not come to rest within a second, since a client writes on.
+        """
+        from ..inject import emptying
+
+        address = self.address
+        emptier = emptying.Emptier(ANSWER_TIMEOUT, self._sees_threads)
+        with self._explained(), closing(emptier):
+            restless = emptier.empty([address], self._crawl)
+        if restless:
+            import warnings
+
+            text = f"memcached at {address} {emptying.RESTLESS}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def stats(self, group: str = "") -> dict[str, str]:
         """Returns memcached's counters as ``stats``, or ``stats GROUP``, lists them.
@@ -98,22 +111,23 @@ class Server:
     def _connection(self) -> Iterator[protocol.Connection]:
         from ..inject import protocol
 
-        version: tuple[int, ...] = ()
-        try:
-            with protocol.Connection.to(self.address, ANSWER_TIMEOUT) as connection:
-                try:
-                    yield connection
-                finally:
-                    version = connection.version
-        except ProtocolError as error:
-            raise self._failed(error, str(error), protocol.dotted(version)) from error
-        except OSError as error:
-            raise self._failed(error, f"does not answer: {error}") from error
+        address = self.address
+        with self._explained(), protocol.Connection.to(address, ANSWER_TIMEOUT) as connection:
+            yield connection
 
-    def _failed(self, error: Exception, problem: str, version: str = "") -> ServerError:
-        """Returns an error that tells what became of the server, or else the problem."""
-        named = f"memcached {version}".rstrip()
-        return ServerError(f"{named} at {self._address} {self._explain(error) or problem}")
+    @contextmanager
+    def _explained(
+        self, errors: tuple[type[Exception], ...] = (OSError, ProtocolError)
+    ) -> Iterator[None]:
+        """Turns errors of a connection into one that tells what became of the server."""
+        try:
+            yield
+        except errors as error:
+            problem = str(error) or "it closed the connection"
+            if not isinstance(error, ProtocolError):
+                problem = f"does not answer: {problem}"
+            reason = self._explain(error) or problem
+            raise ServerError(f"memcached at {self._address} {reason}") from error
 
     def _explain(self, error: Exception) -> str | None:  # noqa: ARG002
         """Returns why the server failed, where that can be known."""

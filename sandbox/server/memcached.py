@@ -38,6 +38,10 @@ DYING_TIME = 0.2
 # The port by which memcached lets the kernel choose one: server_socket() in memcached.c.
 CHOICE = "-1"
 
+# Has memcached execute all requests of a connection before those of the next one: a flush that asks
+# whether the server is at rest relies on that. The default is 20.
+EVERY_REQUEST = "-R1000000"
+
 # Bytes of the end of memcached's output to show when it fails.
 LAST_OUTPUT = 500
 
@@ -59,12 +63,17 @@ class Memcached(Server):
     :param unix_socket: listen on a Unix socket, which keeps other users of this machine out.
     :param binary: the memcached to run: a path, or a name on PATH. None for
         ``$MEMCACHED_SANDBOX_BINARY``, or else the first one on PATH and in the usual folders.
-    :param args: further arguments for memcached, such as ``["-o", "no_modern"]``.
+    :param args: further arguments for memcached, such as ``["-f", "1.1"]``.
     :param start_timeout: seconds to wait until it is ready.
+    :param crawl: let `flush` free the memory of items as well, so that ``stats cachedump`` does not
+        list them. It costs 0.3 ms for 10 items, 12 ms for 10,000 (memcached 1.6.18). From 1.6.25 on
+        each flush does so.
     :raises OptionError: an option is out of range; nothing has happened then.
     """
 
     __module__ = "sandbox"  # where its users find it
+
+    _sees_threads = True
 
     def __init__(
         self,
@@ -77,6 +86,7 @@ class Memcached(Server):
         binary: str | os.PathLike[str] | None = None,
         args: Sequence[str] = (),
         start_timeout: float = 5.0,
+        crawl: bool = False,
     ) -> None:
         super().__init__(None)
         check(
@@ -89,6 +99,7 @@ class Memcached(Server):
                 "binary": binary,
                 "args": args,
                 "start_timeout": start_timeout,
+                "crawl": crawl,
             }
         )
         self.memory_mb = memory_mb
@@ -96,11 +107,12 @@ class Memcached(Server):
         self.command: Sequence[str] = ()
         self.control_directory: ControlDirectory | None = None  # that of its run, if it has one
         self._binary = binary
-        self._arguments = [f"-m{memory_mb}", f"-t{threads}", f"-c{max_connections}"]
+        self._arguments = [f"-m{memory_mb}", f"-t{threads}", f"-c{max_connections}", EVERY_REQUEST]
         if max_item_size is not None:
             self._arguments.append(f"-I{max_item_size}")
         self._arguments += args
         self._start_timeout = start_timeout
+        self._crawl = crawl
         self._process: _Process | None = None
         self._finalizer: weakref.finalize[..., Memcached] | None = None
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         binary: str | os.PathLike[str] | None
         args: Sequence[str]
         start_timeout: float
+        crawl: bool
 
 
 KB = 1024
@@ -69,6 +70,11 @@ END_OF_OPTIONS = "--"
 _SET_BY_SANDBOX = "it is set by the sandbox itself"
 _NO_PASSWORD = "the sandbox talks to its servers without a password"
 
+_CRAWLER_OFF = "a sandbox lists and frees items by the crawler, which it turns off"
+
+# Settings of -o, --extended that memcached must not be given, and why.
+REFUSED_SETTINGS = {"no_lru_crawler": _CRAWLER_OFF, "no_modern": _CRAWLER_OFF}
+
 # What memcached must not be told, and why; "{keyword}" is the option to use in its place.
 REFUSED_ARGUMENTS = {
     ("-m", "--memory-limit"): "use {memory_mb}",
@@ -88,6 +94,9 @@ REFUSED_ARGUMENTS = {
     ("-Y", "--auth-file"): _NO_PASSWORD,
     ("-S", "--enable-sasl"): _NO_PASSWORD,
     ("-B", "--protocol"): "the sandbox needs the text protocol, and clients choose their own",
+    ("-R", "--max-reqs-per-event"): "a sandbox executes all that was sent before a flush",
+    ("-C", "--disable-cas"): "up to memcached 1.6.24, a second after each flush would be lost",
+    ("-v", "--verbose"): "a line for each command would fill this machine's memory",
     ("-h", "--help"): "it makes memcached exit at once",
     ("-i", "--license"): "it makes memcached exit at once",
     ("-V", "--version"): "it makes memcached exit at once",
@@ -253,6 +262,10 @@ OPTIONS = (
         default="5",
     ),
     Option(
+        *("crawl", "crawl", switch, ""),
+        "Free flushed items, for caches that list their keys by slabs.",
+    ),
+    Option(
         *("exclude", "exclude", str, "ALIAS", "Leave this alias in CACHES alone; repeatable."),
         repeatable=True,
     ),
@@ -273,7 +286,7 @@ OPTIONS = (
     ),
 )
 
-OF_MEMCACHED = OPTIONS[:8]
+OF_MEMCACHED = OPTIONS[:9]
 MEMCACHED_KEYWORDS = [option.keyword for option in OF_MEMCACHED]
 BY_KEYWORD = {option.keyword: option for option in OPTIONS}
 
@@ -433,8 +446,9 @@ class _Check:
             raise self._error("binary", "must be a path or a name")
         if binary is not None and not _can_be_passed(os.fspath(binary)):
             raise self._error("binary", "no path has a NUL or a lone surrogate in it")
-        if not isinstance(self._options.get("unix_socket", False), bool):
-            raise self._error("unix_socket", "must be True or False")
+        for keyword in ("unix_socket", "crawl"):
+            if not isinstance(self._options.get(keyword, False), bool):
+                raise self._error(keyword, "must be True or False")
 
     def _error(self, keyword: str, problem: str) -> OptionError:
         return OptionError(keyword, f"{self._spell(keyword)}: {problem}")
@@ -512,7 +526,12 @@ class _Check:
         if rest or END_OF_OPTIONS in args:
             other = rest[0] if rest else END_OF_OPTIONS
             raise self._error("args", f"memcached takes options only, and {other!r} is none")
-        for name, _ in parsed:
+        for name, value in parsed:
+            for setting in value.split(",") if name in ("-o", "--extended") else ():
+                if reason := REFUSED_SETTINGS.get(setting.partition("=")[0]):
+                    raise self._error(
+                        "args", f"{name} {setting} cannot be passed to memcached: {reason}"
+                    )
             for names, reason in REFUSED_ARGUMENTS.items():
                 if name in names:
                     words = {option.keyword: self._name(option.keyword) for option in OPTIONS}

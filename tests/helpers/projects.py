@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 PYMEMCACHE = "django.core.cache.backends.memcached.PyMemcacheCache"
 
 # Plugins of this environment that these projects do not use: they take a third of a run's time.
-UNUSED_PLUGINS = ("cacheprovider", "forked", "hypothesispytest", "randomly", "timeout")
+UNUSED_PLUGINS = (
+    *("cacheprovider", "flaky", "forked", "hypothesispytest", "pytest-retry", "randomly"),
+    *("rerunfailures", "timeout"),
+)
 XDIST = ("xdist", "xdist.looponfail")
 
 MANAGE = """\

@@ -157,3 +157,10 @@ def test_no_guard_allows_the_main_memcached(
     result = project.sandboxed("--no-guard", *shell)
     assert "refused" not in result.stderr
     assert result.returncode == 0
+
+
+def test_client_of_a_unix_socket_connects(project: Project) -> None:
+    connect = "socket.socket(socket.AF_UNIX).connect(os.environ['MEMCACHED_SANDBOX_ADDRESS'][5:])"
+    script = f"import os, socket; {connect}"
+    result = project.sandboxed("--unix", "--", sys.executable, "-c", script)
+    assert result.returncode == 0, result.stderr

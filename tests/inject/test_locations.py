@@ -186,6 +186,9 @@ class NumberedSource:
         distinct = dict.fromkeys(addresses)
         return {address: f"127.0.0.1:{40000 + n}" for n, address in enumerate(distinct)}
 
+    def others(self, worker: str) -> list[str]:
+        raise AssertionError
+
     def report_refusal(self, refusal: refusals.Refusal) -> None:
         raise AssertionError
 

@@ -160,7 +160,7 @@ def test_settings_cost_one_round_trip(
     monkeypatch.setattr(Control, "_answer", recorded)
     with Sandbox() as sandbox:
         control = Control(sandbox, str(tmp_path / "control"))
-        injected = injection_variables(os.environ, Injection([], "test", []))
+        injected = injection_variables(os.environ, Injection([], "test", False, []))
         script = "from django.core.cache import caches; [caches[a].get('key') for a in caches]"
         result = project.manage(
             "shell", "-c", script, MEMCACHED_SANDBOX_CONTROL=control.path, **injected

@@ -70,7 +70,7 @@ def test_server_that_cannot_be_started_is_an_error(
 
 
 def test_refusals_are_kept(control: Control) -> None:
-    refused = {"address": "a:1", "alias": "default", "at": "file.py:5"}
+    refused = {"address": "a:1", "alias": "default", "at": "file.py:5", "kind": "main"}
     assert send(control, json.dumps({"refused": refused}).encode() + b"\n") == {}
     assert control.refusals == [refusals.Refusal("a:1", "default", "file.py:5")]
 

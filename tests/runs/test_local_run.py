@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.conf import LazySettings, Settings, settings
+from django.conf import LazySettings, Settings, UserSettingsHolder, settings
 from django.core.cache import cache, caches
 from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.test import SimpleTestCase, override_settings
@@ -36,6 +36,7 @@ def everything() -> dict[str, Any]:
         "patched": [
             Settings.__init__,
             LazySettings.configure,
+            UserSettingsHolder.__setattr__,
             BaseMemcachedCache.__init__,
             unittest.TestCase.__call__,
             unittest.TestSuite.run,

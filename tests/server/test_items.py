@@ -117,7 +117,7 @@ def test_items_that_memcached_does_not_list_are_an_error_with_its_version(
         with pytest.raises(ServerError) as info:
             Server(address).items()
     unknown = "" if known else ", which memcached-sandbox does not know"
-    assert str(info.value) == f"memcached 1.7.1 at {address} {problem}{unknown}"
+    assert str(info.value) == (f"memcached at {address} {problem}{unknown}; its version is 1.7.1")
 
 
 @pytest.mark.parametrize("version", ["1.4.25 Ubuntu", "1.5.21"])
@@ -126,6 +126,6 @@ def test_items_of_a_memcached_that_is_too_old_are_an_error(version: str) -> None
         with pytest.raises(ServerError) as info:
             Server(address).items()
     assert str(info.value) == (
-        f"memcached {version.split(maxsplit=1)[0]} at {address} cannot list its items: "
-        "that needs memcached 1.5.22 or newer"
+        f"memcached at {address} cannot list its items: "
+        f"its version is {version.split(maxsplit=1)[0]}, and that needs 1.5.22 or newer"
     )

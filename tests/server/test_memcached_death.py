@@ -94,7 +94,7 @@ def test_program_that_is_no_memcached_is_an_error_at_every_use(tmp_path: Path) -
     )
     with Memcached(binary=chatter) as server:
         with pytest.raises(
-            ServerError, match="memcached at .* answered 'who are you.' to 'flush_all', which"
+            ServerError, match="memcached at .* answered 'who are you.' to 'stats', which"
         ):
             server.flush()
         with pytest.raises(ServerError, match=r"memcached at .* sent no line but 'yyy"):

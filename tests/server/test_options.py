@@ -69,7 +69,7 @@ from sandbox.server.options import Given
         ({"args": ["-u", "root"]}, "args=.*: -u cannot be passed"),
         ({"args": ["-a", "0777"]}, "args=.*: -a cannot be passed .*: the socket is for its owner"),
         ({"args": ["-m", "1024"]}, "args=.*: -m cannot be passed .*use memory_mb"),
-        ({"args": ["-vZ"]}, "args=.*: -Z cannot be passed .*: the sandbox talks .* without TLS"),
+        ({"args": ["-rZ"]}, "args=.*: -Z cannot be passed .*: the sandbox talks .* without TLS"),
         ({"args": ["--enable-sasl"]}, "args=.*: --enable-sasl cannot be passed .* a password"),
         ({"args": ["-S"]}, "args=.*: -S cannot be passed .*: the sandbox talks .* a password"),
         ({"args": ["-Y", "/file"]}, "args=.*: -Y cannot be passed .*: the sandbox .* a password"),

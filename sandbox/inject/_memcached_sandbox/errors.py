@@ -38,4 +38,4 @@ class ProtocolError(SandboxError):
 
 
 class MainMemcachedRefused(SandboxError, ConnectionRefusedError):  # noqa: N818 - it is one of those
-    """The guard refused a connection to the main memcached."""
+    """The guard refused a connection to the main memcached, or to another worker's server."""

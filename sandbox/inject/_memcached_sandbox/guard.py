@@ -1,5 +1,7 @@
 """Refuses connections to the main memcached, and sees that those to sandbox servers send at once.
 
+In a worker it also refuses connections to the servers of other processes of the run.
+
 An audit hook sees every connect() of this process before it happens: blocking or not, by a thread,
 by asyncio, or by a socket that gevent made. Only clients in C that call the system themselves, such
 as pylibmc, pass it by.
@@ -15,18 +17,25 @@ from .address import Address
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, MutableMapping
     from types import FrameType
     from typing import Any
 
 # The addresses that are guarded, and the alias of each, or "".
 _guarded: dict[Address, str] = {}
 
+# The addresses of servers that other processes of this run use.
+_captured: set[Address] = set()
+
 # The hosts by which clients reach this machine. The last two are for servers, but connect to it.
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "::")
 
 # The addresses of sandbox servers.
 _undelayed: set[Address] = set()
+
+# The sockets of Python clients of sandbox servers: the address of each, and from where, as
+# "file:line". This package's own sockets are missing: there are no weak references to them.
+_connected: MutableMapping[Any, tuple[Address, str]] | None = None
 
 _audits = False
 
@@ -50,6 +59,19 @@ def guard(text: str, alias: str = "") -> None:
     if address.host in THIS_MACHINE:
         for host in THIS_MACHINE:
             _guarded.setdefault(Address.at(host, address.port), alias)
+
+
+def capture(servers: Iterable[str]) -> None:
+    """Refuses connections to these servers of other processes, and to none that it did before.
+
+    A worker may know their addresses from its parent. This does not depend on `guard`.
+    """
+    _captured.clear()
+    for address in map(Address, servers):
+        _see_connects()
+        _captured.add(address)
+        if address.port:
+            _captured.update(Address.at(host, address.port) for host in THIS_MACHINE)
 
 
 def undelay(servers: Iterable[str]) -> None:
@@ -77,7 +99,9 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         address = _address(peer)
         if address is not None:
             _refuse_guarded(address)
-            _undelay(connection, address)
+            if address in _undelayed:
+                _undelay(connection)
+                _remember(connection, address)
     elif event == "socket.getaddrinfo":
         # A host counts by its name: once it is resolved nobody knows it any more.
         address = _address(arguments[:2])
@@ -95,23 +119,54 @@ def _address(peer: object) -> Address | None:
     return Address.at(host, peer[1]) if isinstance(host, str) else None
 
 
-def _undelay(connection: Any, address: Address) -> None:
+def _undelay(connection: Any) -> None:
     import _socket  # Not before: its import loads this module.
 
-    if address in _undelayed and connection.type == _socket.SOCK_STREAM:
+    if connection.family != _socket.AF_UNIX and connection.type == _socket.SOCK_STREAM:
         connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
 
 
+def _remember(connection: Any, address: Address) -> None:
+    global _connected  # noqa: PLW0603
+    import weakref  # Many processes connect to no server.
+
+    if _connected is None:
+        _connected = weakref.WeakKeyDictionary()
+    file, line = _culprit()
+    try:
+        _connected[connection] = address, f"{file}:{line}"
+    except TypeError:
+        pass
+
+
+def open_to_others() -> list[tuple[Any, Address, str]]:
+    """Returns the open sockets to servers of other processes, with address and "file:line"."""
+    return [
+        (connection, address, at)
+        for connection, (address, at) in (_connected or {}).items()
+        if address in _captured and connection.fileno() != -1
+    ]
+
+
 def _refuse_guarded(address: Address) -> None:
-    alias = _guarded.get(address)
+    captured = address in _captured
+    alias = "" if captured else _guarded.get(address)
     if alias is None:
         return
     file, line = _culprit()
     from .errors import MainMemcachedRefused
-    from .refusals import Refusal
+    from .refusals import CAPTURED, MAIN, Refusal
     from .run import current_run
 
-    current_run().report_refusal(Refusal(str(address), alias, f"{file}:{line}"))
+    kind = CAPTURED if captured else MAIN
+    current_run().report_refusal(Refusal(str(address), alias, f"{file}:{line}", kind))
+    if captured:
+        raise MainMemcachedRefused(
+            111,
+            f"the sandbox refuses the connection to {address}, a server of another process of the "
+            f"run, from {file}:{line}: this address was captured before the fork; take it from "
+            "settings.CACHES or MEMCACHED_SANDBOX_ADDRESS when the test runs",
+        )
     known = f", CACHES[{alias!r}]," if alias else ""
     raise MainMemcachedRefused(
         111,

@@ -22,6 +22,7 @@ PATCHES = {
     "unittest.case": "unittest_case",
     "unittest.suite": "unittest_suite",
     "django.test.testcases": "django_testcases",
+    "hypothesis.extra.django._impl": "hypothesis_django",
 }
 
 
@@ -89,6 +90,13 @@ def install() -> None:
             _change(name, sys.modules[name])
 
 
+def come_first() -> None:
+    """Comes before finders that were put in front meanwhile, as that of pytest, which rewrites."""
+    if installed():
+        sys.meta_path.remove(_finder)
+        sys.meta_path.insert(0, _finder)
+
+
 def uninstall() -> None:
     """Changes everything back, and changes and guards nothing any more."""
     if installed():
@@ -98,6 +106,7 @@ def uninstall() -> None:
         loaded["patches"].undo()
     if "guard" in loaded:
         loaded["guard"].restore({})
+        loaded["guard"].capture(())
 
 
 def _change(name: str, module: "ModuleType") -> None:

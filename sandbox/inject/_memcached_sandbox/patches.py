@@ -9,9 +9,11 @@ import functools
 import os
 import sys
 import weakref
+from collections.abc import Mapping
+from types import FunctionType, ModuleType
 
-from . import guard, locations
-from .errors import CachesError, RunError
+from . import guard, locations, refusals
+from .errors import CachesError, ProtocolError, RunError
 from .flushing import flushed_after_test
 from .run import current_run
 
@@ -28,6 +30,16 @@ _backends: weakref.WeakSet[Any] = weakref.WeakSet()
 # a connection that is their parent's.
 _inherited: list[Any] = []
 
+# How many objects to look at, at most, for the connections of such clients: those of Django's
+# backends hold some dozens.
+MOST_HELD = 10_000
+
+# The counters of memcached that count operations on items, by whatever client.
+OPERATIONS = (
+    *("cmd_get", "cmd_set", "cmd_touch", "delete_hits", "delete_misses"),
+    *("incr_hits", "incr_misses", "decr_hits", "decr_misses"),
+)
+
 # What undoes the changes, in the order of these.
 _undoing: list[Callable[[], object]] = []
 
@@ -36,6 +48,7 @@ def django_conf(module: Any) -> None:
     """Repoints CACHES as soon as there are settings, before anyone can read them."""
     settings_init = module.Settings.__init__
     configure = module.LazySettings.configure
+    override = module.UserSettingsHolder.__setattr__
 
     @functools.wraps(settings_init)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -47,8 +60,13 @@ def django_conf(module: Any) -> None:
         configure(self, *args, **kwargs)
         _repoint(self._wrapped)
 
+    @functools.wraps(override)
+    def __setattr__(self: Any, name: str, value: Any) -> None:
+        override(self, name, _of_this_worker(value) if name == "CACHES" else value)
+
     _replace(module.Settings, "__init__", __init__)
     _replace(module.LazySettings, "configure", configured)
+    _replace(module.UserSettingsHolder, "__setattr__", __setattr__)
     if module.settings.configured:
         _repoint(module.settings._wrapped)
         _announce_caches(entered=True)
@@ -146,14 +164,22 @@ def memcached_backend(module: Any) -> None:
 
 def _moved(location: object) -> object:
     run = current_run()
-    mains = [a for a in locations.addresses(location) if run.is_main(a) or a in run.unclear]
+    mains = [
+        address
+        for address in locations.addresses(location)
+        if run.is_main(address) or address in run.unclear or address in run.captured
+    ]
     resolved = run.resolve(mains)
     _guard(mains)
     return locations.repointed(location, resolved)
 
 
 def django_runner(module: Any) -> None:
-    """Gives each worker of a parallel run servers of its own, before it does anything else."""
+    """Gives each worker of a parallel run servers of its own, before it does anything else.
+
+    Counts what reaches the servers of its parent nevertheless.
+    """
+    _replace(module.ParallelTestSuite, "run", _counting(module.ParallelTestSuite.run))
     for name in ("_init_worker", "_run_subsuite"):
         function = getattr(module, name)
         wrapper = _as_worker(function)
@@ -162,6 +188,42 @@ def django_runner(module: Any) -> None:
         # A class that has made one of its own calls these, or is caught by the first test.
         if getattr(module.ParallelTestSuite, attribute, None) is function:
             _replace(module.ParallelTestSuite, attribute, wrapper)
+
+
+def _counting(run_workers: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(run_workers)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        before = _operations()
+        try:
+            return run_workers(*args, **kwargs)
+        finally:
+            for address, count in _operations().items():
+                used = count - before.get(address, count)
+                if used > 0:
+                    times = "1 operation" if used == 1 else f"{used:,} operations"
+                    current_run().report_refusal(
+                        refusals.Refusal(address, "", times, refusals.USED)
+                    )
+
+    return run
+
+
+def _operations() -> dict[str, int]:
+    """Returns how many operations each server of this process has had.
+
+    One that does not answer is left out: the next flush fails, or the owner reports it.
+    """
+    from .protocol import ANSWER_TIMEOUT, Connection, number
+
+    operations = {}
+    for address in current_run().servers():
+        try:
+            with Connection.to(address, ANSWER_TIMEOUT) as connection:
+                counters = connection.stats()
+            operations[address] = sum(number(counters, name) for name in OPERATIONS)
+        except (OSError, ProtocolError):
+            pass
+    return operations
 
 
 def _as_worker(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -188,20 +250,59 @@ def become_worker(name: str) -> None:
     for backend in list(_backends):
         backend._servers = locations.repointed(backend._servers, moved)
         _inherited.append(backend.__dict__.pop("_cache", None))
+    _report_inherited()
     conf = sys.modules.get("django.conf")
     if conf is None or not conf.settings.configured:
         return
-    caches = {
-        alias: {**config, "LOCATION": locations.repointed(config["LOCATION"], moved)}
-        if "LOCATION" in config and isinstance(config["LOCATION"], (str, list, tuple))
-        else config
-        for alias, config in conf.settings.CACHES.items()
-    }
-    conf.settings.CACHES = caches
+    settings = conf.settings._wrapped
+    while settings is not None:
+        # An override that is active lies before those settings that it overrides.
+        if "CACHES" in vars(settings):
+            settings.CACHES = _of_this_worker(settings.CACHES)
+        settings = vars(settings).get("default_settings")
+    conf.settings.__dict__.pop("CACHES", None)
     cache = sys.modules.get("django.core.cache")
     if cache is not None:
         cache.caches.__dict__.pop("settings", None)
         cache.caches._settings = None
+
+
+def _report_inherited() -> None:
+    """Reports each connection to a server of the parent that a client outside of Django has."""
+    connections = guard.open_to_others()
+    unused = _held_by(_inherited) if connections else ()
+    for connection, address, at in connections:
+        if id(connection) not in unused:
+            current_run().report_refusal(refusals.Refusal(str(address), "", at, refusals.OPEN))
+
+
+def _held_by(clients: list[Any]) -> set[int]:
+    """Returns the ids of what clients hold, their sockets among it."""
+    import gc
+
+    held: set[int] = set()
+    found = clients
+    while found and len(held) < MOST_HELD:
+        found = [
+            value
+            for value in gc.get_referents(*found)
+            if id(value) not in held and not isinstance(value, (type, ModuleType, FunctionType))
+        ]
+        held.update(map(id, found))
+    return held
+
+
+def _of_this_worker(caches: Any) -> Any:
+    """Returns CACHES with this worker's addresses in place of those that it has captured."""
+    run = current_run()
+    moved = {}
+    # Django itself has something to say about what is no CACHES.
+    for alias, config in caches.items() if isinstance(caches, Mapping) else ():
+        location = config.get("LOCATION") if isinstance(config, Mapping) else None
+        if captured := run.captured.intersection(locations.addresses(location)):
+            own = locations.repointed(location, run.resolve(captured))
+            moved[alias] = {**config, "LOCATION": own}
+    return {**caches, **moved} if moved else caches
 
 
 def unittest_case(module: Any) -> None:
@@ -216,12 +317,30 @@ def django_testcases(module: Any) -> None:
 def _flushing(call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        method = getattr(self, getattr(self, "_testMethodName", ""), None)
-        keep = getattr(self, "keep_cache", False) or getattr(method, "keep_cache", False)
-        with flushed_after_test(keep or current_run().flushed_after != "test"):
+        with flushed_after_test(_keeps_cache(self)):
             return call(self, *args, **kwargs)
 
     return __call__
+
+
+def _keeps_cache(case: Any) -> bool:
+    """Returns whether a test case leaves the caches as they are."""
+    method = getattr(case, getattr(case, "_testMethodName", ""), None)
+    keep = getattr(case, "keep_cache", False) or getattr(method, "keep_cache", False)
+    return bool(keep) or current_run().flushed_after != "test"
+
+
+def hypothesis_django(module: Any) -> None:
+    """Flushes after each example, as Hypothesis rolls back the database."""
+    teardown_example = module.HypothesisTestCase.teardown_example
+
+    @functools.wraps(teardown_example)
+    def flushing(self: Any, example: object) -> None:
+        teardown_example(self, example)
+        if not _keeps_cache(self):
+            current_run().flush()
+
+    _replace(module.HypothesisTestCase, "teardown_example", flushing)
 
 
 def unittest_suite(module: Any) -> None:

@@ -78,15 +78,16 @@ class Connection:
     server that sends without an end raises ProtocolError.
 
     A line that this package does not know may come from a later memcached. It is passed over where
-    that is safe. An answer that lacks its end raises ProtocolError with that line.
+    that is safe. An answer that lacks its end then raises ProtocolError with that line.
 
     :param peer: where the server listens: what socket.connect() takes.
     :param timeout: seconds, for connecting and for each answer but that of a whole dump.
     """
 
     def __init__(self, peer: Peer, timeout: float) -> None:
-        self.version: tuple[int, ...] = ()  # that of the server, once `stats` was asked for
+        self.version: tuple[int, ...] = ()  # that of the server, such as (1, 6, 18), after `stats`
         self._timeout = timeout
+        self._unknown: ProtocolError | None = None  # due to what was passed over in this answer
         self._lines: Iterator[str] = iter(())  # received, but not read yet
         self._rest = ""  # the beginning of the line after these
         # Not create_connection(): looking up a host imports codecs for 2 ms.
@@ -110,17 +111,17 @@ class Connection:
     def stats(self, group: str = "") -> dict[str, str]:
         """Returns the counters that ``stats`` lists, or those of ``stats GROUP``."""
         command = f"stats {group}".rstrip()
-        self._ask(f"{command}\r\n".encode(), LONGEST_ANSWER, self._timeout)
+        self.send(f"{command}\r\n".encode())
         counters = {}
-        while (line := self._read_line()) != "END":
-            kind, _, rest = line.partition(" ")
+        for line in self.await_stats(command):
+            kind, _, rest = line.rstrip("\r").partition(" ")
             if kind == "STAT":
                 name, _, value = rest.partition(" ")
                 counters[name] = value
-                if name == "version":
-                    self.version = version_in(value)
             else:
-                self._pass_over(line)
+                self._pass_over(line, command)
+        if "version" in counters:
+            self.version = version_in(counters["version"])
         return counters
 
     def metadump(self, most: int | None = None) -> tuple[dict[str, tuple[int, float | None]], int]:
@@ -134,8 +135,10 @@ class Connection:
         """
         count = number(self.stats(), "curr_items")
         if () < self.version < OLDEST_THAT_LISTS:
-            oldest = dotted(OLDEST_THAT_LISTS)
-            raise ProtocolError(f"cannot list its items: that needs memcached {oldest} or newer")
+            found, oldest = dotted(self.version), dotted(OLDEST_THAT_LISTS)
+            raise ProtocolError(
+                f"cannot list its items: its version is {found}, and that needs {oldest} or newer"
+            )
         items = self._metadump("all", most, count)
         if len(items) < count and len(items) != most and self.version >= OLDEST_THAT_WALKS_ALL:
             items = self._metadump("hash", most, count)
@@ -174,20 +177,33 @@ class Connection:
                 if len(items) == most:
                     break
             elif "=" in line:
-                raise _unexpected(line, command)  # It may be an item.
+                raise self._unexpected(line, command)  # It may be an item.
             else:
-                self._pass_over(line)
+                self._pass_over(line, command)
             line = self._read_line()
         return items
 
-    def send_flush(self) -> None:
-        """Tells the server to forget every item; `await_flush` must follow."""
-        self._ask(b"flush_all\r\n", LONGEST_ANSWER, self._timeout)
+    def send(self, commands: bytes) -> None:
+        """Sends commands; `await_ok` and the like must follow for each."""
+        self._ask(commands, LONGEST_ANSWER, self._timeout)
 
-    def await_flush(self) -> None:
-        """Waits until every item is forgotten. Exact: what is set from now on stays."""
-        if (line := self._read_line()) != "OK":
-            raise _unexpected(line, "flush_all")
+    def await_ok(self, command: str, other: str = "OK") -> bool:
+        """Reads an answer that is OK, or begins with another word; returns whether it is OK."""
+        line = self._read_line()
+        if line != "OK" and not line.startswith(other):
+            raise self._unexpected(line, command)
+        return line == "OK"
+
+    def await_stats(self, command: str) -> list[str]:
+        """Reads an answer with counters; returns its lines, each with its line end."""
+        lines = [*self._lines]
+        while not lines or lines[-1] != "END\r":
+            if lines and not lines[-1].startswith("STAT "):
+                self._pass_over(lines[-1], command)
+            self._receive()
+            lines += self._lines
+        del lines[-1]
+        return lines
 
     def close(self) -> None:
         self._socket.close()
@@ -204,10 +220,9 @@ class Connection:
         :param most: how many bytes its whole answer may have.
         :param seconds: how long to wait for its whole answer.
         """
-        self._command = request.decode().rstrip()
-        self._unknown = ""  # the first line of the answer that was passed over
+        self._unknown = None
         self._bytes_left = most
-        self._deadline = _now() + seconds
+        self._deadline = now() + seconds
         self._socket.sendall(request)
 
     def _read_line(self) -> str:
@@ -215,23 +230,29 @@ class Connection:
             self._receive()
         return line.rstrip("\r")
 
-    def _pass_over(self, line: str) -> None:
+    def _pass_over(self, line: str, command: str) -> None:
         """Takes a line that this package does not know for one that it does not need."""
-        if line.partition(" ")[0] in REFUSALS:
-            raise _unexpected(line, self._command)
-        self._unknown = self._unknown or line
+        error = self._unexpected(line.rstrip("\r"), command)
+        if _refuses(line):
+            raise error
+        self._unknown = self._unknown or error
+
+    def _unexpected(self, line: str, command: str) -> ProtocolError:
+        unknown = "" if _refuses(line) else ", which memcached-sandbox does not know"
+        version = f"; its version is {dotted(self.version)}" if self.version else ""
+        return ProtocolError(f"answered {_shortened(line)} to {command!r}{unknown}{version}")
 
     def _receive(self) -> None:
         try:
             self._receive_more()
         except (OSError, ProtocolError):
-            if self._unknown:
-                raise _unexpected(self._unknown, self._command) from None
+            if self._unknown is not None:
+                raise self._unknown from None
             raise
 
     def _receive_more(self) -> None:
         """Receives more of an answer, within its limits."""
-        if _now() > self._deadline:
+        if now() > self._deadline:
             raise ProtocolError("did not complete its answer in time")
         received = self._socket.recv(65536)
         self._bytes_left -= len(received)
@@ -245,20 +266,10 @@ class Connection:
             raise ProtocolError("sent more than any answer of memcached has")
 
 
-def _now() -> float:
+def now() -> float:
+    """Returns the seconds of a clock that tests cannot set or stop."""
     # Not time.monotonic(): freezegun stops that as well.
     return time.clock_gettime(time.CLOCK_MONOTONIC)
-
-
-def version_in(text: str) -> tuple[int, ...]:
-    """Returns the numbers of a version, such as ``1.5.6 Ubuntu``; none if it begins with none."""
-    match = re.match(r"\d{1,9}(\.\d{1,9}){0,2}", text)
-    return tuple(map(int, match[0].split("."))) if match else ()
-
-
-def dotted(version: tuple[int, ...]) -> str:
-    """Returns a version as memcached spells it."""
-    return ".".join(map(str, version))
 
 
 def number(fields: Mapping[str, str], name: str) -> int:
@@ -272,10 +283,19 @@ def number(fields: Mapping[str, str], name: str) -> int:
     return int(text)
 
 
-def _unexpected(line: str, command: str) -> ProtocolError:
-    is_known = line.partition(" ")[0] in REFUSALS
-    unknown = "" if is_known else ", which memcached-sandbox does not know"
-    return ProtocolError(f"answered {_shortened(line)} to {command!r}{unknown}")
+def version_in(text: str) -> tuple[int, ...]:
+    """Returns the numbers of a version, such as ``1.5.6 Ubuntu``; none if it begins with none."""
+    match = re.match(r"\d{1,9}(\.\d{1,9}){0,2}", text)
+    return tuple(map(int, match[0].split("."))) if match else ()
+
+
+def dotted(version: tuple[int, ...]) -> str:
+    """Returns a version as memcached spells it."""
+    return ".".join(map(str, version))
+
+
+def _refuses(line: str) -> bool:
+    return line.rstrip("\r").partition(" ")[0] in REFUSALS
 
 
 def _shortened(text: str) -> str:
@@ -289,9 +309,9 @@ def receive_line(connection: _socket.socket, timeout: float) -> bytes:
     :raises OSError: it has not come by then.
     """
     received = b""
-    deadline = _now() + timeout
+    deadline = now() + timeout
     while b"\n" not in received and len(received) < LONGEST_LINE:
-        seconds = deadline - _now()
+        seconds = deadline - now()
         if seconds <= 0:
             raise TimeoutError("timed out")
         connection.settimeout(seconds)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import pytest
 
+from . import hooks
 from .errors import RunError
-from .flushing import flushed_after_test
+from .flushing import end_attempt, flushed_after_test
 from .run import current_run
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
@@ -22,9 +23,20 @@ KEEP_CACHE_ARGUMENTS = ((), ("class",), ("module",), ("session",))
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Empties the caches after a test whose teardown has not: it may have died in a child."""
     try:
         with flushed_after_test(keeps(item, nextitem, current_run().flushed_after)):
             yield
+    except RunError as error:
+        item.session.shouldstop = str(error)
+
+
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Empties the caches after each attempt: some plugins run a test again in its protocol."""
+    yield
+    try:
+        end_attempt(keeps(item, nextitem, current_run().flushed_after))
     except RunError as error:
         item.session.shouldstop = str(error)
 
@@ -60,6 +72,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             f"{item.nodeid}: keep_cache takes 'class', 'module', 'session' or nothing, "
             f"but got {', '.join(given)}"
         )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests() -> None:
+    """Changes modules of pytest's plugins, too: pytest finds them itself, to rewrite assertions."""
+    hooks.come_first()
 
 
 def pytest_configure(config: pytest.Config) -> None:

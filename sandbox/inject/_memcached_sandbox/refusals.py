@@ -1,4 +1,7 @@
-"""Records refused connections, and passes them to the process of the tests in a file."""
+"""Records connections that break the isolation of a run, and passes them on in a file.
+
+The file leads to the process of the tests.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,16 @@ from collections import namedtuple
 # The variable that names the file, if the process of the tests asks for that.
 VARIABLE = "MEMCACHED_SANDBOX_REFUSALS"
 
-# An attempt to connect to a main memcached: its address, its alias or "", and from where, as
-# "file:line".
-Refusal = namedtuple("Refusal", ("address", "alias", "at"))
+# The kinds. Refused: connecting to a main memcached, or to a server of another process of the run.
+MAIN = "main"
+CAPTURED = "captured"
+# A worker has inherited an open connection to a server of its parent.
+OPEN = "open"
+# The server of a parent was used while its workers ran. How often stands in place of "file:line".
+USED = "used"
+
+# A connection: its address, its alias or "", from where, as "file:line", and its kind.
+Refusal = namedtuple("Refusal", ("address", "alias", "at", "kind"), defaults=(MAIN,))
 
 
 def append(path: str, refusal: Refusal) -> None:

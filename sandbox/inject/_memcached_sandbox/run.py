@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from typing import Protocol
 
-    from .protocol import Connection
+    from .emptying import Emptier
     from .refusals import Refusal
 
     class Source(Protocol):
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
         def worker(self) -> str: ...
         def resolve(self, addresses: Iterable[str], worker: str) -> dict[str, str]: ...
+        def others(self, worker: str) -> list[str]: ...
         def report_refusal(self, refusal: Refusal) -> None: ...
 
 
@@ -35,13 +36,16 @@ class Run:
         self.guards = bool(os.environ.get("MEMCACHED_SANDBOX_GUARDED"))
         # test or never or, where pytest knows of more, class, module or session.
         self.flushed_after = os.environ.get("MEMCACHED_SANDBOX_RUN_FLUSH", "test")
+        self.crawls = bool(os.environ.get("MEMCACHED_SANDBOX_RUN_CRAWL"))
         self.worker = source.worker()
         self.worker_pid = 0
-        self.resolved: dict[str, str] = {}  # sandbox addresses, by main address
+        # Sandbox addresses, by main address, or by one in `captured` that a backend was made with.
+        self.resolved: dict[str, str] = {}
+        # Those of other processes, which a worker may have captured before it had its own.
+        self.captured: set[str] = set()
         self.tests_in = 0  # the process that takes refusals, to blame tests for them
         self._refusals: list[Refusal] = []  # those of this process
-        self._connections: dict[str, Connection] = {}
-        self._connected_in = 0
+        self._emptier: Emptier | None = None
 
     def become_worker(self, name: str) -> dict[str, str]:
         """Makes this process, and those that it starts, a worker with servers of its own.
@@ -58,6 +62,8 @@ class Run:
             os.environ["MEMCACHED_SANDBOX_ADDRESS"] = moved[address]
         self.resolved = {main: moved[address] for main, address in self.resolved.items()}
         guard.undelay(moved.values())
+        self.captured = set(self.source.others(name))
+        guard.capture(self.captured)
         return moved
 
     def resolve(self, addresses: Collection[str]) -> dict[str, str]:
@@ -86,37 +92,23 @@ class Run:
 
         :raises RunError: one of them cannot be emptied.
         """
-        if self._connected_in != os.getpid():
-            self.disconnect()  # A fork has inherited connections of its parent.
-            self._connected_in = os.getpid()
         addresses = self.servers()
+        if not addresses:
+            return  # Many processes of a run use no cache.
+        if self._emptier is None:
+            from .emptying import Emptier
+            from .protocol import ANSWER_TIMEOUT
+
+            self._emptier = Emptier(ANSWER_TIMEOUT)
         try:
-            self._flush(addresses)
-        except (OSError, ProtocolError):
-            # A connection may have come to its end since the last time; a server may not.
-            self.disconnect()
-            try:
-                self._flush(addresses)
-            except (OSError, ProtocolError) as error:
-                raise RunError(f"the sandbox's memcached cannot be emptied: {error}") from error
-
-    def _flush(self, addresses: set[str]) -> None:
-        for address in addresses.difference(self._connections):
-            # Many processes of a run use no cache.
-            from .protocol import ANSWER_TIMEOUT, Connection
-
-            self._connections[address] = Connection.to(address, ANSWER_TIMEOUT)
-        connections = [self._connections[address] for address in addresses]
-        for connection in connections:
-            connection.send_flush()
-        for connection in connections:
-            connection.await_flush()
+            self._emptier.empty(addresses, self.crawls)
+        except (OSError, ProtocolError) as error:
+            raise RunError(f"the sandbox's memcached cannot be emptied: {error}") from error
 
     def disconnect(self) -> None:
         """Closes the connections that `flush` has kept."""
-        while self._connections:
-            _, connection = self._connections.popitem()
-            connection.close()
+        if self._emptier is not None:
+            self._emptier.close()
 
     def take_refusals(self) -> list[Refusal]:
         """Returns the refusals in this process and its children since the last call."""

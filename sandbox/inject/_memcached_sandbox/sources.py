@@ -56,6 +56,14 @@ class SocketSource:
         resolved: dict[str, str] = answer["addresses"]
         return resolved
 
+    def others(self, worker: str) -> list[str]:
+        """Returns the addresses of the servers of the run that this worker does not use.
+
+        :raises RunError: the owner does not answer.
+        """
+        others: list[str] = self._request({"others": worker})["others"]
+        return others
+
     def report_refusal(self, refusal: Refusal) -> None:
         """Tells the owner of a refused connection.
 
@@ -122,10 +130,8 @@ class EnvironmentSource:
 
         :raises RunError: the run has no server for one of them.
         """
-        table = json.loads(os.environ.get("MEMCACHED_SANDBOX_ADDRESSES", "{}"))
-        shared = table.pop("", {})
-        mains = {server: main for main, server in shared.items()}
-        own = table.get(set_of(worker, len(table)), shared)
+        shared, sets, own = _table(worker)
+        mains = {server: main for known in (*sets, shared) for main, server in known.items()}
         wanted = {address: mains.get(address, address) for address in addresses}
         unknown = sorted({main for main in wanted.values() if main not in own})
         # No address has a server yet: the first one asked for gets the server that runs already.
@@ -139,8 +145,21 @@ class EnvironmentSource:
             )
         return {address: own[main] for address, main in wanted.items()}
 
+    def others(self, worker: str) -> list[str]:
+        """Returns the addresses of the servers of the run that this worker does not use."""
+        shared, sets, own = _table(worker)
+        servers = (server for known in (shared, *sets) for server in known.values())
+        return [server for server in servers if server not in own.values()]
+
     def report_refusal(self, refusal: Refusal) -> None:
         """Does nothing: the owner reads the file of refusals."""
+
+
+def _table(worker: str) -> tuple[dict[str, str], list[dict[str, str]], dict[str, str]]:
+    """Returns sandbox addresses by main address: the parent's, those of each set, the worker's."""
+    sets = json.loads(os.environ.get("MEMCACHED_SANDBOX_ADDRESSES", "{}"))
+    shared = sets.pop("", {})
+    return shared, [*sets.values()], sets.get(set_of(worker, len(sets)), shared)
 
 
 def set_of(worker: str, sets: int) -> str:

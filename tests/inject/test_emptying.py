@@ -1,0 +1,142 @@
+"""Servers are emptied exactly, by both roads: their threads are seen at rest, or they are asked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import pytest
+from pymemcache import Client
+
+from sandbox import Memcached, Sandbox, Server, ServerError
+from sandbox.inject import emptying
+
+from ..helpers.memcacheds import PlainMemcached
+from ..helpers.processes import eventually
+
+each_road = pytest.mark.parametrize("sees_threads", [True, False], ids=["seen", "asked"])
+
+# Writes without a pause: the server always has more to read.
+PUMP = """
+import socket, sys
+block = b"set pumped 0 0 1 noreply\\r\\n1\\r\\n" * 100_000
+with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as client:
+    while True:
+        client.sendall(block)
+"""
+
+
+@contextmanager
+def pump(server: Memcached) -> Iterator[None]:
+    process = subprocess.Popen([sys.executable, "-c", PUMP, str(server.port)])
+    try:
+        eventually(lambda: int(server.stats()["cmd_set"]) > 0)
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@each_road
+def test_server_that_does_not_come_to_rest_is_flushed_and_named(
+    monkeypatch: pytest.MonkeyPatch, sees_threads: bool
+) -> None:
+    with Memcached() as server, closing(emptying.Emptier(5, sees_threads)) as emptier:
+        assert emptier.empty([server.address]) == []
+        monkeypatch.setattr(emptying, "REST_TIMEOUT", 0.02)
+        with pump(server):
+            assert emptier.empty([server.address]) == [server.address]
+        assert int(server.stats()["cmd_flush"]) >= 2
+        monkeypatch.undo()
+        assert emptier.empty([server.address]) == []
+        assert server.items() == []
+
+
+def test_flush_of_a_server_warns_of_a_client_that_writes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Memcached() as server, pump(server):
+        monkeypatch.setattr(emptying, "REST_TIMEOUT", 0.02)
+        with pytest.warns(RuntimeWarning, match=f"memcached at {server.address} was flushed befo"):
+            server.flush()
+
+
+def answers(address: str) -> bool:
+    try:
+        return bool(Server(address).stats())
+    except ServerError:
+        return False
+
+
+@each_road
+def test_restarted_server_gets_a_new_connection(sees_threads: bool) -> None:
+    with closing(emptying.Emptier(5, sees_threads)) as emptier:
+        with PlainMemcached() as server:
+            emptier.empty([server.address])
+        with PlainMemcached("-p", str(server.port)):
+            eventually(lambda: answers(server.address))
+            with closing(Client(server.address)) as client:
+                client.set("key", "value", noreply=False)
+                assert emptier.empty([server.address]) == []
+                assert client.get("key") is None
+
+
+def interrupted(*_: object) -> bool:
+    raise KeyboardInterrupt
+
+
+@each_road
+def test_flush_after_an_interrupted_one_is_complete(
+    monkeypatch: pytest.MonkeyPatch, sees_threads: bool
+) -> None:
+    with Memcached() as server, closing(emptying.Emptier(5, sees_threads)) as emptier:
+        emptier.empty([server.address])
+        with monkeypatch.context() as patch:
+            patch.setattr(emptying._Server, "await_flush", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                emptier.empty([server.address])
+        connections = int(server.stats()["total_connections"])
+        emptier.empty([server.address])
+        assert int(server.stats()["total_connections"]) > connections + 1
+
+
+def test_threads_are_not_looked_for_in_another_pid_namespace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Memcached() as server:
+        for namespace, shows_threads in ((emptying.pid_namespace(), True), ("pid:[1]", False)):
+            monkeypatch.setenv("MEMCACHED_SANDBOX_PID_NAMESPACE", namespace)
+            with closing(emptying.Emptier(5)) as emptier:
+                assert emptier.shows_threads(server.address) is shows_threads
+
+
+def test_second_write_without_an_answer_is_not_held_back() -> None:
+    """By default pymemcache awaits no answer to a set, and has Nagle's algorithm on."""
+    with Sandbox() as box, closing(Client(box.resolve(["main:1"])["main:1"])) as client:
+        for _ in range(10):
+            client.get("x")
+            client.set("a", 1)
+            client.set("b", 2)
+            box.flush()
+            assert client.get_many(["a", "b"]) == {}
+
+
+def keys_by_slabs(client: Client) -> list[bytes]:
+    """List keys as some projects' cache classes do."""
+    return [
+        line.split()[1]
+        for number in range(1, 20)
+        for line in client.raw_command(f"stats cachedump {number} 0", b"END\r\n").splitlines()
+        if line.startswith(b"ITEM ")
+    ]
+
+
+def test_crawl_leaves_no_key_to_list_by_slabs() -> None:
+    with Memcached(crawl=True) as server, closing(server.client()) as client:
+        for number in range(20):
+            client.set(f"key-{number}", "x" * 100 * number, noreply=False)
+        assert keys_by_slabs(client)
+        server.flush()
+        assert keys_by_slabs(client) == []
