@@ -253,7 +253,7 @@ class _Process:
         self._memory_mb = memory_mb
         self._unix_socket = unix_socket
         self._control_directory = control_directory
-        self._port: _socket.socket | None = None
+        self._port = -1  # a descriptor: an object would warn when the interpreter exits
         self._wanted: dict[str, str] = {}  # what `stats settings` must say of its address
         self._exit_reason: str | None = None
         self._lock = threading.RLock()
@@ -336,10 +336,13 @@ class _Process:
         """
         if sys.platform != "linux":
             return CHOICE
-        self._port = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
-        self._port.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
-        self._port.bind((LOOPBACK, 0))
-        return str(self._port.getsockname()[1])
+        holder = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+        try:
+            holder.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+            holder.bind((LOOPBACK, 0))
+            return str(holder.getsockname()[1])
+        finally:
+            self._port = holder.detach()
 
     def wait_for_address(self) -> str:
         """Returns where memcached listens, once it does.
@@ -426,8 +429,9 @@ class _Process:
         self._release_port()
 
     def _release_port(self) -> None:
-        if self._port is not None:
-            self._port.close()
+        descriptor, self._port = self._port, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def _said(self) -> str:
         """Returns the end of memcached's output in one line; nothing if it has printed nothing."""

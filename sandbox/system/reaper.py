@@ -76,7 +76,8 @@ class Reaper:
         self._waited = False  # for the program
         self._exit_code: int | None = None
         self._ready = -1
-        self._socket: _socket.socket | None = None
+        # Descriptors: objects would warn when the interpreter exits, and the program outlives it.
+        self._words = -1
         self._unread = b""
 
     def start(
@@ -111,7 +112,7 @@ class Reaper:
         inherited: list[int] = []
         try:
             ends = _socket.socketpair()
-            self._socket = _socket.socket(fileno=_above(FOLDER, ends[0].detach()))
+            self._words = _above(FOLDER, ends[0].detach())
             inherited.append(_above(FOLDER, ends[1].detach()))
             inherited.append(_above(FOLDER, os.dup(lock)))
             self._ready = _open(lock, fifo, os.O_RDONLY | os.O_NONBLOCK)
@@ -194,10 +195,10 @@ class Reaper:
         """
         if not self.is_mine:
             return
-        if self._shell and self._socket is not None:
+        if self._shell and self._words >= 0:
             patience = PATIENCE if self._tell(b"end\n") else 0
             # The reaper's end of the socket is closed with its own end.
-            if not _readable(self._socket.fileno(), patience):
+            if not _readable(self._words, patience):
                 os.killpg(self._shell, signal.SIGKILL)  # It was stopped by SIGSTOP.
             if self.pid:
                 # The reaper may have been killed, or the program may have left its group.
@@ -208,18 +209,21 @@ class Reaper:
 
     def close_fds(self) -> None:
         """Closes the owner's descriptors, which a fork must not hold."""
-        descriptor, self._ready = self._ready, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-        if self._socket is not None:
-            self._socket.close()
+        descriptors = self._ready, self._words
+        self._ready = self._words = -1
+        for descriptor in descriptors:
+            if descriptor >= 0:
+                os.close(descriptor)
 
     def _tell(self, word: bytes) -> bool:
         """Sends a word to the reaper and returns whether it was there."""
+        end = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, fileno=self._words)
         try:
-            return self._socket is not None and self._socket.send(word, NO_SIGNAL) > 0
+            return end.send(word, NO_SIGNAL) > 0
         except BrokenPipeError:
             return False
+        finally:
+            end.detach()
 
     def _kill(self, with_group: bool = False) -> None:
         """Kills the program, unless it was waited for: its pid may be another's then."""

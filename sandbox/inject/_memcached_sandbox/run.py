@@ -96,10 +96,13 @@ class Run:
         if not addresses:
             return  # Many processes of a run use no cache.
         if self._emptier is None:
+            import atexit
+
             from .emptying import Emptier
             from .protocol import ANSWER_TIMEOUT
 
             self._emptier = Emptier(ANSWER_TIMEOUT)
+            atexit.register(self.disconnect)
         try:
             self._emptier.empty(addresses, self.crawls)
         except (OSError, ProtocolError) as error:
@@ -108,7 +111,11 @@ class Run:
     def disconnect(self) -> None:
         """Closes the connections that `flush` has kept."""
         if self._emptier is not None:
+            import atexit
+
+            atexit.unregister(self.disconnect)
             self._emptier.close()
+            self._emptier = None
 
     def take_refusals(self) -> list[Refusal]:
         """Returns the refusals in this process and its children since the last call."""
