@@ -93,7 +93,7 @@ def test_program_that_is_no_memcached_is_an_error_at_every_use(tmp_path: Path) -
         "    connection.close()\n",
     )
     with Memcached(binary=chatter) as server:
-        with pytest.raises(ServerError, match="answer: answered 'who are you.' to 'flush_all'"):
+        with pytest.raises(ServerError, match="answer: answered 'who are you.' to 'stats'"):
             server.flush()
         with pytest.raises(ServerError, match=r"does not answer: sent no line but 'yyy"):
             server.stats()
