@@ -13,6 +13,7 @@ from django.core.management.base import CommandError
 from django.test.runner import DiscoverRunner
 
 from ..errors import MainMemcachedRefused, OptionError, SandboxError
+from ..inject import refusals
 from ..run.local import is_in_a_run, local_source, sandbox_run
 from ..run.options import read_run
 from ..run.summary import Summary
@@ -126,7 +127,7 @@ class SandboxRunnerMixin(Base):
                     summary.add_servers(source.servers())
                     for line in summary.lines(quiet=switches.get("quiet", False)):
                         self.log(f"memcached-sandbox: {line.text}")
-                failures += bool(switches.get("strict") and summary.refusals)
+                failures += bool(switches.get("strict") and refusals.faults(summary.refusals))
                 return failures
         except MainMemcachedRefused:
             raise  # by code of the project: its traceback shows which

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from ..errors import printable
+from ..inject import refusals
 from ..run.local import local_source
 from ..run.summary import Summary, contents, refused
 from ..server import Server
@@ -115,13 +116,15 @@ class SandboxedSession:
     def pytest_runtest_makereport(self) -> Hook:
         """Fails a test that reached for the main memcached, and shows what the caches held."""
         report: pytest.TestReport = yield
-        if taken := self._run.take_refusals():
-            told = "\n".join(refused(taken))
+        taken = self._run.take_refusals()
+        if faults := refusals.faults(taken):
+            told = "\n".join(refused(faults))
             if report.failed:
                 report.sections.append((TITLE, told))
             else:
                 report.outcome = "failed"
                 report.longrepr = told
+        self._summary.refusals += [refusal for refusal in taken if refusal not in faults]
         if report.failed:
             report.sections += self._left or self._contents()
         self._left = []
@@ -158,7 +161,7 @@ class SandboxedSession:
             self._config.workeroutput[NAME] = self._summary.packed()
 
         yield
-        refused_elsewhere = self._summary.refusals and self._strict
+        refused_elsewhere = refusals.faults(self._summary.refusals) and self._strict
         if refused_elsewhere and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ServerError, printable
-from ..inject import refusals
+from ..inject import emptying, refusals
 from ..server import first_items, numbers
 
 if TYPE_CHECKING:
@@ -148,6 +148,8 @@ def _refused(kind: str, taken: Sequence[refusals.Refusal]) -> str:
             f"a worker had a connection to the server of another process from before the fork "
             f"{times} ({addresses}); first opened at {first.at}: connect when the test runs"
         )
+    if kind == refusals.RESTLESS:
+        return f"the memcached at {addresses} {emptying.RESTLESS}"
     alias = f", CACHES[{first.alias!r}]," if first.alias else ""
     return (
         f"connecting to the main memcached was refused {times} ({addresses}); "

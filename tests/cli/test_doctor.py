@@ -35,6 +35,7 @@ def test_doctor_finds_no_problem(run: Run, run_folder: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     assert re.search(r"^memcached +/\S+memcached, 1\.\d+\.\d+", result.stdout, re.MULTILINE)
     assert re.search(r"^start +[\d.]+ ms to start, [\d.]+ ms to stop", result.stdout, re.MULTILINE)
+    assert re.search(r"^flush +exact", result.stdout, re.MULTILINE)
     assert f"{run_folder}/memcached-sandbox-{os.geteuid()}" in result.stdout
     assert re.search(r"^stale +", result.stdout, re.MULTILINE)
     assert re.search(r"^django +\d+\.\d+", result.stdout, re.MULTILINE)

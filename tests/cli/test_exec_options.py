@@ -39,12 +39,12 @@ def test_options_reach_memcached(run: Run) -> None:
 
 
 def test_unix_and_verbose(run: Run, run_folder: Path) -> None:
-    result = run("sandbox", "exec", "-v", "--unix", "--memcached-arg=-v", "--", "env")
+    result = run("sandbox", "exec", "-v", "--unix", "--memcached-arg=-r", "--", "env")
     address = found(r"MEMCACHED_SANDBOX_ADDRESS=(unix:.*)", result.stdout)[1]
     assert address.startswith(f"unix:{run_folder}/")
     first, _ = result.stderr.splitlines()
     assert re.fullmatch(
-        rf"sandbox: memcached at {address}, pid \d+: /\S+/memcached -m64 .* -v .*", first
+        rf"sandbox: memcached at {address}, pid \d+: /\S+/memcached -m64 .* -r .*", first
     )
 
 

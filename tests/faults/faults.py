@@ -269,7 +269,7 @@ WORDS = [
     *("--no-inject", "--strict", "-q", "-v", "--ttl", "--shell", "fish", "--json"),
     *("--stale", "-h", "0", "1", "64", "-5", "1e9", "512k", "2m", "A={address}", "{port}", "="),
     *("127.0.0.1:11211", "unix:", "true", "/no/such/file", "/bin/false", "/dev/null", "", "ü", "'"),
-    *("-l0.0.0.0", "-d", "-vv", "$(id)", "9" * 30, "-U1", "test", "never", "8h"),
+    *("-l0.0.0.0", "-d", "-rr", "$(id)", "9" * 30, "-U1", "test", "never", "8h"),
 ]
 
 

@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+# A script that writes to a port without a pause: the server always has more to read.
+PUMP = """
+import socket, sys
+block = b"set pumped 0 0 1 noreply\\r\\n1\\r\\n" * 100_000
+with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as client:
+    client.sendall(block)
+    print("!", end="", flush=True)
+    while True:
+        client.sendall(block)
+"""
+
+
 class PlainMemcached:
     """A memcached on a port of its own, or on the Unix socket that `arguments` name."""
 

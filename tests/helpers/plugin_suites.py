@@ -21,6 +21,6 @@ import os
 def test(memcached):
     settings, stats = memcached.stats("settings"), memcached.stats()
     print(int(settings["maxbytes"]) >> 20, settings["item_size_max"], stats["threads"], "limits")
-    print(settings["maxconns"], settings["cas_enabled"], "further")
+    print(settings["maxconns"], settings["growth_factor"], "further")
     assert memcached.address.startswith("unix:") is bool(os.environ.get("UNIX"))
 """

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from ..helpers.django_runs import servers_of
+from ..helpers.memcacheds import PUMP
 from ..helpers.projects import Project, pytest_command
 from ..helpers.suites import CLEAN_CACHE, START_METHODS
 
@@ -146,3 +147,28 @@ def test_setup_of_a_class_is_flushed_after_its_first_test(project: Project) -> N
         "    def test_b(self): assert cache.get('a') is None\n",
     )
     project.test()
+
+
+RESTLESS = """
+import os, subprocess, sys, unittest
+from _memcached_sandbox import emptying
+
+class Tests(unittest.TestCase):
+    def test(self):
+        address = os.environ["MEMCACHED_SANDBOX_ADDRESS"]
+        port = address.rpartition(":")[2]
+        pump = subprocess.Popen([sys.executable, "-c", PUMP, port], stdout=subprocess.PIPE)
+        self.addClassCleanup(pump.wait)
+        self.addClassCleanup(pump.kill)
+        pump.stdout.read(1)
+        emptying.REST_TIMEOUT = 0.02
+"""
+
+
+def test_server_that_is_written_to_at_the_end_of_a_test_is_named_once(project: Project) -> None:
+    tests = RESTLESS + "    test_2 = test_3 = test\n"
+    project.write("test_it.py", f"PUMP = {PUMP!r}\n{tests}")
+    result = project.sandboxed("--strict", "--", sys.executable, "-m", "unittest")
+    assert result.returncode == 0, result.stderr
+    line = r"(?m)^sandbox: the memcached at 127.0.0.1:\d+ was flushed before it came to rest: .*$"
+    assert len(re.findall(line, result.stderr)) == 1, result.stderr

@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 
+from ..conftest import REPOSITORY
 from ..helpers.processes import Result
 from ..helpers.projects import InProcess, Project, passed, pytest_command
 from ..helpers.suites import CLEAN_CACHE, POISON, SITES
@@ -191,6 +192,26 @@ def poisoned(project: Project) -> Project:
     project.write("settings.py", (project.folder / "settings.py").read_text() + SITES)
     project.write("test_poison.py", POISON)
     return project
+
+
+CRAWL = f"""
+import sys
+sys.path.append({str(REPOSITORY)!r})
+from tests.helpers.slabs import list_keys
+
+def test_1(memcached): list_keys(memcached)
+def test_2(memcached): list_keys(memcached)
+def test_3(memcached): list_keys(memcached)
+"""
+
+
+def test_crawl_leaves_no_keys_to_list_by_slabs(in_process: InProcess, project: Project) -> None:
+    in_process.write("test_it.py", CRAWL)
+    assert passed(in_process.pytest("--memcached-sandbox-crawl")) == 3
+    project.write("test_it.py", CRAWL)
+    on, crawl = "--memcached-sandbox", "--memcached-sandbox-crawl"
+    assert passed(project.sandboxed("--crawl", "--", *pytest_command(on))) == 3
+    assert passed(project.sandboxed("--", *pytest_command(on, crawl))) == 3
 
 
 def test_poisoned_suite_fails_without_flush(poisoned: Project) -> None:

@@ -19,7 +19,7 @@ OF_SERVERS = {
     "threads": "3",
     "max_connections": "77",
     "unix": "true",
-    "arg": "-C",
+    "arg": "-f1.3",
     "start_timeout": "60",
 }
 
@@ -35,7 +35,7 @@ def test_options_on_the_command_line(
     ]
     result = in_process.pytest("-s", *flags)
     assert passed(result) == 1
-    assert "8 2097152 3 limits\n77 no further\n" in result.stdout
+    assert "8 2097152 3 limits\n77 1.30 further\n" in result.stdout
 
 
 def test_options_in_the_ini_file(in_process: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +46,7 @@ def test_options_in_the_ini_file(in_process: InProcess, monkeypatch: pytest.Monk
     in_process.write("pytest.ini", ini)
     result = in_process.pytest("-s")
     assert passed(result) == 1
-    assert "8 2097152 3 limits\n77 no further\n" in result.stdout
+    assert "8 2097152 3 limits\n77 1.30 further\n" in result.stdout
 
 
 def test_options_in_the_environment(in_process: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ def test_options_in_the_environment(in_process: InProcess, monkeypatch: pytest.M
             monkeypatch.setenv(option.variable, OF_SERVERS[option.word])
     result = in_process.pytest("-s")
     assert passed(result) == 1
-    assert "8 2097152 3 limits\n77 no further\n" in result.stdout
+    assert "8 2097152 3 limits\n77 1.30 further\n" in result.stdout
 
 
 def test_command_line_overrides_environment_overrides_ini_file(

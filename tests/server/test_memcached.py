@@ -34,14 +34,14 @@ def test_flush_forgets_earlier_items_only() -> None:
 
 def test_options_reach_memcached() -> None:
     with Memcached(
-        memory_mb=8, max_item_size=2 * 1024 * 1024, threads=2, max_connections=77, args=["-C"]
+        memory_mb=8, max_item_size=2 * 1024 * 1024, threads=2, max_connections=77, args=["-f1.3"]
     ) as server:
         settings = server.stats("settings")
         assert settings["maxbytes"] == str(8 * 1024 * 1024)
         assert settings["item_size_max"] == str(2 * 1024 * 1024)
         assert settings["num_threads"] == "2"
         assert settings["maxconns"] == "77"
-        assert settings["cas_enabled"] == "no"
+        assert settings["growth_factor"] == "1.30"
 
 
 def test_one_megabyte_is_enough_for_small_items() -> None:

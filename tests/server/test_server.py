@@ -29,8 +29,8 @@ def test_server_at_an_address_answers_while_it_runs() -> None:
 def test_server_at_an_ipv6_address_answers() -> None:
     def serve() -> None:
         with listener.accept()[0] as connection:
-            assert connection.recv(100) == b"flush_all\r\n"
-            connection.sendall(b"OK\r\n")
+            assert connection.recv(100) == b"stats\r\n"
+            connection.sendall(b"STAT pid 1\r\nEND\r\n")
 
     try:
         listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
@@ -39,7 +39,7 @@ def test_server_at_an_ipv6_address_answers() -> None:
     with listener, ThreadPoolExecutor() as pool:
         listener.settimeout(10)
         served = pool.submit(serve)
-        Server(f"[0:0::1]:{listener.getsockname()[1]}").flush()
+        assert Server(f"[0:0::1]:{listener.getsockname()[1]}").stats() == {"pid": "1"}
         served.result()
 
 

@@ -8,6 +8,11 @@ from __future__ import annotations
 import os
 from collections import namedtuple
 
+TYPE_CHECKING = False  # typing's own, without the import of typing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 # The variable that names the file, if the process of the tests asks for that.
 VARIABLE = "MEMCACHED_SANDBOX_REFUSALS"
 
@@ -18,9 +23,16 @@ CAPTURED = "captured"
 OPEN = "open"
 # The server of a parent was used while its workers ran. How often stands in place of "file:line".
 USED = "used"
+# A server was flushed before it came to rest. It is no fault of the test: the machine may be slow.
+RESTLESS = "restless"
 
 # A connection: its address, its alias or "", from where, as "file:line", and its kind.
 Refusal = namedtuple("Refusal", ("address", "alias", "at", "kind"), defaults=(MAIN,))
+
+
+def faults(taken: Iterable[Refusal]) -> list[Refusal]:
+    """Returns those that a test, or a strict run, fails for."""
+    return [refusal for refusal in taken if refusal.kind != RESTLESS]
 
 
 def append(path: str, refusal: Refusal) -> None:

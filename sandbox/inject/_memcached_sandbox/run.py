@@ -46,6 +46,7 @@ class Run:
         self.tests_in = 0  # the process that takes refusals, to blame tests for them
         self._refusals: list[Refusal] = []  # those of this process
         self._emptier: Emptier | None = None
+        self._restless: set[str] = set()
 
     def become_worker(self, name: str) -> dict[str, str]:
         """Makes this process, and those that it starts, a worker with servers of its own.
@@ -104,9 +105,12 @@ class Run:
             self._emptier = Emptier(ANSWER_TIMEOUT)
             atexit.register(self.disconnect)
         try:
-            self._emptier.empty(addresses, self.crawls)
+            restless = self._emptier.empty(addresses, self.crawls)
         except (OSError, ProtocolError) as error:
             raise RunError(f"the sandbox's memcached cannot be emptied: {error}") from error
+        for address in set(restless).difference(self._restless):
+            self._restless.add(address)
+            self.report_refusal(refusals.Refusal(address, "", "", refusals.RESTLESS))
 
     def disconnect(self) -> None:
         """Closes the connections that `flush` has kept."""
