@@ -105,13 +105,26 @@ def test_flush_happens_once_after_each_test(project: Project, runner: list[str])
 
 def test_flush_never_leaves_the_caches_as_they_are(project: Project) -> None:
     project.write("tests.py", CLEAN_CACHE)
+    project.write(
+        "test_kept.py",
+        "from django.core.cache import cache\n"
+        "from django.test import SimpleTestCase\n"
+        "class A(SimpleTestCase):\n"
+        "    keep_cache = True\n"
+        "    def test(self): cache.set('a', 1)\n"
+        "class B(SimpleTestCase):\n"
+        "    keep_cache = True\n"
+        "    def test(self): assert cache.get('a') == 1\n",
+    )
     result = project.sandboxed("--flush", "never", "--", "./manage.py", "test")
     assert result.returncode == 1
     assert re.search(r"'Tests\d' is not None", result.stderr)
+    result = project.sandboxed("--flush", "never", "--", "./manage.py", "test", "test_kept")
+    assert result.returncode == 0, result.stderr
 
 
 @each_runner
-def test_keep_cache_of_a_class_or_a_method_prevents_the_flush(
+def test_keep_cache_of_a_class_or_a_method_keeps_until_the_end_of_the_class(
     project: Project, runner: list[str]
 ) -> None:
     project.write(
@@ -122,14 +135,28 @@ def test_keep_cache_of_a_class_or_a_method_prevents_the_flush(
         "    keep_cache = True\n"
         "    def test_a(self): cache.set('a', 1)\n"
         "    def test_b(self): assert cache.get('a') == 1\n"
+        "    @classmethod\n"
+        "    def tearDownClass(cls): assert cache.get('a') == 1\n"
         "class B(SimpleTestCase):\n"
-        "    def test_a(self): assert cache.get('a') == 1\n"
-        "    def test_b(self):\n"
+        "    keep_cache = True\n"
+        "    @classmethod\n"
+        "    def setUpClass(cls):\n"
+        "        super().setUpClass()\n"
         "        assert cache.get('a') is None\n"
+        "        cache.set('class', 1)\n"
+        "    def test_a(self): assert cache.get('class') == 1\n"
+        "class C(SimpleTestCase):\n"
+        "    def test_b(self):\n"
+        "        assert cache.get('class') is None\n"
         "        cache.set('b', 1)\n"
         "    test_b.keep_cache = True\n"
         "    def test_c(self): assert cache.get('b') == 1\n"
-        "    def test_d(self): assert cache.get('b') is None\n",
+        "    def test_d(self):\n"
+        "        assert cache.get('b') is None\n"
+        "        cache.set('d', 1)\n"
+        "    test_d.keep_cache = True\n"
+        "class D(SimpleTestCase):\n"
+        "    def test_a(self): assert cache.get('d') is None\n",
     )
     result = project.sandboxed("--", *runner)
     assert result.returncode == 0, result.stdout + result.stderr

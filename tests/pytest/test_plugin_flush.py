@@ -155,6 +155,25 @@ def test_keep_cache_keeps_what_a_wider_fixture_cached(
     assert "1 failed, 2 passed" in django_in_process.pytest().stdout
 
 
+@pytest.mark.parametrize(
+    ("scope", "expected"),
+    [
+        ("test", ["a1", "a2 a1", "b1", "c", "d c"]),
+        ("module", ["a1", "a2 a1", "b1 a1 a2", "c a1 a2 b1", "d a1 a2 b1 c"]),
+        ("never", ["a1", "a2 a1", "b1 a1 a2", "c a1 a2 b1", "d a1 a2 b1 c"]),
+    ],
+)
+def test_keep_cache_as_an_attribute_ends_with_its_class(
+    django_in_process: InProcess, scope: str, expected: list[str]
+) -> None:
+    kept = "class TestB:\n    keep_cache = True"
+    suite = TRAIL.replace("class TestB:", kept).replace("class TestA:", kept.replace("B", "A"))
+    django_in_process.write("test_1.py", f"{suite}test_c.keep_cache = True\n")
+    names = [re.sub(r"(\w+)", r"test_\1", trail) for trail in expected]
+    result = django_in_process.pytest("-s", f"--memcached-sandbox-flush={scope}")
+    assert trails(result) == names
+
+
 def test_keep_cache_as_an_attribute_of_a_test_case(project: Project) -> None:
     project.write("test_it.py", CLEAN_CACHE)
     project.write(

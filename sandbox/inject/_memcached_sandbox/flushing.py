@@ -10,6 +10,9 @@ _depth = 0
 # Whether the outermost of them has ended an attempt, after which the caches were emptied.
 _has_ended = False
 
+# Whether a test has left the caches as they are since they were last emptied.
+_has_kept = False
+
 
 class flushed_after_test:  # noqa: N801 - used as `with flushed_after_test():`
     """Runs one test in its body, and empties the caches of this process afterwards."""
@@ -23,10 +26,23 @@ class flushed_after_test:  # noqa: N801 - used as `with flushed_after_test():`
         _has_ended = False
 
     def __exit__(self, *_: object) -> None:
-        global _depth  # noqa: PLW0603
+        global _depth, _has_kept  # noqa: PLW0603
         _depth -= 1
-        if _depth == 0 and not self._keep_cache and not _has_ended:
-            current_run().flush()
+        if _depth == 0 and not _has_ended:
+            _has_kept = self._keep_cache
+            if not _has_kept:
+                current_run().flush()
+
+
+def end_class() -> None:
+    """Empties the caches after the tests of a class, if the last one has kept them.
+
+    :raises RunError: they cannot be emptied.
+    """
+    global _has_kept  # noqa: PLW0603
+    if _depth == 0 and _has_kept and current_run().flushed_after == "test":
+        _has_kept = False
+        current_run().flush()
 
 
 def end_attempt(keep_cache: bool) -> None:

@@ -14,7 +14,7 @@ from types import FunctionType, ModuleType
 
 from . import guard, locations, refusals
 from .errors import CachesError, ProtocolError, RunError
-from .flushing import flushed_after_test
+from .flushing import end_class, flushed_after_test
 from .run import current_run
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
@@ -344,5 +344,17 @@ def hypothesis_django(module: Any) -> None:
 
 
 def unittest_suite(module: Any) -> None:
-    """Makes a child process that runs tests a worker, even if Django has not started it."""
+    """Makes a child process that runs tests a worker, even if Django has not started it.
+
+    Also ends `keep_cache` with its class.
+    """
     _replace(module.TestSuite, "run", _as_worker(module.TestSuite.run))
+    tear_down = module.TestSuite._tearDownPreviousClass
+
+    @functools.wraps(tear_down)
+    def wrapper(self: Any, test: object, result: Any) -> None:
+        tear_down(self, test, result)
+        if test.__class__ != getattr(result, "_previousTestClass", None):
+            end_class()
+
+    _replace(module.TestSuite, "_tearDownPreviousClass", wrapper)

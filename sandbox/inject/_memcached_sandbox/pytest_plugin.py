@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 KEEP_CACHE_ARGUMENTS = ((), ("class",), ("module",), ("session",))
 
+# How long caches are kept, the shortest time first. "never" is when they are flushed, not kept.
+SCOPES = ("test", "class", "module", "session", "never")
+
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
@@ -43,7 +46,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 def keeps(item: pytest.Item, nextitem: pytest.Item | None, flushed_after: str) -> bool:
     """Returns whether a test leaves its caches as they are to the next one."""
-    scope = _marked(item) or flushed_after
+    scope = max(_marked(item), flushed_after, key=SCOPES.index)
     if scope in ("test", "never"):
         return scope == "never"
     if nextitem is None or scope == "session":
@@ -53,13 +56,18 @@ def keeps(item: pytest.Item, nextitem: pytest.Item | None, flushed_after: str) -
     return node is not None and node is nextitem.getparent(kind)
 
 
-def _marked(item: pytest.Item) -> str | None:
-    """Returns how long the marker keep_cache, or the attribute, has a test keep the caches."""
+def _marked(item: pytest.Item) -> str:
+    """Returns how long the marker keep_cache, or the attribute, has a test keep the caches.
+
+    An attribute ends with its class.
+    """
     marker = item.get_closest_marker("keep_cache")
     if marker is not None:
         return str(marker.args[0]) if marker.args else "never"
-    owners = (getattr(item, "cls", None), getattr(item, "obj", None))
-    return "never" if any(getattr(owner, "keep_cache", False) for owner in owners) else None
+    cls = getattr(item, "cls", None)
+    if any(getattr(owner, "keep_cache", False) for owner in (cls, getattr(item, "obj", None))):
+        return "class" if cls else "never"
+    return "test"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
