@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from .faults import attacks, faults, suites
+from .faults import attacks, faults, flushes, suites
 from .helpers.memcacheds import MainMemcached
 
 pytestmark = pytest.mark.whole_machine
@@ -26,6 +26,8 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
         pytest.param(lambda _: faults.sandboxes_alive(10), id="sandboxes alive"),
         pytest.param(lambda _: faults.deaths_at_the_end(3), id="deaths at the end"),
         pytest.param(lambda _: faults.fuzz(30, 1), id="fuzz"),
+        pytest.param(lambda _: flushes.flushes(200, 1, True), id="flushes of servers seen at rest"),
+        pytest.param(lambda _: flushes.flushes(200, 1, False), id="flushes of servers asked"),
         pytest.param(lambda _: attacks.plants(20), id="plants"),
         pytest.param(lambda _: attacks.records(50, 1), id="records"),
         pytest.param(lambda _: attacks.answers(50, 1), id="answers"),

@@ -1,4 +1,4 @@
-"""``python -m tests.faults [SEED]``: all of it, which takes a few minutes. The status tells."""
+"""``python -m tests.faults [SEED]``: all of it, which takes a quarter of an hour. The status tells."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from ..helpers.memcacheds import MainMemcached
-from . import attacks, faults, suites
+from . import attacks, faults, flushes, suites
 
 
 def main() -> None:
@@ -27,6 +27,8 @@ def main() -> None:
             lambda: faults.sandboxes_alive(100),
             lambda: faults.deaths_at_the_end(100),
             lambda: faults.fuzz(500, seed),
+            lambda: flushes.flushes(20_000, seed, sees_threads=True),
+            lambda: flushes.flushes(20_000, seed, sees_threads=False),
             lambda: attacks.plants(1000),
             lambda: attacks.records(2000, seed),
             lambda: attacks.answers(2000, seed),

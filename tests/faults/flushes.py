@@ -12,6 +12,7 @@ from sandbox.inject import address, emptying
 
 # Keys that a client sends at once. memcached serves 20 commands of a connection by default.
 BURSTS = (1, 2, 19, 21, 100, 1000, 5000)
+WEIGHTS = (8, 8, 8, 8, 8, 2, 1)
 
 # Bytes of values.
 SIZES = [int(1.3**n) for n in range(30)]
@@ -65,15 +66,21 @@ def _client(server: str) -> socket.socket:
 def _load(
     chance: random.Random, server: str, clients: list[socket.socket], number: int
 ) -> list[str]:
-    """Sends sets that are not answered; returns the last keys of each client."""
+    """Send sets that are not answered; return the last keys of each client."""
     last = []
     for client in (*clients, _client(server)):
-        keys = [f"{number}-{client.fileno()}-{n}" for n in range(chance.choice(BURSTS))]
+        keys = [f"{number}-{client.fileno()}-{n}" for n in range(*chance.choices(BURSTS, WEIGHTS))]
         # Each size has lists of its own, which memcached from 1.6.25 on walks to flush.
-        sizes = SIZES if len(keys) <= 100 else (1,)
-        for key in keys:
-            value = "x" * chance.choice(sizes)
-            client.sendall(f"set {key} 0 0 {len(value)} noreply\r\n{value}\r\n".encode())
+        sizes = SIZES if len(keys) <= 100 else [1]
+        values = ["x" * chance.choice(sizes) for _ in keys]
+        sets = [
+            f"set {key} 0 0 {len(value)} noreply\r\n{value}\r\n".encode()
+            for key, value in zip(keys, values, strict=True)
+        ]
+        # Thousands of small writes may overflow the server's socket, which other programs' flush
+        # cannot see: they are one write, as that of set_many().
+        for part in sets if len(sets) <= 100 else [b"".join(sets)]:
+            client.sendall(part)
         last += keys[-100:]
         if client not in clients:
             client.close()
@@ -85,7 +92,7 @@ def _load(
 
 
 def _left(client: socket.socket, keys: list[str]) -> int:
-    """Returns how many keys are left; what is set after the flush must be there."""
+    """Return how many keys are left; what is set after the flush must be there."""
     client.sendall(f"set after 0 0 1\r\n1\r\nget after {' '.join(keys)}\r\n".encode())
     answer = _answer(client)
     assert b"VALUE after 0 1" in answer, "what was set after the flush is gone"

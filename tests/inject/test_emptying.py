@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 from pymemcache import Client
 
 from sandbox import Memcached, Sandbox, Server, ServerError
-from sandbox.inject import emptying
+from sandbox.inject import emptying, guard
 
 from ..helpers.memcacheds import PUMP, PlainMemcached
 from ..helpers.processes import eventually
@@ -112,6 +113,24 @@ def test_second_write_without_an_answer_is_not_held_back() -> None:
             client.set("b", 2)
             box.flush()
             assert client.get_many(["a", "b"]) == {}
+
+
+def test_what_the_kernel_of_a_client_holds_back_is_seen() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host, port = listener.getsockname()
+        address = f"{host}:{port}"
+        guard.undelay([address])
+        with socket.create_connection((host, port)) as client, listener.accept()[0] as server:
+            assert guard.held_back() == set()
+            client.setblocking(False)
+            sent = 0
+            with suppress(BlockingIOError):
+                while True:
+                    sent += client.send(bytes(100_000))
+            assert guard.held_back() == {address}
+            while sent:
+                sent -= len(server.recv(1_000_000))
+            eventually(lambda: guard.held_back() == set())
 
 
 def test_crawl_leaves_no_key_to_list_by_slabs() -> None:

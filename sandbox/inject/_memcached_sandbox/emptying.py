@@ -13,14 +13,15 @@ this each server must come to rest, which has two roads:
 Up to memcached 1.6.24, flush_all then forgets what has an older CAS number. Later ones walk the
 lists of items, and may pass over some: there the counter curr_items proves the flush.
 
-Not seen: a client that writes on, one that has not read its answers, and one of a program that this
-package is not loaded in, if it has TCP_NODELAY off: its kernel may hold back a write for 40 ms.
+Not seen: a client that writes on, one that has not read its answers, and what the kernel holds back
+for a client over TCP in another program: for 40 ms if TCP_NODELAY is off, and longer after a loss.
 """
 
 from __future__ import annotations
 
 import os
 
+from . import guard
 from .errors import ProtocolError
 from .protocol import Connection, now, number
 
@@ -95,12 +96,17 @@ class Emptier:
             if address not in self._servers:
                 self._servers[address] = _Server(address, self._timeout, self._sees_threads)
         servers = [self._servers[address] for address in addresses]
+        deadline = now() + REST_TIMEOUT
+        while (held_back := guard.held_back().intersection(addresses)) and now() < deadline:
+            os.sched_yield()
         rested = [server.comes_to_rest() for server in servers]
         for server in servers:
             server.send_flush()
         emptied = [server.await_flush(crawl) for server in servers]
         restless = [
-            address for address, *is_well in zip(addresses, rested, emptied) if not all(is_well)
+            address
+            for address, *is_well in zip(addresses, rested, emptied)
+            if not all(is_well) or address in held_back
         ]
         if restless:
             self.close()  # Something else may have taken the place of the descriptors.

@@ -45,6 +45,15 @@ def end_class() -> None:
         current_run().flush()
 
 
+def asks_to_keep(owner: object) -> bool:
+    """Returns whether a test case, a class or a function asks to keep the caches.
+
+    ``clears_caches`` is an attribute that Django's ticket #11505 may bring.
+    """
+    clears_caches = getattr(owner, "clears_caches", True)
+    return bool(getattr(owner, "keep_cache", False)) or not clears_caches
+
+
 def end_attempt(keep_cache: bool) -> None:
     """Empties the caches after an attempt at a test, which may be followed by another one.
 

@@ -37,6 +37,10 @@ _undelayed: set[Address] = set()
 # "file:line". This package's own sockets are missing: there are no weak references to them.
 _connected: MutableMapping[Any, tuple[Address, str]] | None = None
 
+# Where struct tcp_info of linux/tcp.h has the number of segments that were not acknowledged, and of
+# bytes that were not sent; and its end, as far as it is needed.
+UNACKNOWLEDGED, UNSENT, END_OF_INFO = 24, 144, 148
+
 _audits = False
 
 
@@ -137,6 +141,28 @@ def _remember(connection: Any, address: Address) -> None:
         _connected[connection] = address, f"{file}:{line}"
     except TypeError:
         pass
+
+
+def held_back() -> set[Address]:
+    """Returns the servers to which Python clients have sent what the kernel holds back.
+
+    It does after a loss: thousands of small writes may overflow the buffer of the server's socket.
+    A server that has read all leaves at most one segment without an acknowledgement.
+    """
+    import _socket  # Not before: its import loads this module.
+
+    servers = set()
+    for connection, (address, _) in [*_connected.items()] if _connected else ():
+        if connection.fileno() == -1 or not (sys.platform == "linux" and address.port):
+            continue
+        info = connection.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, END_OF_INFO)
+        unacknowledged, unsent = (
+            int.from_bytes(info[start : start + 4], sys.byteorder)
+            for start in (UNACKNOWLEDGED, UNSENT)
+        )
+        if unacknowledged > 1 or unsent:
+            servers.add(address)
+    return servers
 
 
 def open_to_others() -> list[tuple[Any, Address, str]]:

@@ -14,7 +14,7 @@ from types import FunctionType, ModuleType
 
 from . import guard, locations, refusals
 from .errors import CachesError, ProtocolError, RunError
-from .flushing import end_class, flushed_after_test
+from .flushing import asks_to_keep, end_class, flushed_after_test
 from .run import current_run
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
@@ -347,7 +347,10 @@ def django_testcases(module: Any) -> None:
 def _flushing(call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with flushed_after_test(_keeps_cache(self)):
+        keep_cache = _keeps_cache(self)
+        if not keep_cache and getattr(self, "clears_caches", False):
+            self.clears_caches = False  # A Django that clears caches need not do it, too.
+        with flushed_after_test(keep_cache):
             return call(self, *args, **kwargs)
 
     return __call__
@@ -356,8 +359,7 @@ def _flushing(call: Callable[..., Any]) -> Callable[..., Any]:
 def _keeps_cache(case: Any) -> bool:
     """Returns whether a test case leaves the caches as they are."""
     method = getattr(case, getattr(case, "_testMethodName", ""), None)
-    keep = getattr(case, "keep_cache", False) or getattr(method, "keep_cache", False)
-    return bool(keep) or current_run().flushed_after != "test"
+    return any(map(asks_to_keep, (case, method))) or current_run().flushed_after != "test"
 
 
 def hypothesis_django(module: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from . import hooks
 from .errors import RunError
-from .flushing import end_attempt, flushed_after_test
+from .flushing import asks_to_keep, end_attempt, flushed_after_test
 from .run import current_run
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
@@ -65,7 +65,7 @@ def _marked(item: pytest.Item) -> str:
     if marker is not None:
         return str(marker.args[0]) if marker.args else "never"
     cls = getattr(item, "cls", None)
-    if any(getattr(owner, "keep_cache", False) for owner in (cls, getattr(item, "obj", None))):
+    if any(map(asks_to_keep, (cls, getattr(item, "obj", None)))):
         return "class" if cls else "never"
     return "test"
 
