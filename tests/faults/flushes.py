@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack
 
 from sandbox import Memcached
-from sandbox.inject import address, emptying
+from sandbox.inject import address, emptying, guard
 
 # Keys that a client sends at once. memcached serves 20 commands of a connection by default.
 BURSTS = (1, 2, 19, 21, 100, 1000, 5000)
@@ -37,6 +37,7 @@ def flushes(count: int, seed: int, sees_threads: bool) -> str:
             Memcached(unix_socket=unix, threads=threads) as server,
             ExitStack() as stack,
         ):
+            guard.undelay([server.address])
             emptier = emptying.Emptier(5, sees_threads)
             stack.callback(emptier.close)
             clients = [stack.enter_context(_client(server.address)) for _ in range(3)]
@@ -58,8 +59,6 @@ def _client(server: str) -> socket.socket:
     peer = address.Address(server).peer
     client = socket.socket(socket.AF_UNIX if isinstance(peer, str) else socket.AF_INET)
     client.connect(peer)
-    if client.family == socket.AF_INET:
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return client
 
 
@@ -77,8 +76,8 @@ def _load(
             f"set {key} 0 0 {len(value)} noreply\r\n{value}\r\n".encode()
             for key, value in zip(keys, values, strict=True)
         ]
-        # Thousands of small writes may overflow the server's socket, which other programs' flush
-        # cannot see: they are one write, as that of set_many().
+        # Thousands of small writes overflow the server's socket; the kernel sends them again after
+        # a while. Hence they are one write, as that of set_many().
         for part in sets if len(sets) <= 100 else [b"".join(sets)]:
             client.sendall(part)
         last += keys[-100:]
