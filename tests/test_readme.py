@@ -26,8 +26,7 @@ EXECUTED_ELSEWHERE = {
 
 # Commands of one shell, in this order.
 SESSION = [
-    'eval "$(sandbox start)"',
-    "./manage.py test",
+    'eval "$(sandbox start)" && ./manage.py test',
     "sandbox list",
     'eval "$(sandbox stop)"',
 ]

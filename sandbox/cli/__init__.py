@@ -7,12 +7,14 @@ failed, so that neither is taken for the status of the command that ``exec`` run
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 
 import click
 
 from ..errors import SandboxError, explain_limit
-from .output import FAILURE, INTERRUPTED, USAGE, say, standard_streams
+from .output import FAILURE, INTERRUPTED, USAGE, print_statements, say, standard_streams
 
 # The commands in the order of their use. Each is a module of that name.
 COMMANDS = ("exec", "start", "stop", "list", "doctor")
@@ -58,7 +60,7 @@ def sandbox(context: click.Context) -> None:
 
 def main(prog_name: str = "sandbox") -> None:
     """Runs the command line and exits."""
-    with standard_streams():
+    with standard_streams(), _failing_eval():
         try:
             returned = sandbox.main(prog_name=prog_name, standalone_mode=False)
         except click.UsageError as error:
@@ -77,6 +79,22 @@ def main(prog_name: str = "sandbox") -> None:
         except (click.Abort, KeyboardInterrupt):
             sys.exit(INTERRUPTED)
         sys.exit(returned)
+
+
+@contextmanager
+def _failing_eval() -> Iterator[None]:
+    """Prints ``false`` if ``sandbox start`` fails: a shell that evaluates its output fails as well.
+
+    With nothing to evaluate, its next command would run on the main memcached.
+    """
+    try:
+        yield
+    except BaseException as error:
+        has_failed = not isinstance(error, SystemExit) or error.code
+        if has_failed and sys.argv[1:2] == ["start"] and not sys.stdout.isatty():
+            with suppress(SandboxError, OSError):  # It cannot be written: the first error counts.
+                print_statements("false\n")
+        raise
 
 
 def fail(line: str, exit_status: int) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import SandboxError
+from ..registry import inventory
 from ..run.environment import BEFORE
 from .before import record, undone
 from .options import (
@@ -49,9 +51,11 @@ def command(ttl: float, shell: str, **options: Unpack[SandboxOptions]) -> None:
 
     Each option can also be set in the environment: --memory as MEMCACHED_SANDBOX_MEMORY.
 
+    If it fails, its output fails, too, when a shell evaluates it.
+
     \b
-        eval "$(sandbox start)"                sh, bash, zsh
-        sandbox start --shell fish | source    fish
+        eval "$(sandbox start)" && ./manage.py test     sh, bash, zsh
+        sandbox start --shell fish | source             fish
     """
     from .daemon import keeper
 
@@ -60,7 +64,8 @@ def command(ttl: float, shell: str, **options: Unpack[SandboxOptions]) -> None:
             raise wrong_env(
                 f"a shell has no variable {name!r}: use letters, '_' and, except first, digits."
             )
-    # An earlier start in this shell is undone.
+    _refuse_another()
+    # An earlier start in this shell, whose sandbox has ended, is undone.
     earlier = undone(os.environ)
     before = {name: value for name, value in {**os.environ, **earlier}.items() if value is not None}
     with keeper(
@@ -78,3 +83,14 @@ def command(ttl: float, shell: str, **options: Unpack[SandboxOptions]) -> None:
     if sys.stdout.isatty():
         line = evaluated("sandbox start", shell)
         say(f"nothing has changed in this shell: to use a sandbox, run {line}.")
+
+
+def _refuse_another() -> None:
+    """Raises SandboxError if this shell has a sandbox that runs."""
+    control = os.environ.get("MEMCACHED_SANDBOX_CONTROL", "") if os.environ.get(BEFORE) else ""
+    for server in inventory.servers()[0] if control else ():
+        if server.is_of(control):
+            line = evaluated("sandbox stop", os.environ.get("MEMCACHED_SANDBOX_SHELL", "sh"))
+            raise SandboxError(
+                f"this shell has a sandbox already, {server.directory.name}: end it with {line}"
+            )

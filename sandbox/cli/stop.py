@@ -32,20 +32,19 @@ def command(ids: tuple[str, ...], every: bool, stale: bool, shell: str) -> int:
         sandbox stop 5a5f89de
         sandbox stop --all --stale
     """
-    control = os.environ.get("MEMCACHED_SANDBOX_CONTROL")
+    control = os.environ.get("MEMCACHED_SANDBOX_CONTROL", "")
     own = not (ids or every or stale)
-    if own and control is None:
+    if own and not control:
         raise click.UsageError("This shell has no sandbox: give an ID, --all or --stale.")
     servers, unknown = inventory.servers()
     if missing := set(ids).difference(server.directory.name for server in servers):
         raise click.UsageError(
             f"There is no sandbox {min(missing)!r} {where()}: 'sandbox list' shows the IDs."
         )
-    ours = os.path.basename(os.path.dirname(control or ""))
     chosen = [
         server
         for server in servers
-        if every or server.directory.name in ids or (own and server.record.control == ours)
+        if every or server.directory.name in ids or (own and server.is_of(control))
     ]
     failures = 0
     for server in chosen:
@@ -61,7 +60,7 @@ def command(ids: tuple[str, ...], every: bool, stale: bool, shell: str) -> int:
     if stale:
         failures += _remove_stale()
     # Last: the sandbox is stopped even if that cannot be printed.
-    if own or (control and ours in [server.record.control for server in chosen]):
+    if own or any(server.is_of(control) for server in chosen):
         _print_restoring(shell)
     return FAILURE if failures else 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from typing import NamedTuple
 
 from ..errors import ProtocolError, RecordError
@@ -20,6 +21,10 @@ class RunningServer(NamedTuple):
 
     directory: ServerDirectory
     record: Record
+
+    def is_of(self, control: str) -> bool:
+        """Returns whether it belongs to the run with this control socket; "" is that of none."""
+        return control != "" and self.record.control == os.path.basename(os.path.dirname(control))
 
     def stats(self) -> dict[str, int] | None:
         """Returns how many bytes its items take and how many they are; None without an answer."""

@@ -16,6 +16,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import StartError, explain_limit
@@ -338,5 +339,8 @@ def _tcp_listener_inode(host: str, port: int) -> int:
 def _sockets_of(pid: int) -> list[int]:
     """Returns the inodes of the sockets that a process holds: proc(5), /proc/PID/fd."""
     folder = f"/proc/{pid}/fd"
-    links = [os.readlink(f"{folder}/{descriptor}") for descriptor in os.listdir(folder)]
+    links = []
+    for descriptor in os.listdir(folder):
+        with suppress(FileNotFoundError):  # It was closed meanwhile.
+            links.append(os.readlink(f"{folder}/{descriptor}"))
     return [int(link[len(SOCKET_LINK) : -1]) for link in links if link.startswith(SOCKET_LINK)]

@@ -64,11 +64,12 @@ def test_variables_that_the_user_has_changed_are_kept(shell: Shell) -> None:
     assert not {"REMOVED", "PYTEST_PLUGINS"} & variables.keys()
 
 
-def test_second_start_replaces_the_variables_of_the_first(shell: Shell) -> None:
+def test_start_after_a_sandbox_has_ended_replaces_its_variables(shell: Shell) -> None:
     shell.run("export ONE=before BOTH=before PYTHONPATH=/before; unset OTHER")
     before = lasting(shell)
     shell.run(START.format(options=" --env ONE=first --env BOTH=first --env OTHER=first"))
     first = shell.server()
+    shell.run("sandbox stop > /dev/null 2>&1")
     shell.run(START.format(options=" --env BOTH=second"))
     within = shell.variables()
     assert (within["ONE"], within["BOTH"], within.get("OTHER")) == ("before", "second", None)
@@ -85,6 +86,7 @@ def test_second_start_survives_a_variable_that_the_shell_refuses(kind: str) -> N
     with Shell(kind) as session:
         session.run(f"{EVALUATED[kind]} 2>&1".format(options=f" --env {name}=1"))
         first = session.server()
+        session.run("sandbox stop > /dev/null 2>&1")
         session.run(f"{EVALUATED[kind]} 2>&1".format(options=f" --env {name}=2"))
         assert session.server() != first
         session.run(FORGOTTEN[kind])

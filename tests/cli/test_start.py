@@ -127,10 +127,10 @@ def test_start_at_a_terminal_says_how_to_use_the_sandbox() -> None:
 
 def test_error_is_one_line_and_leaves_nothing(run: Run, run_folder: Path) -> None:
     result = run("sandbox", "start", "--memcached", "/no/such/memcached")
-    assert (result.returncode, result.stdout) == (125, "")
+    assert (result.returncode, result.stdout) == (125, "false\n")
     named = "--memcached /no/such/memcached: the memcached binary '/no/such/memcached'"
     assert re.fullmatch(rf"sandbox: {named} does not exist: .*\n", result.stderr)
     result = run("sandbox", "start", "--memcached", "/bin/false")
-    assert (result.returncode, result.stdout) == (125, "")
+    assert (result.returncode, result.stdout) == (125, "false\n")
     assert re.fullmatch(r"sandbox: /bin/false ended with exit code 1 .*\n", result.stderr)
     assert list(run_folder.iterdir()) == []
