@@ -321,13 +321,13 @@ def _fuzz_control(chance: random.Random, count: int) -> None:
             if chance.random() < 0.5:
                 request = bytes(chance.choices(range(256), k=chance.randint(0, 50)))
             answer = _ask(control.path, request + b"\n" * chance.randint(0, 1))
-            assert set(answer) in ({"error"}, {"addresses"}, set()), (request, answer)
+            assert set(answer) in ({"error"}, {"addresses"}, {"others"}, set()), (request, answer)
         control.stop()
 
 
 def _jsonable(chance: random.Random) -> object:
     values = [None, 1, "a:1", [], ["a:1"], [1], {}, {"address": "x", "alias": "", "at": "y"}]
-    keys = ["resolve", "worker", "refused", "", "x"]
+    keys = ["resolve", "worker", "others", "refused", "", "x"]
     return {chance.choice(keys): chance.choice(values) for _ in range(chance.randint(0, 3))}
 
 
