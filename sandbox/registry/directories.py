@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import select
+import posix  # gevent and eventlet replace functions of os, but none of posix
 import stat
 import sys
 import time
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from ..errors import RecordError, SandboxError, explain_limit
 from ..system import close_in_forks, no_fork
 from ..system.processes import OWN_DESCRIPTORS, UNKNOWN, Identity
-from ..system.reaper import FOLDER
+from ..system.reaper import FOLDER, is_readable
 from .run_directory import DIRECTORY, REMEDY, RunDirectory, directory_mode, make_directory
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class LockedDirectory:
         """Closes this process's descriptor of the lock. The reaper has another."""
         if self.lock >= 0:
             descriptor, self.lock = self.lock, -1
-            os.close(descriptor)
+            posix.close(descriptor)
 
     def is_alive(self) -> bool:
         """Returns whether a process lives that will remove the directory."""
@@ -206,7 +206,7 @@ class LockedDirectory:
         except BlockingIOError:
             return True
         finally:
-            os.close(descriptor)
+            posix.close(descriptor)
         return False
 
     def problem(self) -> str | None:
@@ -239,7 +239,7 @@ class LockedDirectory:
         try:
             yield directory
         finally:
-            os.close(directory)
+            posix.close(directory)
 
     @contextmanager
     def _file(self, name: str, flags: int) -> Iterator[int]:
@@ -251,7 +251,7 @@ class LockedDirectory:
         try:
             yield file
         finally:
-            os.close(file)
+            posix.close(file)
 
     def _read_record(self) -> bytes:
         """Returns the text of the record.
@@ -264,7 +264,7 @@ class LockedDirectory:
                 status = os.fstat(file)
                 if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
                     raise RecordError("has a record that is no file of this user")
-                return os.read(file, LONGEST_RECORD)
+                return posix.read(file, LONGEST_RECORD)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -440,7 +440,7 @@ class ServerDirectory(LockedDirectory):
         try:
             with self._file(self.OUTPUT, os.O_RDONLY) as output:
                 os.lseek(output, max(0, os.fstat(output).st_size - size), os.SEEK_SET)
-                return os.read(output, size)
+                return posix.read(output, size)
         except FileNotFoundError:
             return b""
 
@@ -520,18 +520,16 @@ class ServerDirectory(LockedDirectory):
         :param patience: seconds to wait for that.
         """
         deadline = time.monotonic() + patience
-        poll = select.poll()
         try:
             with self._file(self.FIFO, os.O_RDONLY) as fifo:
                 if not stat.S_ISFIFO(os.fstat(fifo).st_mode):
                     return False
-                poll.register(fifo, select.POLLIN)
                 while True:
                     try:
-                        if not os.read(fifo, 65536):
+                        if not posix.read(fifo, 65536):
                             return True
                     except BlockingIOError:
-                        poll.poll(max(0, deadline - time.monotonic()) * 1000)
+                        is_readable(fifo, deadline - time.monotonic())
                     if time.monotonic() > deadline:
                         return False
         except FileNotFoundError:

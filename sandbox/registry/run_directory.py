@@ -8,6 +8,7 @@ may be another's when it is used.
 from __future__ import annotations
 
 import os
+import posix  # gevent and eventlet replace functions of os, but none of posix
 import stat
 import sys
 import weakref
@@ -79,8 +80,8 @@ class RunDirectory:
                     os.rmdir(name, dir_fd=parent)
             raise
         finally:
-            os.close(parent)
-        self._closer = weakref.finalize(self, os.close, self.fd)
+            posix.close(parent)
+        self._closer = weakref.finalize(self, posix.close, self.fd)
         self._closer.atexit = False
         close_in_forks(self)
         self._status = os.fstat(self.fd)
@@ -251,7 +252,7 @@ def _open_folder(folder: str) -> int:
             raise
         raise RunDirectoryError(f"{folder} cannot be looked at ({error.strerror})") from None
     if problem := _problem_of_folder(folder, os.fstat(descriptor)):
-        os.close(descriptor)
+        posix.close(descriptor)
         raise RunDirectoryError(f"{folder} {problem}")
     return descriptor
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import _socket
 import json
 import os
+import posix  # gevent and eventlet replace functions of os, but none of posix
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -134,7 +135,7 @@ def _listening_socket(path: str) -> _socket.socket:
     listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         # The first client needs a descriptor, too. Later ones wait for that of an earlier one.
-        os.close(os.dup(listener.fileno()))
+        posix.close(os.dup(listener.fileno()))
         listener.bind(path)
         listener.listen(BACKLOG)
     except OSError:

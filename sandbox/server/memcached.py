@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _socket  # without what socket adds, whose import takes as long as a server's start
 import os
+import posix  # gevent and eventlet replace functions of os, but none of posix
 import sys
 import threading
 import time
@@ -431,7 +432,7 @@ class _Process:
     def _release_port(self) -> None:
         descriptor, self._port = self._port, -1
         if descriptor >= 0:
-            os.close(descriptor)
+            posix.close(descriptor)
 
     def _said(self) -> str:
         """Returns the end of memcached's output in one line; nothing if it has printed nothing."""

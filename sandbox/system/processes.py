@@ -11,6 +11,7 @@ import _socket
 import errno
 import functools
 import os
+import posix  # gevent and eventlet replace functions of os, but none of posix
 import signal
 import struct
 import sys
@@ -150,7 +151,7 @@ def _kill_if(pid: int, is_it: Callable[[int], bool]) -> bool:
         return False  # It has just ended; macOS calls that a lack of permission.
     finally:
         if pidfd >= 0:
-            os.close(pidfd)
+            posix.close(pidfd)
     return True
 
 

@@ -17,10 +17,14 @@ import errno
 import fcntl
 import functools
 import os
+import posix  # gevent and eventlet replace functions of os, but none of posix
 import select
 import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from types import ModuleType
+from typing import Any
 
 # "kill 0" is for the whole process group. SIGALRM ends the program before its files are removed,
 # which it may be making: memcached does not handle that signal, and the shell ignores it. If one of
@@ -128,7 +132,7 @@ class Reaper:
             self.pid = _spawn_program(program, {**env, **variables}, self._shell, *of_program)
         finally:
             for descriptor in inherited:
-                os.close(descriptor)
+                posix.close(descriptor)
 
     @property
     def is_in_group(self) -> bool:
@@ -147,9 +151,9 @@ class Reaper:
         :raises TimeoutError: there was no line by then.
         """
         while b"\n" not in self._unread:
-            if not _readable(self._ready, deadline - time.monotonic()):
+            if not is_readable(self._ready, deadline - time.monotonic()):
                 raise TimeoutError
-            more = os.read(self._ready, 1000)
+            more = posix.read(self._ready, 1000)
             if not more:
                 return b""
             self._unread += more
@@ -166,8 +170,8 @@ class Reaper:
         if self._waited:
             return True  # A child that it has started may hold the FIFO.
         deadline = time.monotonic() + patience
-        while _readable(self._ready, deadline - time.monotonic()):
-            more = os.read(self._ready, 65536)
+        while is_readable(self._ready, deadline - time.monotonic()):
+            more = posix.read(self._ready, 65536)
             if not more:
                 return True
             if b"\n" not in self._unread:
@@ -198,8 +202,9 @@ class Reaper:
         if self._shell and self._words >= 0:
             patience = PATIENCE if self._tell(b"end\n") else 0
             # The reaper's end of the socket is closed with its own end.
-            if not _readable(self._words, patience):
-                os.killpg(self._shell, signal.SIGKILL)  # It was stopped by SIGSTOP.
+            if not is_readable(self._words, patience):
+                with suppress(ProcessLookupError):  # It has just ended.
+                    os.killpg(self._shell, signal.SIGKILL)  # It was stopped by SIGSTOP.
             if self.pid:
                 # The reaper may have been killed, or the program may have left its group.
                 self._kill(with_group=True)
@@ -213,7 +218,7 @@ class Reaper:
         self._ready = self._words = -1
         for descriptor in descriptors:
             if descriptor >= 0:
-                os.close(descriptor)
+                posix.close(descriptor)
 
     def _tell(self, word: bytes) -> bool:
         """Sends a word to the reaper and returns whether it was there."""
@@ -282,10 +287,24 @@ def _spawn_program(
 def _wait_for(child: int, options: int = 0) -> tuple[bool, int | None]:
     """Waits for a child; returns whether it has ended, and its exit code if that is known."""
     try:
-        ended, status = os.waitpid(child, options)
+        ended, status = posix.waitpid(child, options)
     except ChildProcessError:
-        return True, None  # SIGCHLD is ignored, or other code of this process has waited for it.
+        return True, _known_exit_code(child)
     return ended == child, os.waitstatus_to_exitcode(status) if ended else None
+
+
+def _known_exit_code(child: int) -> int | None:
+    """Returns the exit code of a child that other code of this process has waited for.
+
+    gevent's loop waits for all children. Its os.waitpid() returns the status that was found.
+
+    :returns: None if that is unknown, or if SIGCHLD is ignored.
+    """
+    try:
+        ended, status = os.waitpid(child, os.WNOHANG)  # noqa: TID251 - gevent's
+    except ChildProcessError:
+        return None
+    return os.waitstatus_to_exitcode(status) if ended else None
 
 
 def _open(directory: int, name: str, flags: int) -> int:
@@ -303,17 +322,30 @@ def _above(lowest: int, descriptor: int) -> int:
     try:
         return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest + 1)
     finally:
-        os.close(descriptor)
+        posix.close(descriptor)
 
 
-def _readable(descriptor: int, seconds: float) -> bool:
+def is_readable(descriptor: int, seconds: float) -> bool:
     """Returns whether there is something to read, or the end, within some seconds.
 
-    Asks for POLLIN: gevent's poll() and that of macOS report no end without it.
+    Asks for POLLIN: macOS reports no end without it.
     """
-    poll = select.poll()
+    poll = _original_select().poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(max(0, seconds * 1000)))
+
+
+@functools.cache
+def _original_select() -> ModuleType:
+    """Returns a copy of the module select as it was when it was imported first.
+
+    gevent replaces poll() by one that runs other greenlets, and eventlet removes it.
+    """
+    assert select.__spec__ is not None
+    loader: Any = select.__spec__.loader
+    module: ModuleType = loader.create_module(select.__spec__)
+    loader.exec_module(module)
+    return module
 
 
 @functools.cache

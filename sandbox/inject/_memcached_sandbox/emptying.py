@@ -20,6 +20,7 @@ for a client over TCP in another program: for 40 ms if TCP_NODELAY is off, and l
 from __future__ import annotations
 
 import os
+import posix  # gevent and eventlet replace functions of os, but none of posix
 
 from . import guard
 from .errors import ProtocolError
@@ -233,7 +234,7 @@ def _asleep(pid: int) -> list[int] | None:
             function = _wait(descriptors[-1])
             is_shown = is_shown or function != UNSEEN
             if not _is_epoll(function):
-                os.close(descriptors.pop())
+                posix.close(descriptors.pop())
     except BaseException as error:
         _close(descriptors)
         if isinstance(error, OSError):
@@ -244,7 +245,7 @@ def _asleep(pid: int) -> list[int] | None:
 
 def _close(descriptors: list[int]) -> None:
     while descriptors:
-        os.close(descriptors.pop())
+        posix.close(descriptors.pop())
 
 
 def _wait(descriptor: int) -> bytes:
