@@ -140,8 +140,8 @@ def _refused(kind: str, taken: Sequence[refusals.Refusal]) -> str:
     if kind == refusals.USED:
         used = ", ".join(f"{refusal.at} at {refusal.address}" for refusal in taken)
         return (
-            f"while workers ran, a server of their main process was used: {used}; in a worker a "
-            "client must take its address from settings when the test runs"
+            f"while workers ran, a server of their main process was used: {used}; if that was in a "
+            "worker, its client must take its address from settings when the test runs"
         )
     if kind == refusals.OPEN:
         return (

@@ -39,8 +39,8 @@ DYING_TIME = 0.2
 # The port by which memcached lets the kernel choose one: server_socket() in memcached.c.
 CHOICE = "-1"
 
-# Has memcached execute all requests of a connection before those of the next one: a flush that asks
-# whether the server is at rest relies on that. The default is 20.
+# memcached executes that many requests of a connection before those of the next one: a flush that
+# asks whether the server is at rest relies on it. The default is 20.
 EVERY_REQUEST = "-R1000000"
 
 # Bytes of the end of memcached's output to show when it fails.

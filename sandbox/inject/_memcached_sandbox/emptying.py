@@ -94,6 +94,8 @@ class Emptier:
 
     def _empty(self, addresses: Collection[str], crawl: bool) -> list[str]:
         for address in addresses:
+            if address in self._servers and not self._servers[address].is_intact():
+                self._servers.pop(address).close()
             if address not in self._servers:
                 self._servers[address] = _Server(address, self._timeout, self._sees_threads)
         servers = [self._servers[address] for address in addresses]
@@ -104,14 +106,11 @@ class Emptier:
         for server in servers:
             server.send_flush()
         emptied = [server.await_flush(crawl) for server in servers]
-        restless = [
+        return [
             address
             for address, *is_well in zip(addresses, rested, emptied)
             if not all(is_well) or address in held_back
         ]
-        if restless:
-            self.close()  # Something else may have taken the place of the descriptors.
-        return restless
 
     def shows_threads(self, address: str) -> bool:
         """Returns whether /proc shows when the server is at rest."""
@@ -122,10 +121,7 @@ class Emptier:
         """Closes the connections."""
         while self._servers:
             _, server = self._servers.popitem()
-            try:
-                server.close()
-            except OSError:
-                pass  # A test has closed all descriptors of this process.
+            server.close()
 
 
 class _Server:
@@ -142,9 +138,18 @@ class _Server:
             own = pid_namespace()
             if sees_threads and os.environ.get(NAMESPACE, own) == own:
                 self.threads = _threads(number(counters, "pid"), number(counters, "threads"))
+            self._files = {
+                descriptor: _file(descriptor)
+                for descriptor in (self._connection.fileno(), *(self.threads or ()))
+            }
         except BaseException:
             self._connection.close()
+            _close(self.threads or [])
             raise
+
+    def is_intact(self) -> bool:
+        """Returns whether its descriptors are open. A test may close all of its process."""
+        return all(_file(descriptor) == file for descriptor, file in self._files.items())
 
     def comes_to_rest(self) -> bool:
         """Waits until the server has executed what clients have sent; returns whether it has."""
@@ -155,13 +160,16 @@ class _Server:
                     return False
                 os.sched_yield()
             return True
-        with Connection.to(self._address, self._timeout) as connection:
-            before = number(connection.stats(), "bytes_read")
-            while now() < deadline:
-                read = number(connection.stats(), "bytes_read")
-                if read == before + len(b"stats\r\n"):
-                    return True
-                before = read
+        try:
+            with Connection.to(self._address, self._timeout) as connection:
+                before = number(connection.stats(), "bytes_read")
+                while now() < deadline:
+                    read = number(connection.stats(), "bytes_read")
+                    if read == before + len(b"stats\r\n"):
+                        return True
+                    before = read
+        except (OSError, ProtocolError):
+            pass  # It may have no connection left: the flush tells if it does not serve at all.
         return False
 
     def send_flush(self) -> None:
@@ -188,7 +196,7 @@ class _Server:
         return not items
 
     def _crawl(self) -> int:
-        """Has memcached's crawler free all items that are forgotten; returns how many are left."""
+        """Makes memcached's crawler free all forgotten items; returns how many are left."""
         deadline = now() + self._timeout
         has_started = False
         while now() < deadline:
@@ -202,8 +210,11 @@ class _Server:
         raise ProtocolError("did not complete a crawl in time")
 
     def close(self) -> None:
-        self._connection.close()
-        _close(self.threads or [])
+        """Closes what is its own: after a test has closed it, another file may have the number."""
+        self._connection.close(
+            is_own=self._files[self._connection.fileno()] == _file(self._connection.fileno())
+        )
+        _close([thread for thread in self.threads or () if self._files[thread] == _file(thread)])
 
 
 def _threads(pid: int, workers: int) -> list[int] | None:
@@ -241,6 +252,15 @@ def _asleep(pid: int) -> list[int] | None:
             return None
         raise
     return descriptors if is_shown else None
+
+
+def _file(descriptor: int) -> tuple[int, int] | None:
+    """Returns what identifies an open file; None if there is none."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _close(descriptors: list[int]) -> None:

@@ -61,9 +61,9 @@ def end_attempt(keep_cache: bool) -> None:
     """
     global _has_ended  # noqa: PLW0603
     if _depth == 1:
-        _has_ended = True
         if not keep_cache:
             current_run().flush()
+        _has_ended = True
 
 
 def replace_depth(depth: int) -> int:

@@ -103,7 +103,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         address = _address(peer)
         if address is not None:
             _refuse_guarded(address)
-            if address in _undelayed:
+            if address in _undelayed and _is_stream(connection):
                 _undelay(connection)
                 _remember(connection, address)
     elif event == "socket.getaddrinfo":
@@ -123,10 +123,17 @@ def _address(peer: object) -> Address | None:
     return Address.at(host, peer[1]) if isinstance(host, str) else None
 
 
+def _is_stream(connection: Any) -> bool:
+    import _socket  # Not before: its import loads this module.
+
+    is_stream: bool = connection.type == _socket.SOCK_STREAM
+    return is_stream
+
+
 def _undelay(connection: Any) -> None:
     import _socket  # Not before: its import loads this module.
 
-    if connection.family != _socket.AF_UNIX and connection.type == _socket.SOCK_STREAM:
+    if connection.family != _socket.AF_UNIX:
         connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
 
 
@@ -155,7 +162,10 @@ def held_back() -> set[Address]:
     for connection, (address, _) in [*_connected.items()] if _connected else ():
         if connection.fileno() == -1 or not (sys.platform == "linux" and address.port):
             continue
-        info = connection.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, END_OF_INFO)
+        try:
+            info = connection.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, END_OF_INFO)
+        except OSError:
+            continue  # Its descriptor was closed, and may be that of something else.
         unacknowledged, unsent = (
             int.from_bytes(info[start : start + 4], sys.byteorder)
             for start in (UNACKNOWLEDGED, UNSENT)

@@ -295,10 +295,18 @@ def become_worker(name: str) -> None:
     if cache is not None:
         cache.caches.__dict__.pop("settings", None)
         cache.caches._settings = None
+        # Backends are made again: some keep a client where nothing here knows of it.
+        connections = cache.caches._connections
+        _inherited.append(connections)
+        cache.caches._connections = type(connections)(cache.caches.thread_critical)
 
 
 def _report_inherited() -> None:
     """Reports each connection to a server of the parent that a client outside of Django has."""
+    if guard.open_to_others():
+        import gc
+
+        gc.collect()  # What nothing can reach any more is no client.
     connections = guard.open_to_others()
     unused = _held_by(_inherited) if connections else ()
     for connection, address, at in connections:

@@ -205,8 +205,19 @@ class Connection:
         del lines[-1]
         return lines
 
-    def close(self) -> None:
-        self._socket.close()
+    def fileno(self) -> int:
+        """Returns the descriptor of its socket."""
+        return self._socket.fileno()
+
+    def close(self, is_own: bool = True) -> None:
+        """Closes the connection.
+
+        :param is_own: its descriptor is open, and has not become that of something else.
+        """
+        if is_own:
+            self._socket.close()
+        else:
+            self._socket.detach()
 
     def __enter__(self) -> Self:
         return self

@@ -21,7 +21,8 @@ MAIN = "main"
 CAPTURED = "captured"
 # A worker has inherited an open connection to a server of its parent.
 OPEN = "open"
-# The server of a parent was used while its workers ran. How often stands in place of "file:line".
+# The server of a parent was used while its workers ran, by one of them or by another process. How
+# often stands in place of "file:line".
 USED = "used"
 # A server was flushed before it came to rest. It is no fault of the test: the machine may be slow.
 RESTLESS = "restless"
@@ -32,7 +33,7 @@ Refusal = namedtuple("Refusal", ("address", "alias", "at", "kind"), defaults=(MA
 
 def faults(taken: Iterable[Refusal]) -> list[Refusal]:
     """Returns those that a test, or a strict run, fails for."""
-    return [refusal for refusal in taken if refusal.kind != RESTLESS]
+    return [refusal for refusal in taken if refusal.kind not in (RESTLESS, USED)]
 
 
 def append(path: str, refusal: Refusal) -> None:
