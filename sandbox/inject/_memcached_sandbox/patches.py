@@ -69,7 +69,7 @@ def django_conf(module: Any) -> None:
         value = get(self, name)
         if name != "CACHES" or not _unread:
             return value
-        self.__dict__.pop(name, None)  # It was kept there.
+        del self.__dict__[name]  # It was kept there.
         _repoint_unread()
         return get(self, name)
 
