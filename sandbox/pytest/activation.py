@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -11,7 +10,7 @@ import pytest
 from ..errors import MainMemcachedRefused, SandboxError
 from ..inject import pytest_plugin
 from ..run.local import is_in_a_run, sandbox_run
-from . import fixtures, on_command_line
+from . import fixtures
 from .options import memcached_options, run_options
 from .plugin import SESSION, SandboxedSession
 
@@ -25,21 +24,11 @@ def begin(config: pytest.Config) -> None:
     joins = is_in_a_run()
     stack = ExitStack()
     config.add_cleanup(stack.close)
-    entered = stack.enter_context(sandbox_run(waits=_is_distributed(config), **options))
+    entered = stack.enter_context(sandbox_run(**options))
     plugins.register(SandboxedSession(config, entered, joins), SESSION)
     plugins.register(fixtures, fixtures.__name__)
     if not plugins.is_registered(pytest_plugin):  # under sandbox exec it is
         plugins.register(pytest_plugin, pytest_plugin.__name__)
-
-
-def _is_distributed(config: pytest.Config) -> bool:
-    """Returns whether this pytest is the controller of pytest-xdist, or one of its workers.
-
-    The controller runs no test itself. A worker without a server is restarted again and again, if
-    the error comes before its first test.
-    """
-    of_xdist = any(on_command_line(config, name) for name in ("numprocesses", "tx"))
-    return of_xdist or "PYTEST_XDIST_WORKER" in os.environ
 
 
 @contextmanager

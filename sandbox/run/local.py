@@ -122,7 +122,6 @@ def sandbox_run(
     exclude: Collection[str] = (),
     flush: str | None = None,
     guard: Collection[str] | None = (),
-    waits: bool = False,
     **options: Unpack[MemcachedOptions],
 ) -> Iterator[run.Run]:
     """Puts this process into a run while the context lasts.
@@ -134,7 +133,6 @@ def sandbox_run(
     :param flush: when to empty the caches, as `Run.flushed_after` has it. None for the setting of
         the run that is joined, or ``"test"``.
     :param guard: further addresses not to connect to; None for no guard at all.
-    :param waits: start no server before Django's CACHES are read.
     :param options: those of `sandbox.Memcached`, for servers of its own.
     :raises SandboxError: an option is wrong, or a server cannot be started.
     """
@@ -143,7 +141,7 @@ def sandbox_run(
         with (
             _joined(exclude, flush, options.get("crawl", False), guard)
             if is_in_a_run()
-            else _owned(exclude, flush or "test", guard, waits, options)
+            else _owned(exclude, flush or "test", guard, options)
         ) as entered:
             yield entered
     finally:
@@ -195,7 +193,6 @@ def _owned(
     exclude: Collection[str],
     flush: str,
     guarded: Collection[str] | None,
-    waits: bool,
     options: MemcachedOptions,
 ) -> Iterator[run.Run]:
     # To say now what is wrong, and not when the first server is asked for.
@@ -207,7 +204,6 @@ def _owned(
     with injection(os.environ, Injection(exclude, children_flush, crawl, guarded)):
         source = LocalSource(options)
         own = run.Run(source)
-        own.waits = waits
         own.flushed_after, own.crawls = flush, crawl
         own.tests_in = os.getpid()
         outer = run.replace_run(own)

@@ -34,9 +34,6 @@ _inherited: list[Any] = []
 # backends hold some dozens.
 MOST_HELD = 10_000
 
-# Settings whose CACHES no code has read so far, in a run that waits for that.
-_unread: list[Any] = []
-
 # The counters of memcached that count operations on items, by whatever client.
 OPERATIONS = (
     *("cmd_get", "cmd_set", "cmd_touch", "delete_hits", "delete_misses"),
@@ -51,7 +48,6 @@ def django_conf(module: Any) -> None:
     """Repoints CACHES as soon as there are settings, before anyone can read them."""
     settings_init = module.Settings.__init__
     configure = module.LazySettings.configure
-    get = module.LazySettings.__getattr__
     override = module.UserSettingsHolder.__setattr__
 
     @functools.wraps(settings_init)
@@ -64,22 +60,12 @@ def django_conf(module: Any) -> None:
         configure(self, *args, **kwargs)
         _repoint(self._wrapped)
 
-    @functools.wraps(get)
-    def __getattr__(self: Any, name: str) -> Any:
-        value = get(self, name)
-        if name != "CACHES" or not _unread:
-            return value
-        del self.__dict__[name]  # It was kept there.
-        _repoint_unread()
-        return get(self, name)
-
     @functools.wraps(override)
     def __setattr__(self: Any, name: str, value: Any) -> None:
         override(self, name, _of_this_worker(value) if name == "CACHES" else value)
 
     _replace(module.Settings, "__init__", __init__)
     _replace(module.LazySettings, "configure", configured)
-    _replace(module.LazySettings, "__getattr__", __getattr__)
     _replace(module.UserSettingsHolder, "__setattr__", __setattr__)
     if module.settings.configured:
         _repoint(module.settings._wrapped)
@@ -100,7 +86,6 @@ def undo() -> None:
         if "_cache" in vars(backend):
             backend.close()
             del backend._cache
-    _unread.clear()
     while _undoing:
         _undoing.pop()()
 
@@ -126,12 +111,6 @@ def _repoint(settings: Any) -> None:
     option = "--exclude " if under_exec else "MEMCACHED_SANDBOX_EXCLUDE="
     locations.check_options(caches, moved, f"{option}{{alias}}")
     wanted = {alias: locations.addresses(spelled[alias]) for alias in moved}
-    if run.waits and moved:
-        for alias in moved if run.guards else ():
-            for address in wanted[alias]:
-                guard.guard(address, alias)
-        _unread.append(settings)
-        return
     resolved = run.resolve([address for alias in moved for address in wanted[alias]])
     for alias in moved:
         _guard(wanted[alias], alias)
@@ -143,14 +122,6 @@ def _repoint(settings: Any) -> None:
         },
     }
     _undoing.append(functools.partial(_put_back, settings, caches))
-
-
-def _repoint_unread() -> None:
-    """Repoints what was not read so far; each later settings object is repointed at once."""
-    current_run().waits = False
-    while _unread:
-        _repoint(_unread[-1])  # If there is an error, the next one who reads them gets it, too.
-        _unread.pop()
 
 
 def _put_back(settings: Any, caches: object) -> None:
@@ -193,7 +164,6 @@ def memcached_backend(module: Any) -> None:
 
 def _moved(location: object) -> object:
     run = current_run()
-    _repoint_unread()
     mains = [
         address
         for address in locations.addresses(location)

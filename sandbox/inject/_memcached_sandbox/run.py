@@ -34,8 +34,6 @@ class Run:
         # Addresses of aliases that turn out to be memcached ones, or not, when they connect.
         self.unclear: set[str] = set()
         self.guards = bool(os.environ.get("MEMCACHED_SANDBOX_GUARDED"))
-        # Whether no server is started before CACHES are read.
-        self.waits = False
         # test or never or, where pytest knows of more, class, module or session.
         self.flushed_after = os.environ.get("MEMCACHED_SANDBOX_RUN_FLUSH", "test")
         self.crawls = bool(os.environ.get("MEMCACHED_SANDBOX_RUN_CRAWL"))
@@ -150,8 +148,6 @@ def current_run() -> Run:
 
         under_exec = "MEMCACHED_SANDBOX_CONTROL" in os.environ
         _run = Run(SocketSource() if under_exec else EnvironmentSource())
-        # The process that started this one may wait: there is no server, but none may be needed.
-        _run.waits = not under_exec and "MEMCACHED_SANDBOX_ADDRESS" not in os.environ
     return _run
 
 
