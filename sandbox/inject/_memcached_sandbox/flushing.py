@@ -50,8 +50,8 @@ def asks_to_keep(owner: object) -> bool:
 
     ``clears_caches`` is an attribute that Django's ticket #11505 may bring.
     """
-    clears_caches = getattr(owner, "clears_caches", True)
-    return bool(getattr(owner, "keep_cache", False)) or not clears_caches
+    clears_caches = getattr(owner, "clears_caches", None)
+    return bool(getattr(owner, "keep_cache", False)) or clears_caches is False
 
 
 def end_attempt(keep_cache: bool) -> None:

@@ -17,7 +17,8 @@ from .address import Address
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, MutableMapping
+    import weakref
+    from collections.abc import Iterable, Iterator
     from types import FrameType
     from typing import Any
 
@@ -35,7 +36,7 @@ _undelayed: set[Address] = set()
 
 # The sockets of Python clients of sandbox servers: the address of each, and from where, as
 # "file:line". This package's own sockets are missing: there are no weak references to them.
-_connected: MutableMapping[Any, tuple[Address, str]] | None = None
+_connected: weakref.WeakKeyDictionary[Any, tuple[Address, str]] | None = None
 
 # Where struct tcp_info of linux/tcp.h has the number of segments that were not acknowledged, and of
 # bytes that were not sent; and its end, as far as it is needed.
@@ -159,13 +160,13 @@ def held_back() -> set[Address]:
     import _socket  # Not before: its import loads this module.
 
     servers = set()
-    for connection, (address, _) in [*_connected.items()] if _connected else ():
-        if connection.fileno() == -1 or not (sys.platform == "linux" and address.port):
+    for connection, (address, _) in _open():
+        if sys.platform != "linux" or not address.port:
             continue
         try:
             info = connection.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, END_OF_INFO)
         except OSError:
-            continue  # Its descriptor was closed, and may be that of something else.
+            continue  # It was closed meanwhile, and its number may be that of something else.
         unacknowledged, unsent = (
             int.from_bytes(info[start : start + 4], sys.byteorder)
             for start in (UNACKNOWLEDGED, UNSENT)
@@ -177,11 +178,16 @@ def held_back() -> set[Address]:
 
 def open_to_others() -> list[tuple[Any, Address, str]]:
     """Returns the open sockets to servers of other processes, with address and "file:line"."""
-    return [
-        (connection, address, at)
-        for connection, (address, at) in (_connected or {}).items()
-        if address in _captured and connection.fileno() != -1
-    ]
+    return [(connection, *entry) for connection, entry in _open() if entry[0] in _captured]
+
+
+def _open() -> Iterator[tuple[Any, tuple[Address, str]]]:
+    """Returns the sockets in `_connected` that are open. Other threads may connect meanwhile."""
+    for reference in _connected.keyrefs() if _connected else ():
+        connection = reference()
+        entry = None if connection is None or not _connected else _connected.get(connection)
+        if entry is not None and connection.fileno() != -1:
+            yield connection, entry
 
 
 def _refuse_guarded(address: Address) -> None:

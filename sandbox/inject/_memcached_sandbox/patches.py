@@ -265,10 +265,6 @@ def become_worker(name: str) -> None:
     if cache is not None:
         cache.caches.__dict__.pop("settings", None)
         cache.caches._settings = None
-        # Backends are made again: some keep a client where nothing here knows of it.
-        connections = cache.caches._connections
-        _inherited.append(connections)
-        cache.caches._connections = type(connections)(cache.caches.thread_critical)
 
 
 def _report_inherited() -> None:
@@ -326,10 +322,15 @@ def _flushing(call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         keep_cache = _keeps_cache(self)
-        if not keep_cache and getattr(self, "clears_caches", False):
-            self.clears_caches = False  # A Django that clears caches need not do it, too.
-        with flushed_after_test(keep_cache):
-            return call(self, *args, **kwargs)
+        clears_caches = not keep_cache and getattr(self, "clears_caches", False)
+        if clears_caches:
+            self.clears_caches = None  # A Django that clears caches need not do it, too.
+        try:
+            with flushed_after_test(keep_cache):
+                return call(self, *args, **kwargs)
+        finally:
+            if clears_caches:
+                del self.clears_caches
 
     return __call__
 

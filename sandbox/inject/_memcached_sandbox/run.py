@@ -62,6 +62,10 @@ class Run:
         if address:
             os.environ["MEMCACHED_SANDBOX_ADDRESS"] = moved[address]
         self.resolved = {main: moved[address] for main, address in self.resolved.items()}
+        for variable in [*os.environ]:  # such as those of --env
+            for old, new in moved.items():
+                if not variable.startswith("MEMCACHED_SANDBOX") and old in os.environ[variable]:
+                    os.environ[variable] = os.environ[variable].replace(old, new)
         guard.undelay(moved.values())
         self.captured = set(self.source.others(name))
         guard.capture(self.captured)
