@@ -166,7 +166,7 @@ def test_operations_of_a_client_that_no_guard_sees_are_counted(project: Project,
     assert "OK" in result.stderr, result.stderr
     assert re.search(
         r"while workers ran, a server of their main process was used: 10 operations at "
-        r"127\.0\.0\.1:\d+; in a worker a client must take its address from settings",
+        r"127\.0\.0\.1:\d+; if that was in a worker, its client must take its address from",
         result.stderr + result.stdout,
     ), result.stderr + result.stdout
-    assert result.returncode == (125 if way == "exec" else 1)
+    assert result.returncode == 0  # It may have been another process: that is not known.
