@@ -9,6 +9,7 @@ import pytest
 from ..helpers.django_runs import with_runner
 from ..helpers.processes import Result
 from ..helpers.projects import Project
+from ..helpers.suites import START_METHODS
 
 # Each test fails where two workers, or two tests, use one server by what they have captured.
 THROUGH_DJANGO = """
@@ -40,6 +41,24 @@ class B(A): pass
 class C(A):
     def setUp(self): active.disable()
     def tearDown(self): active.enable()
+"""
+
+# Each worker finds its own servers in the variables of --env, when a test reads them.
+BY_VARIABLES = """
+import os
+from django.core.cache import cache
+from django.test import SimpleTestCase
+from pymemcache import Client
+
+class A(SimpleTestCase):
+    def test(self):
+        host, port = os.environ["HOST"], os.environ["PORT"]
+        self.assertEqual(os.environ["URL"], f"cache://{host}:{port}/0")
+        for address in (f"{host}:{port}", os.environ["SECOND"]):
+            self.assertTrue(Client(address).add("key", 1, noreply=False))
+        self.assertEqual(cache.get("key", version=0), None)
+class B(A): pass
+class C(A): pass
 """
 
 # A client outside of Django: each address but the worker's own is refused.
@@ -170,3 +189,21 @@ def test_operations_of_a_client_that_no_guard_sees_are_counted(project: Project,
         result.stderr + result.stdout,
     ), result.stderr + result.stdout
     assert result.returncode == 0  # It may have been another process: that is not known.
+
+
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_variables_of_env_lead_each_worker_to_its_own(project: Project, start_method: str) -> None:
+    project.write("tests.py", BY_VARIABLES)
+    variables = {
+        "URL": "cache://{address}/0",
+        "HOST": "{host}",
+        "PORT": "{port}",
+        "SECOND": "{address2}",
+    }
+    options = [word for name, text in variables.items() for word in ("--env", f"{name}={text}")]
+    command = ("./manage.py", "test", "--parallel", "3")
+    result = project.sandboxed(
+        "--servers", "2", *options, "--", *command, START_METHOD=start_method
+    )
+    assert result.returncode == 0, result.stderr
+    assert "refused" not in result.stderr

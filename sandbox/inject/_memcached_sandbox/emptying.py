@@ -100,7 +100,7 @@ class Emptier:
                 self._servers[address] = _Server(address, self._timeout, self._sees_threads)
         servers = [self._servers[address] for address in addresses]
         deadline = now() + REST_TIMEOUT
-        while (held_back := guard.held_back().intersection(addresses)) and now() < deadline:
+        while (held_back := guard.held_back(addresses)) and now() < deadline:
             os.sched_yield()
         rested = [server.comes_to_rest() for server in servers]
         for server in servers:
@@ -149,7 +149,11 @@ class _Server:
 
     def is_intact(self) -> bool:
         """Returns whether its descriptors are open. A test may close all of its process."""
-        return all(_file(descriptor) == file for descriptor, file in self._files.items())
+        return all(map(self._owns, self._files))
+
+    def _owns(self, descriptor: int) -> bool:
+        """Returns whether a descriptor has not become that of another file."""
+        return _file(descriptor) == self._files[descriptor]
 
     def comes_to_rest(self) -> bool:
         """Waits until the server has executed what clients have sent; returns whether it has."""
@@ -211,10 +215,8 @@ class _Server:
 
     def close(self) -> None:
         """Closes what is its own: after a test has closed it, another file may have the number."""
-        self._connection.close(
-            is_own=self._files[self._connection.fileno()] == _file(self._connection.fileno())
-        )
-        _close([thread for thread in self.threads or () if self._files[thread] == _file(thread)])
+        self._connection.close(is_own=self._owns(self._connection.fileno()))
+        _close([*filter(self._owns, self.threads or ())])
 
 
 def _threads(pid: int, workers: int) -> list[int] | None:

@@ -18,7 +18,7 @@ TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
     import weakref
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from types import FrameType
     from typing import Any
 
@@ -41,6 +41,10 @@ _connected: weakref.WeakKeyDictionary[Any, tuple[Address, str]] | None = None
 # Where struct tcp_info of linux/tcp.h has the number of segments that were not acknowledged, and of
 # bytes that were not sent; and its end, as far as it is needed.
 UNACKNOWLEDGED, UNSENT, END_OF_INFO = 24, 144, 148
+
+# Where the code of this package is in a process of a run, and that of libraries or of none.
+HERE = os.path.join(os.path.dirname(__file__), "")
+LIBRARY = os.path.dirname(os.__file__), "<"
 
 _audits = False
 
@@ -151,17 +155,17 @@ def _remember(connection: Any, address: Address) -> None:
         pass
 
 
-def held_back() -> set[Address]:
-    """Returns the servers to which Python clients have sent what the kernel holds back.
+def held_back(servers: Collection[str]) -> set[str]:
+    """Returns those of the servers to which Python clients have sent what the kernel holds back.
 
     It does after a loss: thousands of small writes may overflow the buffer of the server's socket.
     A server that has read all leaves at most one segment without an acknowledgement.
     """
     import _socket  # Not before: its import loads this module.
 
-    servers = set()
-    for connection, (address, _) in _open():
-        if sys.platform != "linux" or not address.port:
+    found: set[str] = set()
+    for connection, (address, _) in _open() if sys.platform == "linux" else ():
+        if address not in servers or not address.port:
             continue
         try:
             info = connection.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, END_OF_INFO)
@@ -172,8 +176,8 @@ def held_back() -> set[Address]:
             for start in (UNACKNOWLEDGED, UNSENT)
         )
         if unacknowledged > 1 or unsent:
-            servers.add(address)
-    return servers
+            found.add(address)
+    return found
 
 
 def open_to_others() -> list[tuple[Any, Address, str]]:
@@ -222,13 +226,11 @@ def _culprit() -> tuple[str, int]:
     """Returns file and line of the innermost frame that is no library's, or else the innermost."""
     frame: FrameType | None = sys._getframe(1)
     innermost = sys._getframe(1)
-    here = os.path.dirname(__file__)
-    library = os.path.dirname(os.__file__)
     while frame is not None:
         file = frame.f_code.co_filename
-        if os.path.dirname(file) == here:
+        if file.startswith(HERE):
             innermost = frame.f_back or frame
-        elif not file.startswith((library, "<")) and "site-packages" not in file:
+        elif not file.startswith(LIBRARY) and "site-packages" not in file:
             return file, frame.f_lineno
         frame = frame.f_back
     return innermost.f_code.co_filename, innermost.f_lineno

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 # The cache backends of this process, for when it becomes a worker after they were made.
 _backends: weakref.WeakSet[Any] = weakref.WeakSet()
 
-# Clients that a worker has inherited. To free them would have them say goodbye to the server over
-# a connection that is their parent's.
+# Clients that a worker has inherited. They are kept referenced: their destructor would send "quit"
+# on the parent's connection.
 _inherited: list[Any] = []
 
 # How many objects to look at, at most, for the connections of such clients: those of Django's
@@ -194,16 +194,13 @@ def _counting(run_workers: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(run_workers)
     def run(*args: Any, **kwargs: Any) -> Any:
         before = _operations()
-        try:
-            return run_workers(*args, **kwargs)
-        finally:
-            for address, count in _operations().items():
-                used = count - before.get(address, count)
-                if used > 0:
-                    times = "1 operation" if used == 1 else f"{used:,} operations"
-                    current_run().report_refusal(
-                        refusals.Refusal(address, "", times, refusals.USED)
-                    )
+        result = run_workers(*args, **kwargs)
+        for address, count in _operations().items():
+            used = count - before.get(address, count)
+            if used > 0:
+                times = "1 operation" if used == 1 else f"{used:,} operations"
+                current_run().report_refusal(refusals.Refusal(address, "", times, refusals.USED))
+        return result
 
     return run
 

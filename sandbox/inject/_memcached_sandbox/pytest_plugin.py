@@ -57,7 +57,7 @@ def keeps(item: pytest.Item, nextitem: pytest.Item | None, flushed_after: str) -
 
 
 def _marked(item: pytest.Item) -> str:
-    """Returns how long the marker keep_cache, or the attribute, has a test keep the caches.
+    """Returns how long a test keeps the caches, by its marker or attribute.
 
     An attribute ends with its class.
     """

@@ -57,17 +57,16 @@ class Run:
         self.worker_pid = os.getpid()
         self.worker = os.environ["MEMCACHED_SANDBOX_WORKER"] = name
         address = os.environ.get("MEMCACHED_SANDBOX_ADDRESS")
-        before = [*self.resolved.values(), *([address] if address else [])]
+        others = self.source.others(name)
+        named = [server for server in others if any(server in t for _, t in _users_variables())]
+        before = [*self.resolved.values(), *([address] if address else []), *named]
         moved = self.source.resolve(before, name)
         if address:
             os.environ["MEMCACHED_SANDBOX_ADDRESS"] = moved[address]
+        _move_variables(moved)
         self.resolved = {main: moved[address] for main, address in self.resolved.items()}
-        for variable in [*os.environ]:  # such as those of --env
-            for old, new in moved.items():
-                if not variable.startswith("MEMCACHED_SANDBOX") and old in os.environ[variable]:
-                    os.environ[variable] = os.environ[variable].replace(old, new)
         guard.undelay(moved.values())
-        self.captured = set(self.source.others(name))
+        self.captured = set(others).difference(moved.values())
         guard.capture(self.captured)
         return moved
 
@@ -139,6 +138,28 @@ class Run:
         else:
             self._refusals.append(refusal)
         self.source.report_refusal(refusal)
+
+
+def _users_variables() -> list[tuple[str, str]]:
+    """Returns the variables that may name a server in the user's words, as those of --env do."""
+    return [item for item in os.environ.items() if not item[0].startswith("MEMCACHED_SANDBOX")]
+
+
+def _move_variables(moved: dict[str, str]) -> None:
+    """Puts a worker's addresses in place of others, or its port where a variable is one."""
+    import re
+
+    from .address import Address
+
+    for name, before in _users_variables():
+        text = before
+        for old, new in moved.items():
+            if old in text:
+                text = re.sub(rf"{re.escape(old)}(?!\d)", new.replace("\\", r"\\"), text)
+            elif text and text == Address(old).port:
+                text = Address(new).port
+        if text != before:
+            os.environ[name] = text
 
 
 _run: Run | None = None
