@@ -9,43 +9,39 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ..inject import guard, pytest_plugin
-from .plugin import Hook, section_of
+from .plugin import FailureContents, Hook, section_of
 
 if TYPE_CHECKING:
     from ..run.sandbox import Sandbox
     from ..server.options import MemcachedOptions
 
 
-class OtherCaches:
+class OtherCaches(FailureContents):
     """Empties the other caches, and shows their items when a test fails."""
 
     def __init__(self, box: Sandbox, flush: str) -> None:
+        super().__init__()
         self._box = box
         self._flush = flush
-        self._left: list[tuple[str, str]] = []
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self) -> Hook:
         """Shows what these caches held when a test failed."""
         report: pytest.TestReport = yield
-        if report.failed:
-            report.sections += self._left or self._contents()
-        self._left = []
+        self.show(report)
         return report
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> Hook:
+    @pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_runtest_teardown")
+    def pytest_flush_after_attempt(self, item: pytest.Item, nextitem: pytest.Item | None) -> Hook:
         """Empties these caches after each attempt at a test."""
         try:
             return (yield)
-        except BaseException:
-            self._left = self._contents()
-            raise
         finally:
             if not pytest_plugin.keeps(item, nextitem, self._flush):
                 self._box.flush()
 
-    def _contents(self) -> list[tuple[str, str]]:
+    def contents(self) -> list[tuple[str, str]]:
+        """Returns a section for each of these servers."""
         return [section_of(server) for server in self._box.servers]
 
 

@@ -34,10 +34,37 @@ def session_of(config: pytest.Config) -> SandboxedSession:
     return cast("SandboxedSession", config.pluginmanager.get_plugin(SESSION))
 
 
-class SandboxedSession:
+class FailureContents:
+    """Shows in the report of a failure what caches held, though they are flushed by then."""
+
+    def __init__(self) -> None:
+        self._left: list[tuple[str, str]] = []  # by a teardown that failed
+
+    def contents(self) -> list[tuple[str, str]]:
+        """Returns the sections of a report."""
+        raise NotImplementedError
+
+    def show(self, report: pytest.TestReport) -> None:
+        """Adds the sections to a report of a failure."""
+        if report.failed:
+            report.sections += self._left or self.contents()
+        self._left = []
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self) -> Hook:
+        """Keeps what the caches held when a teardown failed: they are flushed before its report."""
+        try:
+            return (yield)
+        except BaseException:
+            self._left = self.contents()
+            raise
+
+
+class SandboxedSession(FailureContents):
     """Serves pytest's hooks while the sandbox is on."""
 
     def __init__(self, config: pytest.Config, entered: run.Run, joins: bool) -> None:
+        super().__init__()
         self._config = config
         self._run = entered
         self._joins = joins
@@ -45,7 +72,6 @@ class SandboxedSession:
         self._quiet = is_set(config, "quiet")
         # Its refusals are those that no test is to blame for.
         self._summary = Summary(flag(f"{NAME}_memory"))
-        self._left: list[tuple[str, str]] = []
 
     def default_server(self) -> Server:
         """Returns the server behind the default alias or, without any alias, the run's own."""
@@ -125,21 +151,11 @@ class SandboxedSession:
                 report.outcome = "failed"
                 report.longrepr = told
         self._summary.refusals += [refusal for refusal in taken if refusal not in faults]
-        if report.failed:
-            report.sections += self._left or self._contents()
-        self._left = []
+        self.show(report)
         return report
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_teardown(self) -> Hook:
-        """Keeps what the caches held when a teardown failed: they are emptied before its report."""
-        try:
-            return (yield)
-        except BaseException:
-            self._left = self._contents()
-            raise
-
-    def _contents(self) -> list[tuple[str, str]]:
+    def contents(self) -> list[tuple[str, str]]:
+        """Returns a section for each server of this process."""
         mains = {server: main for main, server in self._run.resolved.items()}
         return [
             section_of(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from pymemcache import Client
@@ -19,6 +22,11 @@ from ..helpers.processes import eventually
 from ..helpers.slabs import list_keys
 
 each_road = pytest.mark.parametrize("sees_threads", [True, False], ids=["seen", "asked"])
+
+
+def connected(server: Memcached) -> socket.socket:
+    assert server.port
+    return socket.create_connection((server.host, server.port))
 
 
 def threads_shown() -> bool:
@@ -81,6 +89,32 @@ def test_restarted_server_gets_a_new_connection(sees_threads: bool) -> None:
                 assert client.get("key") is None
 
 
+def test_descriptors_that_a_test_has_closed_are_not_closed_again(tmp_path: Path) -> None:
+    """Their numbers may be those of the test's own files by then."""
+    with Memcached() as server, closing(emptying.Emptier(5)) as emptier, ExitStack() as files:
+        emptier.empty([server.address])
+        closed = [*emptier._servers[server.address]._files]
+        for descriptor in closed:
+            os.close(descriptor)
+        opened = [files.enter_context((tmp_path / "file").open("w")) for _ in range(20)]
+        assert {*closed} <= {file.fileno() for file in opened}
+        assert emptier.empty([server.address]) == []
+        for file in opened:
+            file.write("still open")
+            file.flush()
+
+
+def test_server_without_a_free_connection_is_flushed() -> None:
+    with Memcached(max_connections=20) as server, closing(emptying.Emptier(5, False)) as emptier:
+        emptier.empty([server.address])
+        with closing(server.client()) as client, ExitStack() as clients:
+            client.set("key", 1, noreply=False)
+            for _ in range(30):
+                clients.enter_context(connected(server))
+            assert emptier.empty([server.address]) == [server.address]
+            assert client.get("key") is None
+
+
 def interrupted(*_: object) -> bool:
     raise KeyboardInterrupt
 
@@ -138,6 +172,39 @@ def test_what_the_kernel_of_a_client_holds_back_is_seen() -> None:
             while sent:
                 sent -= len(server.recv(1_000_000))
             eventually(lambda: guard.held_back([address]) == set())
+
+
+def test_sockets_that_are_no_clients_of_memcached_hinder_no_flush() -> None:
+    with Sandbox() as box, closing(socket.socket(type=socket.SOCK_DGRAM)) as datagrams:
+        host, _, port = box.resolve(["main:1"])["main:1"].rpartition(":")
+        datagrams.connect((host, int(port)))
+        closed = socket.create_connection((host, int(port)))
+        os.close(closed.fileno())
+        box.flush()
+        closed.detach()
+
+
+def test_threads_may_connect_during_a_flush() -> None:
+    def connect() -> None:
+        while not done.is_set():
+            connected(server).close()
+
+    done = threading.Event()
+    with Memcached() as server, closing(emptying.Emptier(5)) as emptier:
+        guard.undelay([server.address])
+        threads = [threading.Thread(target=connect) for _ in range(3)]
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-5)
+        try:
+            for thread in threads:
+                thread.start()
+            for _ in range(200):
+                emptier.empty([server.address])
+        finally:
+            sys.setswitchinterval(interval)
+            done.set()
+            for thread in threads:
+                thread.join()
 
 
 def test_crawl_leaves_no_key_to_list_by_slabs() -> None:
