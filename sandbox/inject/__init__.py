@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from _memcached_sandbox import refusals as refusals
     from _memcached_sandbox import run as run
     from _memcached_sandbox import sources as sources
+    from _memcached_sandbox import workers as workers
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 

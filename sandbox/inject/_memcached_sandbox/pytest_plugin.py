@@ -96,6 +96,6 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     if hasattr(config, "workerinput") and current_run().worker:
         # Django's settings have asked under this name already; the environment has not.
-        from .patches import become_worker
+        from .workers import become_worker
 
         become_worker(current_run().worker)

@@ -1,0 +1,144 @@
+"""Makes a process a worker: what it knows of its parent's servers leads to its own."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import weakref
+from collections.abc import Mapping
+from types import FunctionType, ModuleType
+
+from . import guard, locations, refusals
+from .errors import ProtocolError
+from .run import current_run
+
+TYPE_CHECKING = False  # typing's own, without the import of typing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+# The cache backends of this process, for when it becomes a worker after they were made.
+backends: weakref.WeakSet[Any] = weakref.WeakSet()
+
+# Clients that a worker has inherited. They are kept referenced: their destructor would send "quit"
+# on the parent's connection.
+_inherited: list[Any] = []
+
+# How many objects to look at, at most, for the connections of such clients: those of Django's
+# backends hold some dozens.
+MOST_HELD = 10_000
+
+# The counters of memcached that count operations on items, by whatever client.
+OPERATIONS = (
+    *("cmd_get", "cmd_set", "cmd_touch", "delete_hits", "delete_misses"),
+    *("incr_hits", "incr_misses", "decr_hits", "decr_misses"),
+)
+
+
+def become_worker_in_child() -> None:
+    """Makes this process a worker if multiprocessing has started it."""
+    process = sys.modules.get("multiprocessing.process")
+    if process is None or process.parent_process() is None:
+        return
+    if current_run().worker_pid != os.getpid():
+        become_worker(f"{os.getppid()}/{process.current_process().name}")
+
+
+def become_worker(name: str) -> None:
+    """Puts this worker's addresses where those of its parent are, in settings and in backends."""
+    moved = current_run().become_worker(name)
+    for backend in list(backends):
+        backend._servers = locations.repointed(backend._servers, moved)
+        _inherited.append(backend.__dict__.pop("_cache", None))
+    _report_inherited()
+    conf = sys.modules.get("django.conf")
+    if conf is None or not conf.settings.configured:
+        return
+    settings = conf.settings._wrapped
+    while settings is not None:
+        # An override that is active lies before those settings that it overrides.
+        if "CACHES" in vars(settings):
+            settings.CACHES = of_this_worker(settings.CACHES)
+        settings = vars(settings).get("default_settings")
+    conf.settings.__dict__.pop("CACHES", None)
+    cache = sys.modules.get("django.core.cache")
+    if cache is not None:
+        cache.caches.__dict__.pop("settings", None)
+        cache.caches._settings = None
+
+
+def _report_inherited() -> None:
+    """Reports each connection to a server of the parent that a client outside of Django has."""
+    if guard.open_to_others():
+        import gc
+
+        gc.collect()  # What nothing can reach any more is no client.
+    connections = guard.open_to_others()
+    unused = _held_by(_inherited) if connections else ()
+    for connection, address, at in connections:
+        if id(connection) not in unused:
+            current_run().report_refusal(refusals.Refusal(str(address), "", at, refusals.OPEN))
+
+
+def _held_by(clients: list[Any]) -> set[int]:
+    """Returns the ids of what clients hold, their sockets among it."""
+    import gc
+
+    held: set[int] = set()
+    found = clients
+    while found and len(held) < MOST_HELD:
+        found = [
+            value
+            for value in gc.get_referents(*found)
+            if id(value) not in held and not isinstance(value, (type, ModuleType, FunctionType))
+        ]
+        held.update(map(id, found))
+    return held
+
+
+def of_this_worker(caches: Any) -> Any:
+    """Returns CACHES with this worker's addresses in place of those that it has captured."""
+    run = current_run()
+    moved = {}
+    # Django itself has something to say about what is no CACHES.
+    for alias, config in caches.items() if isinstance(caches, Mapping) else ():
+        location = config.get("LOCATION") if isinstance(config, Mapping) else None
+        if captured := run.captured.intersection(locations.addresses(location)):
+            own = locations.repointed(location, run.resolve(captured))
+            moved[alias] = {**config, "LOCATION": own}
+    return {**caches, **moved} if moved else caches
+
+
+def counting_operations(run_workers: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(run_workers)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        before = _operations()
+        result = run_workers(*args, **kwargs)
+        for address, count in _operations().items():
+            used = count - before.get(address, count)
+            if used > 0:
+                times = "1 operation" if used == 1 else f"{used:,} operations"
+                current_run().report_refusal(refusals.Refusal(address, "", times, refusals.USED))
+        return result
+
+    return run
+
+
+def _operations() -> dict[str, int]:
+    """Returns how many operations each server of this process has had.
+
+    One that does not answer is left out: the next flush fails, or the owner reports it.
+    """
+    from .protocol import ANSWER_TIMEOUT, Connection, number
+
+    operations = {}
+    for address in current_run().servers():
+        try:
+            with Connection.to(address, ANSWER_TIMEOUT) as connection:
+                counters = connection.stats()
+            operations[address] = sum(number(counters, name) for name in OPERATIONS)
+        except (OSError, ProtocolError):
+            pass
+    return operations
