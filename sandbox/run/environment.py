@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, MutableMapping, Seque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..inject import FOLDER, address, emptying, refusals
+from ..inject import FOLDER, address, emptying, hooks, refusals
 
 if TYPE_CHECKING:
     from ..server.memcached import Memcached
@@ -28,6 +28,7 @@ OF_OWN_RUN = (
     "MEMCACHED_SANDBOX_PID",
     ADDRESSES,
     emptying.NAMESPACE,
+    hooks.FURTHER,
     refusals.VARIABLE,
     "MEMCACHED_SANDBOX_WORKER",
 )
@@ -76,6 +77,7 @@ def command_variables(
             values.setdefault(name, value)
     return {
         "MEMCACHED_SANDBOX_ADDRESS": servers[0].address,
+        hooks.FURTHER: "\n".join(server.address for server in servers[1:]),
         "MEMCACHED_SANDBOX_PID": str(servers[0].pid),
         emptying.NAMESPACE: emptying.pid_namespace(),
         "MEMCACHED_SANDBOX_CONTROL": control,

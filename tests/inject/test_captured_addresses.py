@@ -43,9 +43,9 @@ class C(A):
     def tearDown(self): active.enable()
 """
 
-# Each worker finds its own servers in the variables of --env, when a test reads them.
+# Each process finds its own servers in the variables of --env, empty at each test.
 BY_VARIABLES = """
-import os
+import os, socket
 from django.core.cache import cache
 from django.test import SimpleTestCase
 from pymemcache import Client
@@ -55,8 +55,11 @@ class A(SimpleTestCase):
         host, port = os.environ["HOST"], os.environ["PORT"]
         self.assertEqual(os.environ["URL"], f"cache://{host}:{port}/0")
         for address in (f"{host}:{port}", os.environ["SECOND"]):
-            self.assertTrue(Client(address).add("key", 1, noreply=False))
+            client = Client(address)
+            self.assertTrue(client.add("key", 1, noreply=False))
+            self.assertTrue(client.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
         self.assertEqual(cache.get("key", version=0), None)
+    test_again = test
 class B(A): pass
 class C(A): pass
 """
@@ -201,7 +204,7 @@ def test_variables_of_env_lead_each_worker_to_its_own(project: Project, start_me
         "SECOND": "{address2}",
     }
     options = [word for name, text in variables.items() for word in ("--env", f"{name}={text}")]
-    command = ("./manage.py", "test", "--parallel", "3")
+    command = ("./manage.py", "test", "--parallel", "2")
     result = project.sandboxed(
         "--servers", "2", *options, "--", *command, START_METHOD=start_method
     )

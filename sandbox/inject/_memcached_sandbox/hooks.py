@@ -29,7 +29,10 @@ PATCHES = {
 # The module without which no Python process connects to anything.
 SOCKETS = "_socket"
 
-# Once it is imported: the addresses to guard, and the server to which clients send at once.
+# Names the servers after the first one that a command was given by `--servers`, one in a line.
+FURTHER = "MEMCACHED_SANDBOX_FURTHER_ADDRESSES"
+
+# Once it is imported: the addresses to guard, and the servers to which clients send at once.
 _to_guard: "list[str]" = []
 _to_undelay: "list[str]" = []
 
@@ -72,6 +75,12 @@ class PatchingLoader:
 _finder = PatchingFinder()
 
 
+def launched() -> "list[str]":
+    """Returns the addresses of the servers that the environment names, the first one first."""
+    addresses = [os.environ.get("MEMCACHED_SANDBOX_ADDRESS", "")]
+    return [*filter(None, addresses + os.environ.get(FURTHER, "").split("\n"))]
+
+
 def installed() -> bool:
     """Returns whether this process changes modules."""
     return _finder in sys.meta_path
@@ -83,7 +92,7 @@ def install() -> None:
         return
     # Now: the process may change its environment before it imports the module.
     _to_guard[:] = os.environ.get("MEMCACHED_SANDBOX_GUARDED", "").split()
-    _to_undelay[:] = filter(None, [os.environ.get("MEMCACHED_SANDBOX_ADDRESS")])
+    _to_undelay[:] = launched()
     sys.meta_path.insert(0, _finder)
     for name in (SOCKETS, *PATCHES):
         if name in sys.modules:

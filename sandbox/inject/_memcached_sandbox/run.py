@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from . import guard, refusals
+from . import guard, hooks, refusals
 from .errors import ProtocolError, RunError
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
@@ -56,17 +56,11 @@ class Run:
         """
         self.worker_pid = os.getpid()
         self.worker = os.environ["MEMCACHED_SANDBOX_WORKER"] = name
-        address = os.environ.get("MEMCACHED_SANDBOX_ADDRESS")
-        others = self.source.others(name)
-        named = [server for server in others if any(server in t for _, t in _users_variables())]
-        before = [*self.resolved.values(), *([address] if address else []), *named]
-        moved = self.source.resolve(before, name)
-        if address:
-            os.environ["MEMCACHED_SANDBOX_ADDRESS"] = moved[address]
+        moved = self.source.resolve([*self.resolved.values(), *hooks.launched()], name)
         _move_variables(moved)
         self.resolved = {main: moved[address] for main, address in self.resolved.items()}
         guard.undelay(moved.values())
-        self.captured = set(others).difference(moved.values())
+        self.captured = set(self.source.others(name))
         guard.capture(self.captured)
         return moved
 
@@ -88,8 +82,8 @@ class Run:
 
     def servers(self) -> set[str]:
         """Returns the addresses of the servers that this process uses."""
-        address = os.environ.get("MEMCACHED_SANDBOX_ADDRESS")
-        return set(self.resolved.values()) or ({address} if address else set())
+        first, *further = hooks.launched() or [""]
+        return {*(self.resolved.values() or filter(None, [first])), *further}
 
     def flush(self) -> None:
         """Empties the servers of this process.
@@ -140,20 +134,18 @@ class Run:
         self.source.report_refusal(refusal)
 
 
-def _users_variables() -> list[tuple[str, str]]:
-    """Returns the variables that may name a server in the user's words, as those of --env do."""
-    return [item for item in os.environ.items() if not item[0].startswith("MEMCACHED_SANDBOX")]
-
-
 def _move_variables(moved: dict[str, str]) -> None:
-    """Puts a worker's addresses in place of others, or its port where a variable is one."""
+    """Puts a worker's addresses in place of others, or its port where a variable is one.
+
+    Those of ``--env`` name servers in the user's words. The table of a local run stays.
+    """
     import re
 
     from .address import Address
 
-    for name, before in _users_variables():
+    for name, before in [*os.environ.items()]:
         text = before
-        for old, new in moved.items():
+        for old, new in moved.items() if name != "MEMCACHED_SANDBOX_ADDRESSES" else ():
             if old in text:
                 text = re.sub(rf"{re.escape(old)}(?!\d)", new.replace("\\", r"\\"), text)
             elif text and text == Address(old).port:
