@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..errors import RecordError, SandboxError, explain_limit
-from ..system import close_in_forks, no_fork
+from ..system import close_in_forks, deferred, no_fork
 from ..system.processes import OWN_DESCRIPTORS, UNKNOWN, Identity
 from ..system.reaper import FOLDER, is_readable
 from .run_directory import DIRECTORY, REMEDY, RunDirectory, directory_mode, make_directory
@@ -438,7 +438,7 @@ class ServerDirectory(LockedDirectory):
         :param size: how many bytes at most.
         """
         try:
-            with self._file(self.OUTPUT, os.O_RDONLY) as output:
+            with deferred(), self._file(self.OUTPUT, os.O_RDONLY) as output:
                 os.lseek(output, max(0, os.fstat(output).st_size - size), os.SEEK_SET)
                 return posix.read(output, size)
         except FileNotFoundError:
@@ -462,7 +462,7 @@ class ServerDirectory(LockedDirectory):
         self._append(os.fsencode(address) + b"\n")
 
     def _append(self, text: bytes) -> None:
-        with self._file(RECORD, os.O_WRONLY | os.O_APPEND) as record:
+        with deferred(), self._file(RECORD, os.O_WRONLY | os.O_APPEND) as record:
             os.write(record, text)
 
     def read_record(self) -> Record:

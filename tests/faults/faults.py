@@ -130,6 +130,7 @@ for _ in range(int(sys.argv[1])):
             caught = True
     gc.collect()
     assert resources() == before, (resources(), before)
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # one may be on its way
 print("done", flush=True)
 """
 

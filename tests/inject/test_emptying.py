@@ -93,7 +93,7 @@ def test_descriptors_that_a_test_has_closed_are_not_closed_again(tmp_path: Path)
     """Their numbers may be those of the test's own files by then."""
     with Memcached() as server, closing(emptying.Emptier(5)) as emptier, ExitStack() as files:
         emptier.empty([server.address])
-        closed = [*emptier._servers[server.address]._files]
+        closed = [*emptier._servers[server.address]._identities]
         for descriptor in closed:
             os.close(descriptor)
         opened = [files.enter_context((tmp_path / "file").open("w")) for _ in range(20)]

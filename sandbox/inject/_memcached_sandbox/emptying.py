@@ -20,7 +20,7 @@ for a client over TCP in another program: for 40 ms if TCP_NODELAY is off, and l
 from __future__ import annotations
 
 import os
-import posix  # gevent and eventlet replace functions of os, but none of posix
+from io import FileIO
 
 from . import guard
 from .errors import ProtocolError
@@ -48,6 +48,9 @@ LONGEST_NAME = 512
 
 # What stands in place of such a name if the thread runs, or may not be looked at.
 UNSEEN = b"0"
+
+# Files whose descriptors a test has closed, and that are others' by now: they must not be closed.
+_lost: list[FileIO] = []
 
 # Names the PID namespace of the owner, for processes of the run that may be in another one.
 NAMESPACE = "MEMCACHED_SANDBOX_PID_NAMESPACE"
@@ -115,7 +118,7 @@ class Emptier:
     def shows_threads(self, address: str) -> bool:
         """Returns whether /proc shows when the server is at rest."""
         self.empty([address])
-        return self._servers[address].threads is not None
+        return bool(self._servers[address].threads)
 
     def close(self) -> None:
         """Closes the connections."""
@@ -130,35 +133,36 @@ class _Server:
     def __init__(self, address: str, timeout: float, sees_threads: bool) -> None:
         self._address = address
         self._timeout = timeout
-        self.threads: list[int] | None = None
         self._connection = Connection.to(address, timeout)
+        self._files: list[FileIO] = []
         try:
             counters = self._connection.stats()
             self._walks_lists = self._connection.version >= WALKS_LISTS
             own = pid_namespace()
             if sees_threads and os.environ.get(NAMESPACE, own) == own:
-                self.threads = _threads(number(counters, "pid"), number(counters, "threads"))
-            self._files = {
-                descriptor: _file(descriptor)
-                for descriptor in (self._connection.fileno(), *(self.threads or ()))
+                self._files = _threads(number(counters, "pid"), number(counters, "threads"))
+            self.threads = [file.fileno() for file in self._files]
+            self._identities = {
+                descriptor: _identity(descriptor)
+                for descriptor in (self._connection.fileno(), *self.threads)
             }
         except BaseException:
             self._connection.close()
-            _close(self.threads or [])
+            _close(self._files)
             raise
 
     def is_intact(self) -> bool:
         """Returns whether its descriptors are open. A test may close all of its process."""
-        return all(map(self._owns, self._files))
+        return all(map(self._owns, self._identities))
 
     def _owns(self, descriptor: int) -> bool:
         """Returns whether a descriptor has not become that of another file."""
-        return _file(descriptor) == self._files[descriptor]
+        return _identity(descriptor) == self._identities[descriptor]
 
     def comes_to_rest(self) -> bool:
         """Waits until the server has executed what clients have sent; returns whether it has."""
         deadline = now() + REST_TIMEOUT
-        if self.threads is not None:
+        if self.threads:
             while not all(map(_is_epoll, map(_wait, self.threads))):
                 if now() > deadline:
                     return False
@@ -216,47 +220,56 @@ class _Server:
     def close(self) -> None:
         """Closes what is its own: after a test has closed it, another file may have the number."""
         self._connection.close(is_own=self._owns(self._connection.fileno()))
-        _close([*filter(self._owns, self.threads or ())])
+        for file in self._files:
+            if self._owns(file.fileno()):
+                file.close()
+            else:
+                _lost.append(file)
 
 
-def _threads(pid: int, workers: int) -> list[int] | None:
+def _threads(pid: int, workers: int) -> list[FileIO]:
     """Opens the files that name what the main thread and the workers of a server wait in.
 
-    :returns: their descriptors, the main thread's first. None if /proc does not show that: not on
-        macOS, and not to root without CAP_SYS_PTRACE, as memcached is another user there.
+    A signal handler may raise between any two steps here. A file then closes itself: a descriptor
+    would be lost.
+
+    :returns: the main thread's first. None of them if /proc does not show that: not on macOS, and
+        not to root without CAP_SYS_PTRACE, as memcached is another user there.
     """
     deadline = now() + REST_TIMEOUT
     while now() < deadline:
         asleep = _asleep(pid)
-        if asleep is None or len(asleep) == workers + 1:
+        if asleep is None:
+            break
+        if len(asleep) == workers + 1:
             return asleep
         _close(asleep)
         os.sched_yield()
-    return None
+    return []
 
 
-def _asleep(pid: int) -> list[int] | None:
+def _asleep(pid: int) -> list[FileIO] | None:
     """Opens such a file of each thread that waits in epoll now; None if /proc does not show it."""
     folder = f"/proc/{pid}/task"
-    descriptors: list[int] = []
+    files: list[FileIO] = []
     is_shown = False
     try:
         # The main thread, which has the process's ID, hands new connections to the others.
         for thread in sorted(os.listdir(folder), key=lambda thread: int(thread) != pid):
-            descriptors.append(os.open(f"{folder}/{thread}/wchan", os.O_RDONLY))
-            function = _wait(descriptors[-1])
+            files.append(FileIO(f"{folder}/{thread}/wchan"))
+            function = _wait(files[-1].fileno())
             is_shown = is_shown or function != UNSEEN
             if not _is_epoll(function):
-                posix.close(descriptors.pop())
-    except BaseException as error:
-        _close(descriptors)
-        if isinstance(error, OSError):
-            return None
-        raise
-    return descriptors if is_shown else None
+                files.pop().close()
+    except OSError:
+        is_shown = False
+    if not is_shown:
+        _close(files)
+        return None
+    return files
 
 
-def _file(descriptor: int) -> tuple[int, int] | None:
+def _identity(descriptor: int) -> tuple[int, int] | None:
     """Returns what identifies an open file; None if there is none."""
     try:
         status = os.fstat(descriptor)
@@ -265,9 +278,9 @@ def _file(descriptor: int) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _close(descriptors: list[int]) -> None:
-    while descriptors:
-        posix.close(descriptors.pop())
+def _close(files: list[FileIO]) -> None:
+    for file in files:
+        file.close()
 
 
 def _wait(descriptor: int) -> bytes:
