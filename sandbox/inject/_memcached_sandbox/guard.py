@@ -1,8 +1,8 @@
 """Refuses connections to the main memcached, and sees that those to sandbox servers send at once.
 
 An audit hook sees every connect() of this process before it happens: blocking or not, by a thread,
-by asyncio, or by a socket that gevent made. Only clients in C that call the system themselves, such
-as pylibmc, pass it by.
+by asyncio, or by a socket that gevent made. Clients in C call the system themselves: pylibmc and
+libmc are asked for their addresses by `patches`, and others pass it by.
 """
 
 from __future__ import annotations
@@ -19,14 +19,39 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
-# The addresses that are guarded, and the alias of each, or "".
+# The places that are guarded, and the alias of each, or "".
 _guarded: dict[Address, str] = {}
 
-# The hosts by which clients reach this machine. The last two are for servers, but connect to it.
-THIS_MACHINE = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "::")
-
-# The addresses of sandbox servers.
+# The places of sandbox servers.
 _undelayed: set[Address] = set()
+
+# The ports of all of these, and of those that were guarded once; with `AT_PATHS` if one is a path.
+_ports: set[int] = set()
+
+# Stands for the port of a Unix socket.
+AT_PATHS = -1
+
+# Names of this machine, beside those that end with ".localhost": RFC 6761, and Debian's and Red
+# Hat's /etc/hosts.
+NAMES = (
+    "localhost",
+    "localhost4",
+    "localhost6",
+    "localhost.localdomain",
+    "localhost4.localdomain4",
+    "localhost6.localdomain6",
+    "ip6-localhost",
+    "ip6-loopback",
+)
+
+# The address of all interfaces, in two families, and that of the loopback interface in IPv6.
+# Connecting to each leads to this machine.
+ALL_INTERFACES = bytes(4)
+ALL_INTERFACES_6 = bytes(16)
+LOOPBACK_6 = bytes(15) + b"\1"
+
+# The first byte of IPv4 addresses of the loopback interface: RFC 1122, section 3.2.1.3.
+LOOPBACK = 127
 
 _audits = False
 
@@ -45,11 +70,9 @@ def restore(guarded: dict[Address, str]) -> None:
 def guard(text: str, alias: str = "") -> None:
     """Guards an address, too. An address of this machine is guarded by all names of it."""
     _see_connects()
-    address = Address(text)
-    _guarded.setdefault(address, alias)
-    if address.host in THIS_MACHINE:
-        for host in THIS_MACHINE:
-            _guarded.setdefault(Address.at(host, address.port), alias)
+    place = _place(Address(text))
+    _guarded.setdefault(place, alias)
+    _ports.add(_port(place))
 
 
 def undelay(servers: Iterable[str]) -> None:
@@ -58,10 +81,22 @@ def undelay(servers: Iterable[str]) -> None:
     With it the client's kernel holds back a second small write for 40 ms, if the first one was not
     answered. A flush between tests would come before that write.
     """
-    addresses = {Address(server) for server in servers}
-    if not addresses <= _undelayed:
-        _undelayed.update(addresses)
+    # A Unix socket holds nothing back, and has no such option.
+    places = {_place(address) for address in map(Address, servers) if address.host}
+    if not places <= _undelayed:
+        _undelayed.update(places)
+        _ports.update(map(_port, places))
         _see_connects()
+
+
+def check(address: Address) -> bool:
+    """Refuses a guarded address to a client whose connects are not seen.
+
+    :returns: whether it is that of a sandbox server, to which the client must send at once.
+    :raises MainMemcachedRefused: it is guarded.
+    """
+    _refuse_guarded(address)
+    return _place(address) in _undelayed
 
 
 def _see_connects() -> None:
@@ -86,24 +121,67 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _address(peer: object) -> Address | None:
-    """Returns the address of what a program connects to; None for what is no address."""
-    if isinstance(peer, (str, bytes)):
-        return Address.at_path(os.fsdecode(peer))
-    if not isinstance(peer, tuple):
+    """Returns the address of what a program connects to; None if no place has such a port."""
+    if isinstance(peer, tuple):
+        try:
+            host, port = peer[0], int(peer[1])
+        except (LookupError, TypeError, ValueError):
+            return None  # It is of another family, or getaddrinfo() is asked for no port.
+        if port not in _ports:
+            return None
+        if isinstance(host, (bytes, bytearray)):
+            host = host.decode("ascii", "replace")
+        return Address.at(host, port) if isinstance(host, str) else None
+    if AT_PATHS not in _ports:
         return None
-    host = peer[0].decode("ascii", "replace") if isinstance(peer[0], bytes) else peer[0]
-    return Address.at(host, peer[1]) if isinstance(host, str) else None
+    if isinstance(peer, (bytearray, memoryview)):
+        peer = bytes(peer)
+    return Address.at_path(os.fsdecode(peer)) if isinstance(peer, (str, bytes)) else None
+
+
+def _port(address: Address) -> int:
+    """Returns the port, `AT_PATHS` at a path, and 0 for what is no number."""
+    return AT_PATHS if address.path else int(address.port) if address.port.isdecimal() else 0
+
+
+def _place(address: Address) -> Address:
+    """Returns one address for all that lead to the same place, as far as their spelling tells."""
+    if address.path:
+        # The kernel reads it to its first NUL. One that begins with NUL is none of a file.
+        path = address.path.partition("\0")[0]
+        return Address.at_path(os.path.realpath(path)) if path else address
+    host = "localhost" if _is_this_machine(address.host) else address.host
+    return Address.at(host, _port(address))
+
+
+def _is_this_machine(host: str) -> bool:
+    """Returns whether a host, by name or by any IP address that libc reads, is this machine."""
+    import _socket  # Not before: its import loads this module.
+
+    numbers, _, _ = host.partition("%")
+    try:
+        if ":" in numbers:
+            packed = _socket.inet_pton(_socket.AF_INET6, numbers)
+        else:
+            packed = _socket.inet_aton(numbers)  # 127.1 and 0x7f000001, too
+    except (OSError, ValueError):
+        name = host.rstrip(".")
+        own = os.uname().nodename.lower()
+        return name in NAMES or name == own or name.endswith(".localhost")
+    if len(packed) == len(ALL_INTERFACES):
+        return packed[0] == LOOPBACK or packed == ALL_INTERFACES
+    return packed in (LOOPBACK_6, ALL_INTERFACES_6)
 
 
 def _undelay(connection: Any, address: Address) -> None:
-    import _socket  # Not before: its import loads this module.
+    import _socket
 
-    if address in _undelayed and connection.type == _socket.SOCK_STREAM:
+    if _place(address) in _undelayed and connection.type == _socket.SOCK_STREAM:
         connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
 
 
 def _refuse_guarded(address: Address) -> None:
-    alias = _guarded.get(address)
+    alias = _guarded.get(_place(address))
     if alias is None:
         return
     file, line = _culprit()
