@@ -324,9 +324,19 @@ class _Process:
         """
         if sys.platform != "linux":
             return CHOICE
-        self._port = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
-        self._port.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
-        self._port.bind((LOOPBACK, 0))
+        try:
+            self._port = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+            self._port.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+            self._port.bind((LOOPBACK, 0))
+            _check_route(self._port.getsockname())
+        except OSError as error:
+            if explain_limit(error) is not None:
+                raise
+            raise StartError(
+                f"no process here can connect to {LOOPBACK}, as without a loopback interface: "
+                f"{error.strerror}; let memcached listen on a Unix socket, by --unix, "
+                "MEMCACHED_SANDBOX_UNIX=1 or unix_socket=True"
+            ) from error
         return str(self._port.getsockname()[1])
 
     def wait_for_address(self) -> str:
@@ -421,6 +431,18 @@ class _Process:
         """Returns the end of memcached's output in one line; nothing if it has printed nothing."""
         words = " ".join(self.directory.read_output(LAST_OUTPUT).decode(errors="replace").split())
         return f", saying: {printable(words)}" if words else ""
+
+
+def _check_route(peer: tuple[str, int]) -> None:
+    """Looks up the route to an address. To connect a datagram socket sends nothing: connect(2).
+
+    :raises OSError: there is none.
+    """
+    probe = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+    try:
+        probe.connect(peer)
+    finally:
+        probe.close()
 
 
 def _port_in(line: bytes) -> int:
