@@ -39,7 +39,7 @@ class Tests(SimpleTestCase):
 
 @pytest.mark.parametrize(
     ("library", "patch"),
-    [("gevent", GEVENT), ("gevent", GEVENT_ON_LIBUV), ("eventlet", EVENTLET)],
+    [("gevent", GEVENT), ("gevent.libuv._corecffi", GEVENT_ON_LIBUV), ("eventlet", EVENTLET)],
     ids=["gevent", "gevent on libuv", "eventlet"],
 )
 def test_memcached_of_a_patched_owner_starts_stops_and_tells_its_end(
