@@ -341,7 +341,16 @@ class _Process:
         try:
             holder.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
             holder.bind((LOOPBACK, 0))
+            _check_route(holder.getsockname())
             return str(holder.getsockname()[1])
+        except OSError as error:
+            if explain_limit(error) is not None:
+                raise
+            raise StartError(
+                f"no process here can connect to {LOOPBACK}, as without a loopback interface: "
+                f"{error.strerror}; let memcached listen on a Unix socket, by --unix, "
+                "MEMCACHED_SANDBOX_UNIX=1 or unix_socket=True"
+            ) from error
         finally:
             self._port = holder.detach()
 
@@ -438,6 +447,18 @@ class _Process:
         """Returns the end of memcached's output in one line; nothing if it has printed nothing."""
         words = " ".join(self.directory.read_output(LAST_OUTPUT).decode(errors="replace").split())
         return f", saying: {printable(words)}" if words else ""
+
+
+def _check_route(peer: tuple[str, int]) -> None:
+    """Looks up the route to an address. To connect a datagram socket sends nothing: connect(2).
+
+    :raises OSError: there is none.
+    """
+    probe = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+    try:
+        probe.connect(peer)
+    finally:
+        probe.close()
 
 
 def _port_in(line: bytes) -> int:

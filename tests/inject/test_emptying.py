@@ -15,7 +15,7 @@ import pytest
 from pymemcache import Client
 
 from sandbox import Memcached, Sandbox, Server, ServerError
-from sandbox.inject import emptying, guard
+from sandbox.inject import clients, emptying, guard
 
 from ..helpers.memcacheds import PUMP, PlainMemcached
 from ..helpers.processes import eventually
@@ -161,17 +161,17 @@ def test_what_the_kernel_of_a_client_holds_back_is_seen() -> None:
         address = f"{host}:{port}"
         guard.undelay([address])
         with socket.create_connection((host, port)) as client, listener.accept()[0] as server:
-            assert guard.held_back([address]) == set()
+            assert clients.held_back([address]) == set()
             client.setblocking(False)
             sent = 0
             with suppress(BlockingIOError):
                 while True:
                     sent += client.send(bytes(100_000))
-            assert guard.held_back([address]) == {address}
-            assert guard.held_back(["127.0.0.1:1"]) == set()
+            assert clients.held_back([address]) == {address}
+            assert clients.held_back(["127.0.0.1:1"]) == set()
             while sent:
                 sent -= len(server.recv(1_000_000))
-            eventually(lambda: guard.held_back([address]) == set())
+            eventually(lambda: clients.held_back([address]) == set())
 
 
 def test_sockets_that_are_no_clients_of_memcached_hinder_no_flush() -> None:
@@ -201,7 +201,7 @@ def test_threads_may_connect_during_a_flush() -> None:
             for thread in threads:
                 thread.start()
             for _ in range(5000):
-                guard.held_back([server.address])
+                clients.held_back([server.address])
             assert emptier.empty([server.address]) == []
         finally:
             sys.setswitchinterval(interval)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from sandbox.errors import MainMemcachedRefused
+from sandbox.run.local import sandbox_run
 
 from ..conftest import Run
 from ..helpers.memcacheds import MainMemcached
@@ -97,20 +102,58 @@ def test_guard_option_takes_names_and_unix_sockets(project: Project) -> None:
     assert project.sandboxed("--guard", "no address", "true").returncode == 2
 
 
-def test_guard_knows_the_names_of_this_machine(project: Project) -> None:
-    """Connecting to the address of all interfaces leads to this machine, too."""
-    hosts = ["localhost", "LOCALHOST", "127.0.0.1", "0.0.0.0", "::1", "0:0::1", "::"]
-    hosts.append("::ffff:127.0.0.1")
-    script = (
-        "import socket\n"
-        f"for host in {hosts}:\n"
-        "    family = socket.AF_INET6 if ':' in host else socket.AF_INET\n"
-        "    try: socket.socket(family).connect((host, 5))\n"
-        "    except ConnectionRefusedError as error: print(type(error).__name__)\n"
-    )
-    options = ["--guard", "127.0.0.1:5"]
-    result = project.sandboxed(*options, "--", sys.executable, "-c", script)
-    assert result.stdout.splitlines() == ["MainMemcachedRefused"] * len(hosts), result.stderr
+# What leads to this machine: names, all interfaces, the loopback network, and what libc reads so.
+HOSTS = [
+    *("localhost", "LOCALHOST", "localhost.", "me.localhost", "localhost.localdomain"),
+    *("ip6-localhost", os.uname().nodename, "", "127.0.0.1", "127.0.0.2", "127.255.1.9", "0.0.0.0"),
+    *("127.1", "0x7f.1", "2130706433", "0", "::1", "0:0::1", "::", "::1%lo"),
+    *("::ffff:127.0.0.1", "::ffff:7f00:3", "::ffff:0:0"),
+]
+
+
+@pytest.mark.parametrize("main", ["127.0.0.1:5", "[::1]:5", "127.0.0.2:5", "Localhost:5", "0:05"])
+def test_guard_knows_the_hosts_of_this_machine(main: str) -> None:
+    """Also where the main address itself has one of them."""
+    with sandbox_run(guard=[main]) as entered:
+        for host in HOSTS:
+            with pytest.raises(MainMemcachedRefused):
+                socket.create_connection((host, 5))
+        for spelled in (b"localhost", bytearray(b"127.0.0.1")):
+            with pytest.raises(MainMemcachedRefused), socket.socket() as connection:
+                connection.connect((spelled, 5))
+        spelled_hosts = [refusal.address.rpartition(":")[0] for refusal in entered.take_refusals()]
+        assert spelled_hosts[:3] == ["localhost", "localhost", "localhost."]
+        assert "0x7f.1" in spelled_hosts
+
+
+def test_guard_of_this_machine_leaves_other_hosts_and_ports() -> None:
+    with sandbox_run(guard=["127.0.0.1:5", "192.0.2.1:6"]) as entered:
+        for peer in (("127.0.0.1", 7), ("192.0.2.1", 5), ("192.0.2.2", 6), ("126.0.0.1", 5)):
+            with socket.socket() as connection:
+                connection.setblocking(False)
+                connection.connect_ex(peer)
+        assert entered.take_refusals() == []
+
+
+@pytest.mark.parametrize("guarded", ["/link/m.sock", "unix:real//m.sock"])
+def test_guard_knows_a_unix_socket_by_each_path(
+    guarded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    path = f"{tmp_path}/real/m.sock"
+    (tmp_path / "file").symlink_to(path)
+    with sandbox_run(guard=[guarded.replace("/link", f"{tmp_path}/link")]) as entered:
+        peers: list[Any] = [path, "real/m.sock", "link/../real//m.sock", "file", os.fsencode(path)]
+        peers += [bytearray(os.fsencode(path)), memoryview(b"./file"), f"{path}\0more"]
+        for peer in peers:
+            with pytest.raises(MainMemcachedRefused), socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(peer)
+        assert [refusal.address for refusal in entered.take_refusals()][1] == "unix:real/m.sock"
+        for other in ("real/other.sock", f"\0{path}", b"\0m.sock"):
+            with socket.socket(socket.AF_UNIX) as connection:
+                assert connection.connect_ex(other)
 
 
 @pytest.mark.parametrize(

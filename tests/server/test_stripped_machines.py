@@ -16,6 +16,9 @@ import pytest
 
 from ..conftest import Run
 from ..helpers.cli import assert_one_line
+from ..helpers.django_runs import servers_of
+from ..helpers.projects import MakeProject
+from ..helpers.suites import CLEAN_CACHE
 from ..helpers.users import ANOTHER_USER, as_root, run_as
 
 pytestmark = as_root
@@ -27,9 +30,9 @@ def _nothing_left(run_folder: Path) -> Iterator[None]:
     assert list(run_folder.iterdir()) == []
 
 
-def stripped(change: str) -> tuple[str, ...]:
+def stripped(change: str, namespace: str = "--mount") -> tuple[str, ...]:
     """Return the command before one that shall see a changed machine."""
-    words = ("unshare", "--mount", "sh", "-c", f'{change}; exec "$@"', "sh")
+    words = ("unshare", namespace, "sh", "-c", f'{change}; exec "$@"', "sh")
     if not shutil.which("unshare") or subprocess.run([*words, "true"], check=False).returncode:
         pytest.skip("nothing may be mounted here")
     return words
@@ -143,3 +146,31 @@ def test_user_namespace_serves_in_a_folder_of_its_user() -> None:
     served, refused = result.stdout.splitlines()
     assert served == "served"
     assert "/tmp belongs to another user (65534, perhaps one that this user namespace" in refused
+
+
+@pytest.fixture
+def without_loopback() -> tuple[str, ...]:
+    """The one interface of a new network is down: so it is in build sandboxes."""
+    return stripped("true", "--net")
+
+
+def test_missing_loopback_is_named_with_the_option_that_does_without(
+    run: Run, without_loopback: tuple[str, ...]
+) -> None:
+    result = run(*without_loopback, "sandbox", "exec", "true")
+    assert_one_line(
+        result, 125, "connect to 127.0.0.1, as without a loopback interface: Network is"
+    )
+    assert "on a Unix socket, by --unix, MEMCACHED_SANDBOX_UNIX=1 or unix_so" in result.stderr
+
+
+def test_tests_with_a_unix_socket_need_no_loopback(
+    run: Run, make_project: MakeProject, without_loopback: tuple[str, ...]
+) -> None:
+    project = make_project("127.0.0.1:11211")
+    project.write("tests.py", CLEAN_CACHE)
+    tests = ("./manage.py", "test", "--parallel", "2")
+    command = (*without_loopback, "sandbox", "exec", "--unix", "--", *tests)
+    result = run(*command, cwd=project.folder)
+    assert result.returncode == 0, result.stderr
+    assert servers_of(result) == 3

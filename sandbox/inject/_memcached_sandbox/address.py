@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
@@ -19,6 +21,28 @@ HIGHEST_PORT = 65535
 # path has no NUL, and no surrogate but those that os.fsdecode() makes of undecodable bytes.
 PATH = r"unix:[^\0\ud800-\udc7f\udd00-\udfff]+"
 COMPLETE = rf"(?i){PATH}|(\[[0-9a-f:.]+(%[\w.-]+)?\]|(?!\d+:)[\w.-]+):(?P<port>\d{{1,5}})"
+
+# Names of this machine, beside those that end with ".localhost": RFC 6761, and Debian's and Red
+# Hat's /etc/hosts.
+NAMES = (
+    "localhost",
+    "localhost4",
+    "localhost6",
+    "localhost.localdomain",
+    "localhost4.localdomain4",
+    "localhost6.localdomain6",
+    "ip6-localhost",
+    "ip6-loopback",
+)
+
+# The address of all interfaces, in two families, and that of the loopback interface in IPv6.
+# Connecting to each leads to this machine.
+ALL_INTERFACES = bytes(4)
+ALL_INTERFACES_6 = bytes(16)
+LOOPBACK_6 = bytes(15) + b"\1"
+
+# The first byte of IPv4 addresses of the loopback interface: RFC 1122, section 3.2.1.3.
+LOOPBACK = 127
 
 # An IPv6 address that stands for an IPv4 address: RFC 4291, section 2.5.5.2.
 MAPPED = "::ffff:"
@@ -92,6 +116,16 @@ class Address(str):
         return "" if self.path else self.rpartition(":")[2]
 
     @property
+    def place(self) -> Address:
+        """One address for all that lead to the same place, as far as their spelling tells."""
+        if self.path:
+            # The kernel reads it to its first NUL. One that begins with NUL is none of a file.
+            path = self.path.partition("\0")[0]
+            return Address.at_path(os.path.realpath(path)) if path else self
+        host = "localhost" if _is_this_machine(self.host) else self.host
+        return Address.at(host, int(self.port) if self.port.isdecimal() else self.port)
+
+    @property
     def peer(self) -> Peer:
         """The same for socket.connect().
 
@@ -106,6 +140,25 @@ def is_complete(text: str) -> bool:
 
     match = re.fullmatch(COMPLETE, text)
     return match is not None and 1 <= int(match["port"] or 1) <= HIGHEST_PORT
+
+
+def _is_this_machine(host: str) -> bool:
+    """Returns whether a host, by name or by any IP address that libc reads, is this machine."""
+    import _socket  # Not before: its import loads the guard, which loads this module.
+
+    numbers, _, _ = host.partition("%")
+    try:
+        if ":" in numbers:
+            packed = _socket.inet_pton(_socket.AF_INET6, numbers)
+        else:
+            packed = _socket.inet_aton(numbers)  # 127.1 and 0x7f000001, too
+    except (OSError, ValueError):
+        name = host.rstrip(".")
+        own = os.uname().nodename.lower()
+        return name in NAMES or name == own or name.endswith(".localhost")
+    if len(packed) == len(ALL_INTERFACES):
+        return packed[0] == LOOPBACK or packed == ALL_INTERFACES
+    return packed in (LOOPBACK_6, ALL_INTERFACES_6)
 
 
 def _ipv6(host: str) -> str:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 from io import FileIO
 
-from . import guard
+from . import clients
 from .errors import ProtocolError
 from .protocol import Connection, now, number
 
@@ -103,7 +103,7 @@ class Emptier:
                 self._servers[address] = _Server(address, self._timeout, self._sees_threads)
         servers = [self._servers[address] for address in addresses]
         deadline = now() + REST_TIMEOUT
-        while (held_back := guard.held_back(addresses)) and now() < deadline:
+        while (held_back := clients.held_back(addresses)) and now() < deadline:
             os.sched_yield()
         rested = [server.comes_to_rest() for server in servers]
         for server in servers:

@@ -3,8 +3,8 @@
 In a worker it also refuses connections to the servers of other processes of the run.
 
 An audit hook sees every connect() of this process before it happens: blocking or not, by a thread,
-by asyncio, or by a socket that gevent made. Only clients in C that call the system themselves, such
-as pylibmc, pass it by.
+by asyncio, or by a socket that gevent made. Clients in C call the system themselves: pylibmc and
+libmc are asked for their addresses by `patches`, and others pass it by.
 """
 
 from __future__ import annotations
@@ -12,35 +12,27 @@ from __future__ import annotations
 import os
 import sys
 
+from . import clients
 from .address import Address
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
-    import weakref
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Iterable
     from types import FrameType
     from typing import Any
 
-# The addresses that are guarded, and the alias of each, or "".
+# The places that are guarded, and the alias of each, or "".
 _guarded: dict[Address, str] = {}
 
-# The addresses of servers that other processes of this run use.
+# The places of servers that other processes of this run use.
 _captured: set[Address] = set()
 
-# The hosts by which clients reach this machine. The last two are for servers, but connect to it.
-THIS_MACHINE = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "::")
+# The ports of these and of sandbox servers, also of former ones; with `AT_PATHS` if one is a path.
+_ports: set[int] = set()
 
-# The addresses of sandbox servers.
-_undelayed: set[Address] = set()
-
-# The sockets of Python clients of sandbox servers: the address of each, and from where, as
-# "file:line". This package's own sockets are missing: there are no weak references to them.
-_connected: weakref.WeakKeyDictionary[Any, tuple[Address, str]] | None = None
-
-# Where struct tcp_info of linux/tcp.h has the number of segments that were not acknowledged, and of
-# bytes that were not sent; and its end, as far as it is needed.
-UNACKNOWLEDGED, UNSENT, END_OF_INFO = 24, 144, 148
+# Stands for the port of a Unix socket.
+AT_PATHS = -1
 
 # Where the code of this package is in a process of a run, and that of libraries or of none.
 HERE = os.path.join(os.path.dirname(__file__), "")
@@ -62,12 +54,7 @@ def restore(guarded: dict[Address, str]) -> None:
 
 def guard(text: str, alias: str = "") -> None:
     """Guards an address, too. An address of this machine is guarded by all names of it."""
-    _see_connects()
-    address = Address(text)
-    _guarded.setdefault(address, alias)
-    if address.host in THIS_MACHINE:
-        for host in THIS_MACHINE:
-            _guarded.setdefault(Address.at(host, address.port), alias)
+    _guarded.setdefault(_watched(text), alias)
 
 
 def capture(servers: Iterable[str]) -> None:
@@ -76,11 +63,7 @@ def capture(servers: Iterable[str]) -> None:
     A worker may know their addresses from its parent. This does not depend on `guard`.
     """
     _captured.clear()
-    for address in map(Address, servers):
-        _see_connects()
-        _captured.add(address)
-        if address.port:
-            _captured.update(Address.at(host, address.port) for host in THIS_MACHINE)
+    _captured.update(map(_watched, servers))
 
 
 def undelay(servers: Iterable[str]) -> None:
@@ -89,10 +72,35 @@ def undelay(servers: Iterable[str]) -> None:
     With it the client's kernel holds back a second small write for 40 ms, if the first one was not
     answered. A flush between tests would come before that write.
     """
-    addresses = {Address(server) for server in servers}
-    if not addresses <= _undelayed:
-        _undelayed.update(addresses)
-        _see_connects()
+    clients.places.update(map(_watched, servers))
+
+
+def check(address: Address) -> bool:
+    """Refuses what is guarded or captured to a client whose connects are not seen.
+
+    :returns: whether it is that of a sandbox server, to which the client must send at once.
+    :raises MainMemcachedRefused: it is refused.
+    """
+    place = address.place
+    _refuse(address, place)
+    return place in clients.places
+
+
+def open_to_others() -> list[tuple[Any, Address, str]]:
+    """Returns the open sockets to servers of other processes, with address and "file:line"."""
+    return [
+        (connection, address, culprit)
+        for connection, (address, place, culprit) in clients.connected()
+        if place in _captured
+    ]
+
+
+def _watched(text: str) -> Address:
+    """Returns the place of an address, once connects to its port are looked at."""
+    _see_connects()
+    place = Address(text).place
+    _ports.add(AT_PATHS if place.path else int(place.port) if place.port.isdecimal() else 0)
+    return place
 
 
 def _see_connects() -> None:
@@ -107,25 +115,35 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         connection, peer = arguments
         address = _address(peer)
         if address is not None:
-            _refuse_guarded(address)
-            if address in _undelayed and _is_stream(connection):
-                _undelay(connection)
-                _remember(connection, address)
+            place = address.place
+            _refuse(address, place)
+            if place in clients.places and _is_stream(connection):
+                clients.undelay(connection)
+                clients.remember(connection, address, place, "{}:{}".format(*_culprit()))
     elif event == "socket.getaddrinfo":
         # A host counts by its name: once it is resolved nobody knows it any more.
         address = _address(arguments[:2])
         if address is not None:
-            _refuse_guarded(address)
+            _refuse(address, address.place)
 
 
 def _address(peer: object) -> Address | None:
-    """Returns the address of what a program connects to; None for what is no address."""
-    if isinstance(peer, (str, bytes)):
-        return Address.at_path(os.fsdecode(peer))
-    if not isinstance(peer, tuple):
+    """Returns the address of what a program connects to; None if no place has such a port."""
+    if isinstance(peer, tuple):
+        try:
+            host, port = peer[0], int(peer[1])
+        except (LookupError, TypeError, ValueError):
+            return None  # It is of another family, or getaddrinfo() is asked for no port.
+        if port not in _ports:
+            return None
+        if isinstance(host, (bytes, bytearray)):
+            host = host.decode("ascii", "replace")
+        return Address.at(host, port) if isinstance(host, str) else None
+    if AT_PATHS not in _ports:
         return None
-    host = peer[0].decode("ascii", "replace") if isinstance(peer[0], bytes) else peer[0]
-    return Address.at(host, peer[1]) if isinstance(host, str) else None
+    if isinstance(peer, (bytearray, memoryview)):
+        peer = bytes(peer)
+    return Address.at_path(os.fsdecode(peer)) if isinstance(peer, (str, bytes)) else None
 
 
 def _is_stream(connection: Any) -> bool:
@@ -135,68 +153,10 @@ def _is_stream(connection: Any) -> bool:
     return is_stream
 
 
-def _undelay(connection: Any) -> None:
-    import _socket  # Not before: its import loads this module.
-
-    if connection.family != _socket.AF_UNIX:
-        connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-
-
-def _remember(connection: Any, address: Address) -> None:
-    global _connected  # noqa: PLW0603
-    import weakref  # Many processes connect to no server.
-
-    if _connected is None:
-        _connected = weakref.WeakKeyDictionary()
-    file, line = _culprit()
-    try:
-        _connected[connection] = address, f"{file}:{line}"
-    except TypeError:
-        pass
-
-
-def held_back(servers: Collection[str]) -> set[str]:
-    """Returns those of the servers to which Python clients have sent what the kernel holds back.
-
-    It does after a loss: thousands of small writes may overflow the buffer of the server's socket.
-    A server that has read all leaves at most one segment without an acknowledgement.
-    """
-    import _socket  # Not before: its import loads this module.
-
-    found: set[str] = set()
-    for connection, (address, _) in _open() if sys.platform == "linux" else ():
-        if address not in servers or not address.port:
-            continue
-        try:
-            info = connection.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, END_OF_INFO)
-        except OSError:
-            continue  # It was closed meanwhile, and its number may be that of something else.
-        unacknowledged, unsent = (
-            int.from_bytes(info[start : start + 4], sys.byteorder)
-            for start in (UNACKNOWLEDGED, UNSENT)
-        )
-        if unacknowledged > 1 or unsent:
-            found.add(address)
-    return found
-
-
-def open_to_others() -> list[tuple[Any, Address, str]]:
-    """Returns the open sockets to servers of other processes, with address and "file:line"."""
-    return [(connection, *entry) for connection, entry in _open() if entry[0] in _captured]
-
-
-def _open() -> Iterator[tuple[Any, tuple[Address, str]]]:
-    """Returns the sockets in `_connected` that are open. Other threads may connect meanwhile."""
-    for reference in _connected.keyrefs() if _connected else ():
-        connection = reference()
-        entry = None if connection is None or not _connected else _connected.get(connection)
-        if entry is not None and connection.fileno() != -1:
-            yield connection, entry
-
-
-def _refuse_guarded(address: Address) -> None:
-    captured = address in _captured
-    alias = "" if captured else _guarded.get(address)
+def _refuse(address: Address, place: Address) -> None:
+    """Refuses an address whose place is captured or guarded."""
+    captured = place in _captured
+    alias = "" if captured else _guarded.get(place)
     if alias is None:
         return
     file, line = _culprit()

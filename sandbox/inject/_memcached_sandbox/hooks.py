@@ -1,4 +1,4 @@
-"""Changes modules of Django and unittest after their import, and sees connects after `_socket`'s.
+"""Changes modules of Django, unittest and clients in C, and sees connects once `_socket` is there.
 
 Each Python process of a run loads this: it imports nothing that the process does not have. Hence
 the quoted annotations, which take the place of the module __future__.
@@ -23,6 +23,8 @@ PATCHES = {
     "unittest.suite": "unittest_suite",
     "django.test.testcases": "django_testcases",
     "hypothesis.extra.django._impl": "hypothesis_django",
+    "pylibmc.client": "pylibmc_client",
+    "libmc": "libmc",
 }
 
 

@@ -1,4 +1,4 @@
-"""Changes Django and unittest: one function for each module in `hooks.PATCHES`.
+"""Changes Django, unittest and clients in C: one function for each module in `hooks.PATCHES`.
 
 What is changed for a part of this process's life only, `undo` changes back.
 """
@@ -10,6 +10,7 @@ import os
 import sys
 
 from . import guard, locations, workers
+from .address import Address
 from .errors import CachesError, RunError
 from .flushing import asks_to_keep, end_class, flushed_after_test
 from .run import current_run
@@ -53,9 +54,12 @@ def django_conf(module: Any) -> None:
 
 
 def _replace(owner: Any, name: str, new: object) -> None:
-    old = vars(owner)[name]
+    if name in vars(owner):
+        undo = functools.partial(setattr, owner, name, vars(owner)[name])
+    else:
+        undo = functools.partial(delattr, owner, name)
     setattr(owner, name, new)
-    _undoing.append(functools.partial(setattr, owner, name, old))
+    _undoing.append(undo)
 
 
 def undo() -> None:
@@ -241,3 +245,48 @@ def unittest_suite(module: Any) -> None:
             end_class()
 
     _replace(module.TestSuite, "_tearDownPreviousClass", wrapper)
+
+
+def pylibmc_client(module: Any) -> None:
+    """Refuses guarded addresses to libmemcached, and has it send at once to sandbox servers."""
+    init = module.Client.__init__
+    unix = module.server_type_map["unix"]
+
+    @functools.wraps(init)
+    def __init__(self: Any, servers: Iterable[Any], *args: Any, **kwargs: Any) -> None:
+        known = _check(
+            Address.at_path(host) if kind == unix else Address.at(host, port)
+            for kind, host, port, *_ in module.translate_server_specs(servers)
+        )
+        init(self, servers, *args, **kwargs)
+        if any(known):
+            self.set_behaviors({"tcp_nodelay": True})
+
+    _replace(module.Client, "__init__", __init__)
+
+
+def libmc(module: Any) -> None:
+    """Refuses guarded addresses to libmc. It sends at once by itself: src/Connection.cpp."""
+    # It is a type of C, which takes no attributes.
+    unsafe = type("ClientUnsafe", (module.ClientUnsafe,), {"__module__": module.__name__})
+    _replace(module, "ClientUnsafe", unsafe)
+    for client in (module.Client, module.ClientPool, unsafe):
+        _replace(client, "__new__", staticmethod(_checking(client.__new__)))
+        _replace(client, "update_servers", _checking(client.update_servers))
+
+
+def _checking(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(self: Any, servers: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
+        # An alias may follow an address.
+        _check(Address(server.partition(" ")[0]) for server in servers if isinstance(server, str))
+        return function(self, servers, *args, **kwargs)
+
+    return wrapper
+
+
+def _check(addresses: Iterable[Address]) -> list[bool]:
+    """Refuses guarded addresses, and returns which ones are those of sandbox servers."""
+    import _socket  # noqa: F401 - The hooks guard no address before this import.
+
+    return [guard.check(address) for address in addresses]
