@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from .options import SandboxOptions
 
 
+UNUSED = "no program used MEMCACHED_SANDBOX_ADDRESS"
+
+UNUSED_BY_DJANGO = (
+    f"no Django asked for it, and {UNUSED}; if the command runs Django, its Python may lack "
+    "PYTHONPATH and MEMCACHED_SANDBOX_*, as in PEX files and under 'python -I', 'env -i' and "
+    "'su -': pass them on"
+)
+
+
 @click.command("exec", context_settings={"allow_interspersed_args": False, **CONTEXT_SETTINGS})
 @sandbox_options
 @table_option(BY_KEYWORD["strict"])
@@ -99,10 +108,16 @@ def _run(
         control.stop()
     with child.errors:
         running = watcher.running()
-        if not quiet:
+        if not quiet or strict:
             summary.add_servers(running)
+    is_unused = False
     with child.errors:
         summary.refusals += control.refusals
-        for line in summary.lines():
+        if not sandbox.resolved and (not quiet or strict):
+            is_unused = not summary.shows_use(sandbox.servers)
+        if is_unused:
+            summary.report_unused(UNUSED if options["no_inject"] else UNUSED_BY_DJANGO)
+        for line in summary.lines(quiet):
             say(line.text)
-    return child, FAILURE if strict and refusals.faults(control.refusals) else status
+    has_failed = refusals.faults(control.refusals) or is_unused
+    return child, FAILURE if strict and has_failed else status

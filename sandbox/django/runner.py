@@ -123,11 +123,18 @@ class SandboxRunnerMixin(Base):
                 failures = super().run_tests(*args, **kwargs)
                 summary = Summary(_flag(BY_KEYWORD["memory_mb"]))
                 summary.refusals += entered.take_refusals()
+                is_unused = False
                 if (source := local_source(entered)) and not joins:
                     summary.add_servers(source.servers())
+                    is_unused = not source.servers() and bool(
+                        switches.get("strict") or not switches.get("quiet")
+                    )
+                    if is_unused:
+                        summary.report_unused("no alias of CACHES is a memcached")
                     for line in summary.lines(quiet=switches.get("quiet", False)):
                         self.log(f"memcached-sandbox: {line.text}")
-                failures += bool(switches.get("strict") and refusals.faults(summary.refusals))
+                has_failed = refusals.faults(summary.refusals) or is_unused
+                failures += bool(switches.get("strict") and has_failed)
                 return failures
         except MainMemcachedRefused:
             raise  # by code of the project: its traceback shows which

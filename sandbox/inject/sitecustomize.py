@@ -23,7 +23,7 @@ def _start() -> None:
     try:
         from _memcached_sandbox import hooks
 
-        hooks.install()
+        hooks.install_in_child()
     except BaseException as error:  # noqa: BLE001 - the site module would let it pass
         sys.stderr.write(f"sandbox: this Python cannot be sandboxed: {error!r}\n")
         sys.stderr.flush()

@@ -48,7 +48,7 @@ OPTIONS: dict[str, tuple[Literal["string", "bool", "args"], str, str]] = {
         "HOST:PORT",
         "Refuse connections to this address, too; repeatable; 'off' for no guard.",
     ),
-    "strict": ("bool", "", "Fail if the guard refused a connection."),
+    "strict": ("bool", "", "Fail if the guard refused a connection, or nothing used the sandbox."),
     "quiet": ("bool", "", "Print no summary."),
 }
 

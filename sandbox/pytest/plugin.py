@@ -70,6 +70,7 @@ class SandboxedSession(FailureContents):
         self._joins = joins
         self._strict = is_set(config, "strict")
         self._quiet = is_set(config, "quiet")
+        self._has_tests = False
         # Its refusals are those that no test is to blame for.
         self._summary = Summary(flag(f"{NAME}_memory"))
 
@@ -177,9 +178,26 @@ class SandboxedSession(FailureContents):
             self._config.workeroutput[NAME] = self._summary.packed()
 
         yield
-        refused_elsewhere = refusals.faults(self._summary.refusals) and self._strict
-        if refused_elsewhere and session.exitstatus == pytest.ExitCode.OK:
+        has_failed = self._is_unused() or refusals.faults(self._summary.refusals)
+        if has_failed and self._strict and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_runtest_logreport(self) -> None:
+        """Notes that a test was run, here or in a worker."""
+        self._has_tests = True
+
+    def _is_unused(self) -> bool:
+        """Returns whether no test could reach a server, and has the summary say so."""
+        source = local_source(self._run)
+        if source is None or self._joins or hasattr(self._config, "workeroutput"):
+            return False
+        if not self._has_tests or (self._quiet and not self._strict):
+            return False
+        self._summary.refusals += self._run.take_refusals()
+        if self._summary.has_servers or source.servers():
+            return False
+        self._summary.report_unused("no settings of Django were loaded")
+        return True
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,6 +32,9 @@ OF_OWN_RUN = (
     refusals.VARIABLE,
     "MEMCACHED_SANDBOX_WORKER",
 )
+
+# The sections in which tox has the settings of all environments: in tox.ini, and in TOML.
+TOX_SECTIONS = ("testenv", "env_run_base")
 
 PLACEHOLDER = r"\{(\w+)\}"
 PYTEST_PLUGIN = "_memcached_sandbox.pytest_plugin"
@@ -85,11 +88,25 @@ def command_variables(
         "MEMCACHED_SANDBOX_OUTER_RUN": environ.get("PYTEST_XDIST_TESTRUNUID", ""),
         "MEMCACHED_SANDBOX_WORKER": "",
         BEFORE: "",  # A shell around this run is restored by itself only.
+        "TOX_OVERRIDE": _tox_override(environ, [name for name, _ in templates]),
         **{
             name: re.sub(PLACEHOLDER, lambda match: values[match[1]], template)
             for name, template in templates
         },
     }
+
+
+def _tox_override(environ: Mapping[str, str], names: Iterable[str]) -> str:
+    """Returns what makes tox pass on the variables of a run, which it keeps to itself otherwise.
+
+    :param names: variables beside these. tox takes no other names than letters, digits and "_".
+    """
+    passed = ["PYTHONPATH", "PYTEST_PLUGINS", "MEMCACHED_SANDBOX_*"]
+    passed += [name for name in names if name.isidentifier()]
+    override = environ.get("TOX_OVERRIDE", "")
+    for section in TOX_SECTIONS:
+        override = _with_first(f"{section}.pass_env+={','.join(passed)}", override, ";")
+    return override
 
 
 def child_variables(first: Memcached, refusals_file: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ServerError, printable
-from ..inject import emptying, refusals
+from ..inject import emptying, protocol, refusals
 from ..server import first_items, numbers
 
 if TYPE_CHECKING:
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ..server import Item, Server
 
 MB = 1024 * 1024
+
+# The command by which a server is asked for its counters, as memcached has read it by then.
+ASKED = len(b"stats\r\n")
 
 # How many items of a server are listed.
 MOST_ITEMS = 20
@@ -40,6 +43,12 @@ class Summary:
         self._memory_option = memory_option
         self._usages: list[Usage] = []
         self._problems: list[str] = []
+        self._unused = ""
+
+    @property
+    def has_servers(self) -> bool:
+        """Whether a server was added."""
+        return bool(self._usages)
 
     def add_servers(self, servers: Sequence[Server]) -> None:
         """Asks servers what they were used for."""
@@ -47,6 +56,30 @@ class Summary:
             self._usages += [Usage.of(server) for server in servers]
         except ServerError as error:
             self._problems.append(f"{error}.")
+
+    def shows_use(self, servers: Sequence[Server]) -> bool:
+        """Returns whether programs may have used servers, other than to flush them after tests.
+
+        :param servers: those that were added, and those that have ended.
+        """
+        usage = Usage.sum(self._usages)
+        is_flushed = any(refusal.kind == refusals.FLUSHED for refusal in self.refusals)
+        is_asked = usage.bytes_read > usage.servers * ASKED and not is_flushed
+        return bool(usage.operations) or is_asked or usage.servers < len(servers)
+
+    def report_unused(self, otherwise: str) -> None:
+        """Tells that nothing used the run, and why.
+
+        :param otherwise: the reason, if what processes have reported of CACHES is none.
+        """
+        others = {r.alias: r.address for r in self.refusals if r.kind == refusals.OTHER}
+        reason = otherwise
+        if others:
+            classes = ", ".join(f"{alias!r} is {name}" for alias, name in others.items())
+            reason = f"no alias of CACHES is a memcached ({classes})"
+        elif any(refusal.kind == refusals.EXCLUDED for refusal in self.refusals):
+            reason = "each memcached alias of CACHES is excluded"
+        self._unused = f"nothing used the sandbox: {printable(reason)}"
 
     def packed(self) -> Any:
         """Returns all of it in lists and tuples, for another process to unpack."""
@@ -65,7 +98,9 @@ class Summary:
         :param quiet: only what went wrong.
         """
         lines = []
-        if self._usages and not quiet:
+        if self._unused:
+            lines.append(Line(self._unused, is_warning=True))
+        elif self._usages and not quiet:
             usage = Usage.sum(self._usages)
             lines.append(Line(usage.line(self._memory_option), is_warning=bool(usage.evictions)))
         lines += [Line(problem, is_problem=True) for problem in self._problems]
@@ -81,6 +116,8 @@ class Usage(NamedTuple):
     hits: int = 0
     sets: int = 0
     evictions: int = 0
+    operations: int = 0
+    bytes_read: int = 0
     peak: int = 0
     cap: int = 0
 
@@ -90,19 +127,21 @@ class Usage(NamedTuple):
 
         :raises ServerError: it does not answer as memcached does.
         """
-        gets, hits, sets, evictions, cap = numbers(
-            server, "cmd_get", "get_hits", "cmd_set", "evictions", "limit_maxbytes"
+        gets, hits, sets, evictions, bytes_read, cap, *operations = numbers(
+            server,
+            *("cmd_get", "get_hits", "cmd_set", "evictions", "bytes_read", "limit_maxbytes"),
+            *protocol.OPERATIONS,
         )
         # Pages that a slab class took are never given back: their sum is its own peak.
         (peak,) = numbers(server, "total_malloced", group="slabs")
-        return cls(1, gets, hits, sets, evictions, peak, cap)
+        return cls(1, gets, hits, sets, evictions, sum(operations), bytes_read, peak, cap)
 
     @classmethod
     def sum(cls, usages: Iterable[Usage]) -> Self:
         """Returns what all of them were used for."""
         usages = list(usages)
         fullest = max(usages, key=lambda usage: usage.peak, default=cls())
-        counts = map(sum, zip(*(usage[:5] for usage in usages), strict=True))
+        counts = map(sum, zip(*(usage[:-2] for usage in usages), strict=True))
         return cls(*counts)._replace(peak=fullest.peak, cap=fullest.cap)
 
     def line(self, option: str) -> str:
@@ -123,7 +162,8 @@ def refused(taken: Iterable[refusals.Refusal]) -> list[str]:
     """Returns a line for each kind of refusals: what was refused, and where to look first."""
     kinds: dict[str, list[refusals.Refusal]] = {}
     for refusal in taken:
-        kinds.setdefault(refusal.kind, []).append(refusal)
+        if refusal.kind not in (refusals.OTHER, refusals.FLUSHED):
+            kinds.setdefault(refusal.kind, []).append(refusal)
     return [printable(_refused(kind, of_kind)) for kind, of_kind in kinds.items()]
 
 
@@ -147,6 +187,14 @@ def _refused(kind: str, taken: Sequence[refusals.Refusal]) -> str:
         return (
             f"a worker had a connection to the server of another process from before the fork "
             f"{times} ({addresses}); first opened at {first.at}: connect when the test runs"
+        )
+    if kind == refusals.EXCLUDED:
+        left = dict.fromkeys(f"{refusal.alias!r} at {refusal.address}" for refusal in taken)
+        return f"excluded aliases were left where they are: {', '.join(left)}"
+    if kind == refusals.CHILD:
+        return (
+            f"a Python was started without the sandbox {times}; first {first.address} at "
+            f"{first.at}: it may use the main memcached"
         )
     if kind == refusals.RESTLESS:
         return f"the memcached at {addresses} {emptying.RESTLESS}"

@@ -279,7 +279,13 @@ OPTIONS = (
         repeatable=True,
     ),
     Option("no_guard", "no_guard", switch, "", "Allow connections to the main memcached."),
-    Option("strict", "strict", switch, "", "Fail if the guard refused a connection."),
+    Option(
+        "strict",
+        "strict",
+        switch,
+        "",
+        "Fail if the guard refused a connection, or nothing used the sandbox.",
+    ),
     Option(
         *("quiet", "quiet", switch, "", "Print no summary."),
         flags=("-q", "--quiet"),

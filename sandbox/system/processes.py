@@ -289,6 +289,8 @@ def problem_of_listener(
         if connection.stats().get("pid") != str(pid):
             return OTHER_PROCESS
         settings = connection.stats("settings")
+        connection.send(b"stats reset\r\n")  # This was no use of the server.
+        connection.await_ok("stats reset", "RESET")
     found = {name: settings.get(name, UNKNOWN) for name in wanted}
     if found != wanted:
         settings_found = ", ".join(f"{name} {value}" for name, value in found.items())

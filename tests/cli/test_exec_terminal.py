@@ -40,7 +40,7 @@ def test_ctrl_c_ends_the_command(bash: Terminal) -> None:
     bash.sendline("sandbox exec -- sh -c 'echo rea''dy; exec sleep 100'")
     bash.expect_exact("ready")
     bash.sendcontrol("c")
-    bash.expect_exact("sandbox: 0 gets")
+    bash.expect_exact("sandbox: nothing used")
     assert status(bash) == 130
 
 
@@ -48,7 +48,7 @@ def test_ctrl_c_ends_a_script_as_without_exec(bash: Terminal) -> None:
     bash.sendline("""bash -c 'sandbox exec sh -c "echo rea""dy; exec sleep 100"; echo went on'""")
     bash.expect_exact("ready")
     bash.sendcontrol("c")
-    bash.expect_exact("sandbox: 0 gets")
+    bash.expect_exact("sandbox: nothing used")
     assert status(bash) == 130
     assert "went on" not in printed(bash)
 
@@ -137,5 +137,5 @@ def test_shell_as_the_command_controls_its_jobs(bash: Terminal) -> None:
     bash.sendcontrol("c")
     bash.expect_exact("inner> ")
     bash.sendline("exit 7")
-    bash.expect_exact("sandbox: 0 gets")
+    bash.expect_exact("sandbox: nothing used")
     assert status(bash) == 7

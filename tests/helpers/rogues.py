@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+from sandbox.inject import protocol
+
 
 @contextmanager
 def rogue(answer: Callable[[str], Iterable[bytes]]) -> Iterator[str]:
@@ -46,7 +48,8 @@ def slowly(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 def counters(**values: object) -> bytes:
     """Return an answer to stats, with the counters that the summary reads."""
-    names = ("cmd_get", "get_hits", "cmd_set", "evictions", "limit_maxbytes", "total_malloced")
-    all_values = {**dict.fromkeys((*names, "curr_items", "bytes", "pid"), 0), **values}
+    names = ("get_hits", "evictions", "limit_maxbytes", "total_malloced", "bytes_read")
+    others = ("curr_items", "bytes", "pid")
+    all_values = {**dict.fromkeys((*protocol.OPERATIONS, *names, *others), 0), **values}
     lines = [f"STAT {name} {value}\r\n" for name, value in all_values.items()]
     return "".join([*lines, "END\r\n"]).encode()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from sandbox.errors import MainMemcachedRefused
+from sandbox.inject import refusals
 from sandbox.run.local import sandbox_run
 
 from ..conftest import Run
@@ -121,7 +122,8 @@ def test_guard_knows_the_hosts_of_this_machine(main: str) -> None:
         for spelled in (b"localhost", bytearray(b"127.0.0.1")):
             with pytest.raises(MainMemcachedRefused), socket.socket() as connection:
                 connection.connect((spelled, 5))
-        spelled_hosts = [refusal.address.rpartition(":")[0] for refusal in entered.take_refusals()]
+        taken = refusals.faults(entered.take_refusals())
+        spelled_hosts = [refusal.address.rpartition(":")[0] for refusal in taken]
         assert spelled_hosts[:3] == ["localhost", "localhost", "localhost."]
         assert "0x7f.1" in spelled_hosts
 
@@ -132,7 +134,7 @@ def test_guard_of_this_machine_leaves_other_hosts_and_ports() -> None:
             with socket.socket() as connection:
                 connection.setblocking(False)
                 connection.connect_ex(peer)
-        assert entered.take_refusals() == []
+        assert refusals.faults(entered.take_refusals()) == []
 
 
 @pytest.mark.parametrize("guarded", ["/link/m.sock", "unix:real//m.sock"])
@@ -150,7 +152,8 @@ def test_guard_knows_a_unix_socket_by_each_path(
         for peer in peers:
             with pytest.raises(MainMemcachedRefused), socket.socket(socket.AF_UNIX) as connection:
                 connection.connect(peer)
-        assert [refusal.address for refusal in entered.take_refusals()][1] == "unix:real/m.sock"
+        taken = refusals.faults(entered.take_refusals())
+        assert taken[1].address == "unix:real/m.sock"
         for other in ("real/other.sock", f"\0{path}", b"\0m.sock"):
             with socket.socket(socket.AF_UNIX) as connection:
                 assert connection.connect_ex(other)

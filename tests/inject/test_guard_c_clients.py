@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sandbox.errors import MainMemcachedRefused
+from sandbox.inject import refusals
 from sandbox.run.local import sandbox_run
 
 from ..conftest import Run
@@ -45,9 +46,9 @@ def test_clients_are_refused_a_main_address_while_a_run_lasts(
             for address in (main, main.replace("127.0.0.1", "localhost")):
                 with pytest.raises(MainMemcachedRefused, match=address):
                     make(address)
-        refusals = entered.take_refusals()
-        assert len(refusals) == 2 * len(ways)
-        assert {refusal.at.rpartition(":")[0] for refusal in refusals} == {__file__}
+        taken = refusals.faults(entered.take_refusals())
+        assert len(taken) == 2 * len(ways)
+        assert {refusal.at.rpartition(":")[0] for refusal in taken} == {__file__}
     for make in ways:
         make(main)
     main_memcached.assert_untouched()

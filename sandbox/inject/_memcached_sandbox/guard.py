@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import clients
+from . import clients, hooks
 from .address import Address
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
@@ -37,8 +37,6 @@ AT_PATHS = -1
 # Where the code of this package is in a process of a run, and that of libraries or of none.
 HERE = os.path.join(os.path.dirname(__file__), "")
 LIBRARY = os.path.dirname(os.__file__), "<"
-
-_audits = False
 
 
 def guarded() -> dict[Address, str]:
@@ -97,34 +95,29 @@ def open_to_others() -> list[tuple[Any, Address, str]]:
 
 def _watched(text: str) -> Address:
     """Returns the place of an address, once connects to its port are looked at."""
-    _see_connects()
+    hooks.watch("socket.connect", _see_connect)
+    hooks.watch("socket.getaddrinfo", _see_lookup)
     place = Address(text).place
     _ports.add(AT_PATHS if place.path else int(place.port) if place.port.isdecimal() else 0)
     return place
 
 
-def _see_connects() -> None:
-    global _audits  # noqa: PLW0603
-    if not _audits:
-        sys.addaudithook(_audit)  # There is no way to remove one.
-        _audits = True
+def _see_connect(_: str, arguments: tuple[Any, ...]) -> None:
+    connection, peer = arguments
+    address = _address(peer)
+    if address is not None:
+        place = address.place
+        _refuse(address, place)
+        if place in clients.places and _is_stream(connection):
+            clients.undelay(connection)
+            clients.remember(connection, address, place, culprit())
 
 
-def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "socket.connect":
-        connection, peer = arguments
-        address = _address(peer)
-        if address is not None:
-            place = address.place
-            _refuse(address, place)
-            if place in clients.places and _is_stream(connection):
-                clients.undelay(connection)
-                clients.remember(connection, address, place, "{}:{}".format(*_culprit()))
-    elif event == "socket.getaddrinfo":
-        # A host counts by its name: once it is resolved nobody knows it any more.
-        address = _address(arguments[:2])
-        if address is not None:
-            _refuse(address, address.place)
+def _see_lookup(_: str, arguments: tuple[Any, ...]) -> None:
+    # A host counts by its name: once it is resolved nobody knows it any more.
+    address = _address(arguments[:2])
+    if address is not None:
+        _refuse(address, address.place)
 
 
 def _address(peer: object) -> Address | None:
@@ -159,31 +152,31 @@ def _refuse(address: Address, place: Address) -> None:
     alias = "" if captured else _guarded.get(place)
     if alias is None:
         return
-    file, line = _culprit()
+    at = culprit()
     from .errors import MainMemcachedRefused
     from .refusals import CAPTURED, MAIN, Refusal
     from .run import current_run
 
     kind = CAPTURED if captured else MAIN
-    current_run().report_refusal(Refusal(str(address), alias, f"{file}:{line}", kind))
+    current_run().report_refusal(Refusal(str(address), alias, at, kind))
     if captured:
         raise MainMemcachedRefused(
             111,
             f"the sandbox refuses the connection to {address}, a server of another process of the "
-            f"run, from {file}:{line}: this address was captured before the fork; take it from "
+            f"run, from {at}: this address was captured before the fork; take it from "
             "settings.CACHES or MEMCACHED_SANDBOX_ADDRESS when the test runs",
         )
     known = f", CACHES[{alias!r}]," if alias else ""
     raise MainMemcachedRefused(
         111,
         f"the sandbox refuses the connection to the main memcached at {address}{known} from "
-        f"{file}:{line}: take the address from settings.CACHES or MEMCACHED_SANDBOX_ADDRESS, "
+        f"{at}: take the address from settings.CACHES or MEMCACHED_SANDBOX_ADDRESS, "
         "or turn the guard off, as --no-guard does",
     )
 
 
-def _culprit() -> tuple[str, int]:
-    """Returns file and line of the innermost frame that is no library's, or else the innermost."""
+def culprit() -> str:
+    """Returns "file:line" of the innermost frame that is no library's, or else the innermost."""
     frame: FrameType | None = sys._getframe(1)
     innermost = sys._getframe(1)
     while frame is not None:
@@ -191,6 +184,6 @@ def _culprit() -> tuple[str, int]:
         if file.startswith(HERE):
             innermost = frame.f_back or frame
         elif not file.startswith(LIBRARY) and "site-packages" not in file:
-            return file, frame.f_lineno
+            return f"{file}:{frame.f_lineno}"
         frame = frame.f_back
-    return innermost.f_code.co_filename, innermost.f_lineno
+    return f"{innermost.f_code.co_filename}:{innermost.f_lineno}"

@@ -1,4 +1,4 @@
-"""Changes modules of Django, unittest and clients in C, and sees connects once `_socket` is there.
+"""Changes modules of Django, unittest and clients in C, and watches connects and new processes.
 
 Each Python process of a run loads this: it imports nothing that the process does not have. Hence
 the quoted annotations, which take the place of the module __future__.
@@ -10,6 +10,7 @@ import sys
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from importlib.machinery import ModuleSpec
     from types import ModuleType
     from typing import Any
@@ -25,6 +26,7 @@ PATCHES = {
     "hypothesis.extra.django._impl": "hypothesis_django",
     "pylibmc.client": "pylibmc_client",
     "libmc": "libmc",
+    "tox.tox_env.api": "tox_env",
 }
 
 
@@ -37,6 +39,24 @@ FURTHER = "MEMCACHED_SANDBOX_FURTHER_ADDRESSES"
 # Once it is imported: the addresses to guard, and the servers to which clients send at once.
 _to_guard: "list[str]" = []
 _to_undelay: "list[str]" = []
+
+# The functions that see audit events: https://docs.python.org/3/library/audit_events.html.
+_watching: "dict[str, Callable[[str, tuple[Any, ...]], None]]" = {}
+_audits = False
+
+# The events of new programs. os.spawn*() and os.popen() lead to these.
+STARTS = ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.system")
+
+# Variables that each Python process of a run has, beside PYTHONPATH.
+SETTINGS = (
+    "MEMCACHED_SANDBOX_GUARDED",
+    "MEMCACHED_SANDBOX_RUN_CRAWL",
+    "MEMCACHED_SANDBOX_RUN_EXCLUDE",
+    "MEMCACHED_SANDBOX_RUN_FLUSH",
+)
+
+# Those of them that this process lacks, though its PYTHONPATH has led here.
+lost: "list[str]" = []
 
 
 class PatchingFinder:
@@ -88,17 +108,51 @@ def installed() -> bool:
     return _finder in sys.meta_path
 
 
-def install() -> None:
-    """Changes modules from now on; those that are loaded already are changed at once."""
+def install(guarded: str = "") -> None:
+    """Changes modules from now on; those that are loaded already are changed at once.
+
+    :param guarded: what to guard if the environment does not say it.
+    """
     if installed():
         return
+    for event in STARTS:
+        watch(event, _see_start)
     # Now: the process may change its environment before it imports the module.
-    _to_guard[:] = os.environ.get("MEMCACHED_SANDBOX_GUARDED", "").split()
+    _to_guard[:] = os.environ.get("MEMCACHED_SANDBOX_GUARDED", guarded).split()
     _to_undelay[:] = launched()
     sys.meta_path.insert(0, _finder)
     for name in (SOCKETS, *PATCHES):
         if name in sys.modules:
             _change(name, sys.modules[name])
+
+
+def install_in_child() -> None:
+    """Does the same in a process that PYTHONPATH has led here, also one that lacks the rest."""
+    known = [*SETTINGS]
+    if "MEMCACHED_SANDBOX_OUTER_RUN" in os.environ:
+        known.append("MEMCACHED_SANDBOX_CONTROL")  # It is a process of `sandbox exec`.
+    lost[:] = [name for name in known if name not in os.environ]
+    install(guarded="127.0.0.1:11211")
+
+
+def watch(event: str, function: "Callable[[str, tuple[Any, ...]], None]") -> None:
+    """Has a function called with each audit event of a kind, before what it tells of happens."""
+    global _audits  # noqa: PLW0603
+    _watching[event] = function
+    if not _audits:
+        sys.addaudithook(_audit)  # There is no way to remove one.
+        _audits = True
+
+
+def _audit(event: str, arguments: "tuple[Any, ...]") -> None:
+    if event in _watching:
+        _watching[event](event, arguments)
+
+
+def _see_start(event: str, arguments: "tuple[Any, ...]") -> None:
+    from . import children
+
+    children.see_start(event, arguments)
 
 
 def come_first() -> None:
@@ -112,6 +166,8 @@ def uninstall() -> None:
     """Changes everything back, and changes and guards nothing any more."""
     if installed():
         sys.meta_path.remove(_finder)
+    for event in STARTS:
+        _watching.pop(event, None)
     loaded = vars(sys.modules[__package__])
     if "patches" in loaded:
         loaded["patches"].undo()

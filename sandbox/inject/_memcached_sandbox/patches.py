@@ -1,4 +1,4 @@
-"""Changes Django, unittest and clients in C: one function for each module in `hooks.PATCHES`.
+"""Changes Django, unittest, tox and clients in C: one function for each module in `hooks.PATCHES`.
 
 What is changed for a part of this process's life only, `undo` changes back.
 """
@@ -13,12 +13,13 @@ from . import guard, locations, workers
 from .address import Address
 from .errors import CachesError, RunError
 from .flushing import asks_to_keep, end_class, flushed_after_test
+from .refusals import EXCLUDED, OTHER, Refusal
 from .run import current_run
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from typing import Any
 
 # What undoes the changes, in the order of these.
@@ -91,6 +92,7 @@ def _repoint(settings: Any) -> None:
         if alias not in run.excluded and locations.is_unclear(config):
             run.unclear.update(locations.addresses(spelled[alias]))
     moved = [alias for alias in aliases if alias not in run.excluded]
+    _report_others(caches, aliases, moved)
     under_exec = "MEMCACHED_SANDBOX_CONTROL" in os.environ
     option = "--exclude " if under_exec else "MEMCACHED_SANDBOX_EXCLUDE="
     locations.check_options(caches, moved, f"{option}{{alias}}")
@@ -106,6 +108,29 @@ def _repoint(settings: Any) -> None:
         },
     }
     _undoing.append(functools.partial(_put_back, settings, caches))
+
+
+def _report_others(
+    caches: Mapping[str, Any], memcached: Collection[str], moved: Collection[str]
+) -> None:
+    """Reports the aliases that the sandbox leaves alone, for the end of the run to tell."""
+    run = current_run()
+    others = [
+        Refusal(address, alias, "", EXCLUDED)
+        for alias in memcached
+        if alias not in moved
+        for address in locations.addresses(caches[alias].get("LOCATION", ""))
+    ]
+    if not memcached and not run.unclear:
+        others = [
+            Refusal(config["BACKEND"].rpartition(".")[2], alias, "", OTHER)
+            for alias, config in caches.items()
+        ]
+    try:
+        for other in others:
+            run.report_refusal(other)
+    except RunError:
+        pass  # It was printed. What is left alone works without a sandbox.
 
 
 def _put_back(settings: Any, caches: object) -> None:
@@ -273,6 +298,19 @@ def libmc(module: Any) -> None:
     for client in (module.Client, module.ClientPool, unsafe):
         _replace(client, "__new__", staticmethod(_checking(client.__new__)))
         _replace(client, "update_servers", _checking(client.update_servers))
+
+
+def tox_env(module: Any) -> None:
+    """Has each environment pass on what TOX_OVERRIDE says: it may have a pass_env of its own."""
+    default = module.ToxEnv._default_pass_env
+
+    @functools.wraps(default)
+    def _default_pass_env(self: Any) -> list[str]:
+        entries = os.environ.get("TOX_OVERRIDE", "").split(";")
+        ours = [entry.partition("+=")[2] for entry in entries if "MEMCACHED_SANDBOX_*" in entry]
+        return [*default(self), *(name for names in ours for name in names.split(","))]
+
+    _replace(module.ToxEnv, "_default_pass_env", _default_pass_env)
 
 
 def _checking(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -58,6 +58,12 @@ SHOWN = 80
 # Seconds to wait for an answer. A busy machine may be starting many servers.
 ANSWER_TIMEOUT = 60.0
 
+# The counters of memcached that count operations on items, by whatever client.
+OPERATIONS = (
+    *("cmd_get", "cmd_set", "cmd_touch", "delete_hits", "delete_misses"),
+    *("incr_hits", "incr_misses", "decr_hits", "decr_misses"),
+)
+
 # How often to ask again, a millisecond apart, while memcached's crawler is busy.
 BUSY_LIMIT = 1000
 

@@ -1,6 +1,6 @@
-"""Records connections that break the isolation of a run, and passes them on in a file.
+"""Records what breaks the isolation of a run, or leaves it unused, and passes it on in a file.
 
-The file leads to the process of the tests.
+The file leads to the process of the tests. Most of it is refused connections.
 """
 
 from __future__ import annotations
@@ -27,13 +27,25 @@ USED = "used"
 # A server was flushed before it came to rest. It is no fault of the test: the machine may be slow.
 RESTLESS = "restless"
 
+# A memcached alias of CACHES is excluded, and uses an address of its own.
+EXCLUDED = "excluded"
+# CACHES has no memcached alias. The class of each alias stands in place of the address.
+OTHER = "other"
+# The servers are flushed by a process that has not been led there.
+FLUSHED = "flushed"
+# A Python was started without what makes it a process of the run. The address tells how.
+CHILD = "child"
+
+# The kinds that a test, or a strict run, fails for.
+FAULTS = (MAIN, CAPTURED, OPEN)
+
 # A connection: its address, its alias or "", from where, as "file:line", and its kind.
 Refusal = namedtuple("Refusal", ("address", "alias", "at", "kind"), defaults=(MAIN,))
 
 
 def faults(taken: Iterable[Refusal]) -> list[Refusal]:
     """Returns those that a test, or a strict run, fails for."""
-    return [refusal for refusal in taken if refusal.kind not in (RESTLESS, USED)]
+    return [refusal for refusal in taken if refusal.kind in FAULTS]
 
 
 def append(path: str, refusal: Refusal) -> None:

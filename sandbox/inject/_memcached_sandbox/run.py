@@ -99,6 +99,8 @@ class Run:
             from .emptying import Emptier
             from .protocol import ANSWER_TIMEOUT
 
+            if not self.resolved:
+                self.source.report_refusal(refusals.Refusal("", "", "", refusals.FLUSHED))
             self._emptier = Emptier(ANSWER_TIMEOUT)
             atexit.register(self.disconnect)
         try:
@@ -161,8 +163,13 @@ def current_run() -> Run:
     """Returns the run that this process is in: the environment names it if no code has."""
     global _run  # noqa: PLW0603
     if _run is None:
-        from .sources import EnvironmentSource, SocketSource
+        from .sources import EnvironmentSource, SocketSource, failed
 
+        if hooks.lost:
+            raise failed(
+                f"this process has the PYTHONPATH of a sandbox, but not {' and '.join(hooks.lost)}:"
+                " pass on all variables MEMCACHED_SANDBOX_* to it"
+            )
         under_exec = "MEMCACHED_SANDBOX_CONTROL" in os.environ
         _run = Run(SocketSource() if under_exec else EnvironmentSource())
     return _run

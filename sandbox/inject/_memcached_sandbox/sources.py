@@ -88,6 +88,11 @@ class SocketSource:
                 f"the sandbox of this run has ended: nobody listens at {self._path}; "
                 "start another, or 'sandbox stop' if it was that of a shell"
             ) from error
+        except PermissionError as error:
+            raise failed(
+                f"the run's sandbox is another user's than this process, which runs as user "
+                f"{os.geteuid()}: run 'sandbox exec' itself as that user"
+            ) from error
         except (OSError, ValueError) as error:
             raise failed(f"the run's sandbox does not answer: {error}") from error
         if "error" in answer:

@@ -30,12 +30,6 @@ _inherited: list[Any] = []
 # backends hold some dozens.
 MOST_HELD = 10_000
 
-# The counters of memcached that count operations on items, by whatever client.
-OPERATIONS = (
-    *("cmd_get", "cmd_set", "cmd_touch", "delete_hits", "delete_misses"),
-    *("incr_hits", "incr_misses", "decr_hits", "decr_misses"),
-)
-
 
 def become_worker_in_child() -> None:
     """Makes this process a worker if multiprocessing has started it."""
@@ -131,7 +125,7 @@ def _operations() -> dict[str, int]:
 
     One that does not answer is left out: the next flush fails, or the owner reports it.
     """
-    from .protocol import ANSWER_TIMEOUT, Connection, number
+    from .protocol import ANSWER_TIMEOUT, OPERATIONS, Connection, number
 
     operations = {}
     for address in current_run().servers():

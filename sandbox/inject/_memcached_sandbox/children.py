@@ -1,0 +1,132 @@
+"""Reports each Python that this process starts, but that will be none of the run."""
+
+from __future__ import annotations
+
+import os
+
+from . import guard
+
+TYPE_CHECKING = False  # typing's own, without the import of typing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+# Where the sitecustomize of a run is.
+FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+# How the names of Python's executables begin.
+PYTHONS = ("python", "pypy")
+
+SHELLS = ("sh", "ash", "bash", "dash", "ksh", "zsh")
+
+# Options of Python that leave out PYTHONPATH or sitecustomize: -I, -E and -S.
+APART = "IES"
+
+# Options after which there are no others, and those that are followed by a word.
+LAST = "cm"
+WITH_WORD = "WX"
+
+# Bytes of the first line of a script: BINPRM_BUF_SIZE in linux/binfmts.h.
+LONGEST_FIRST_LINE = 256
+
+# What was reported already: it may happen in each test.
+_reported: set[tuple[str, str]] = set()
+
+
+def see_start(event: str, arguments: tuple[Any, ...]) -> None:
+    """Reports the start of a program by an audit event, if it is such a Python."""
+    folder, environ = None, None
+    if event == "os.system":
+        words = ["sh", "-c", arguments[0]]
+    elif event == "subprocess.Popen":
+        program, given, folder, environ = arguments
+        words = [program, *given[1:]]
+    else:
+        program, given, environ = arguments
+        words = [program, *given[1:]]
+    try:
+        variables = {
+            os.fsdecode(name): os.fsdecode(value)
+            for name, value in (os.environ if environ is None else environ).items()
+        }
+        python = _python([*map(os.fsdecode, words)], variables, os.fsdecode(folder or ""))
+    except (TypeError, ValueError, AttributeError):
+        return  # Python has something to say about it, too.
+    if python is None:
+        return
+    how = _apart(python)
+    if not how and FOLDER not in variables.get("PYTHONPATH", "").split(os.pathsep):
+        how = " without PYTHONPATH"
+    if how:
+        _report(f"{os.path.basename(python[0])}{how}")
+
+
+def _report(how: str) -> None:
+    at = guard.culprit()
+    if (how, at) in _reported:
+        return
+    _reported.add((how, at))
+    from .errors import RunError
+    from .refusals import CHILD, Refusal
+    from .run import current_run
+
+    try:
+        current_run().report_refusal(Refusal(how, "", at, CHILD))
+    except RunError:
+        pass  # It was printed. The program may need no cache.
+
+
+def _python(words: list[str], variables: Mapping[str, str], folder: str) -> list[str] | None:
+    """Returns a Python and its options, if a command starts one; None for another program."""
+    if os.path.basename(words[0]) in SHELLS and words[1:2] == ["-c"]:
+        words = _without_assignments("".join(words[2:3]).split())
+    if not words:
+        return None
+    if not os.path.basename(words[0]).startswith(PYTHONS):
+        words = _interpreter(os.path.join(folder, words[0]), variables.get("PATH", ""))
+    return words if words and os.path.basename(words[0]).startswith(PYTHONS) else None
+
+
+def _interpreter(program: str, path: str) -> list[str]:
+    """Returns the words of a script's first line, which name its interpreter; none if it has none.
+
+    :param path: where to look for a program without a folder.
+    """
+    for folder in [""] if os.sep in program else path.split(os.pathsep):
+        file = os.path.join(folder, program)
+        if os.path.isfile(file):
+            try:
+                with open(file, "rb", buffering=0) as script:
+                    line, _, _ = script.read(LONGEST_FIRST_LINE).partition(b"\n")
+            except OSError:
+                return []
+            words = os.fsdecode(line[2:]).split() if line.startswith(b"#!") else []
+            if words and os.path.basename(words[0]) == "env":
+                words = _without_assignments([word for word in words[1:] if word != "-S"])
+            return words
+    return []
+
+
+def _without_assignments(words: list[str]) -> list[str]:
+    while words and "=" in words[0]:
+        words = words[1:]
+    return words
+
+
+def _apart(python: list[str]) -> str:
+    """Returns the option, after a blank, by which a Python ignores the run; "" if it has none."""
+    words = iter(python[1:])
+    for word in words:
+        if not word.startswith("-") or word.startswith("--"):
+            break
+        for option in word[1:]:
+            if option in APART:
+                return f" -{option}"
+            if option in LAST:
+                return ""
+            if option in WITH_WORD:
+                if word.endswith(option):
+                    next(words, None)
+                break
+    return ""

@@ -1,0 +1,133 @@
+"""A run that nothing uses says so at its end, and why: its tests may be on the main memcached."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..conftest import Run
+from ..helpers.memcacheds import MainMemcached
+from ..helpers.projects import PYMEMCACHE, InProcess, MakeProject, Project, pytest_command
+
+NOTHING = "nothing used the sandbox: "
+
+LOCAL = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+
+# Sends bytes to the server, in a Python that knows of the run by its address alone.
+SENDS = (
+    f"{sys.executable} -I -c 'if 1:\n"
+    """
+    import os, socket
+    host, port = os.environ["MEMCACHED_SANDBOX_ADDRESS"].split(":")
+    with socket.create_connection((host, port)) as connection:
+        connection.sendall(b"{}\\r\\n")
+        connection.recv(100)'"""
+)
+
+
+def strict(run: Run, *command: str) -> str:
+    """Run a command under a strict exec, have it fail for nothing else, and return its line."""
+    result = run("sandbox", "exec", "--strict", "--", *command)
+    assert result.returncode == 125
+    (line,) = result.stderr.splitlines()
+    return line.removeprefix("sandbox: ")
+
+
+@pytest.mark.parametrize("command", [["true"], ["env", "-i", "/bin/sh", "-c", "exit 3"]])
+def test_command_that_has_not_asked_is_told_of_its_environment(
+    run: Run, command: list[str]
+) -> None:
+    line = strict(run, *command)
+    assert line.startswith(f"{NOTHING}no Django asked for it, and no program used MEMCACHED_SANDB")
+    assert "its Python may lack PYTHONPATH and MEMCACHED_SANDBOX_*, as in PEX files" in line
+
+
+def test_command_without_injection_is_told_of_the_address(run: Run) -> None:
+    result = run("sandbox", "exec", "--no-inject", "--", "true")
+    told = f"sandbox: {NOTHING}no program used MEMCACHED_SANDBOX_ADDRESS\n"
+    assert (result.returncode, result.stderr) == (0, told)
+
+
+def test_quiet_run_tells_only_if_it_is_strict(run: Run) -> None:
+    result = run("sandbox", "exec", "--quiet", "--", "true")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert NOTHING in run("sandbox", "exec", "--quiet", "--strict", "--", "true").stderr
+
+
+@pytest.mark.parametrize("line", ["version", "stats", "flush_all", "get a"])
+def test_any_use_of_the_address_is_use(run: Run, line: str) -> None:
+    result = run("sandbox", "exec", "--strict", "--", "sh", "-c", SENDS.format(line))
+    assert (result.returncode, NOTHING in result.stderr) == (0, False)
+
+
+def test_flushes_after_tests_are_no_use(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text("def test(): pass\n")
+    command = pytest_command("-pno:django")
+    result = run("sandbox", "exec", "--strict", "--", *command, cwd=tmp_path)
+    assert f"sandbox: {NOTHING}no Django asked for it" in result.stderr
+    assert result.returncode == 125
+
+
+def test_project_without_memcached_is_told_of_its_backends(
+    make_project: MakeProject,
+) -> None:
+    project = make_project({"default": LOCAL})
+    result = project.sandboxed("--strict", "--", "./manage.py", "check")
+    told = f"sandbox: {NOTHING}no alias of CACHES is a memcached ('default' is LocMemCache)"
+    assert (result.returncode, result.stderr.splitlines()[-1]) == (125, told)
+
+
+def test_excluded_alias_is_named_with_its_address(
+    make_project: MakeProject, main_memcached: MainMemcached
+) -> None:
+    address = main_memcached.address
+    main = {"BACKEND": PYMEMCACHE, "LOCATION": address}
+    project = make_project({"default": main, "other": main})
+    result = project.sandboxed("--strict", "--exclude", "other", "--", "./manage.py", "check")
+    left = f"sandbox: excluded aliases were left where they are: 'other' at {address}"
+    assert (result.returncode, NOTHING in result.stderr) == (0, False)
+    assert left in result.stderr.splitlines()
+    both = ("--exclude", "default", "--exclude", "other")
+    result = project.sandboxed("--strict", *both, "--", "./manage.py", "check")
+    assert result.returncode == 125
+    left = left.replace("'other'", f"'default' at {address}, 'other'")
+    assert result.stderr.splitlines()[-2:] == [
+        f"sandbox: {NOTHING}each memcached alias of CACHES is excluded",
+        left,
+    ]
+
+
+def test_plugin_tells_of_it(in_process: InProcess) -> None:
+    in_process.write("test_it.py", "def test(): pass\n")
+    result = in_process.pytest()
+    assert (result.returncode, f"memcached-sandbox: {NOTHING}no " in result.stdout) == (0, True)
+    result = in_process.pytest("--memcached-sandbox-strict")
+    assert (result.returncode, f"memcached-sandbox: {NOTHING}no " in result.stdout) == (1, True)
+    result = in_process.pytest("--collect-only", "--memcached-sandbox-strict")
+    assert (result.returncode, NOTHING in result.stdout) == (0, False)
+
+
+def test_workers_of_the_plugin_tell_of_their_backends(
+    make_project: MakeProject, main_memcached: MainMemcached
+) -> None:
+    project = make_project({"default": LOCAL})
+    project.write("test_it.py", "def test_one(): pass\ndef test_two(): pass\n")
+    options = ("-n2", "--memcached-sandbox", "--memcached-sandbox-strict")
+    result = project.pytest(*options)
+    told = f"memcached-sandbox: {NOTHING}no alias of CACHES is a memcached ('default' is LocMemC"
+    assert (result.returncode, result.stdout.count(told)) == (1, 1)
+    project = make_project(main_memcached.address)
+    result = project.pytest(*options)
+    assert (result.returncode, NOTHING in result.stdout) == (0, False)
+
+
+def test_strict_runner_fails_for_it(make_project: MakeProject) -> None:
+    project: Project = make_project({"default": LOCAL})
+    project.write(
+        "tests.py", "from unittest import TestCase\nclass T(TestCase):\n def test(self): pass"
+    )
+    runner = "--testrunner=sandbox.django.runner.SandboxRunner"
+    result = project.manage("test", runner, "--memcached-strict")
+    assert (result.returncode, NOTHING in result.stdout) == (1, True)
