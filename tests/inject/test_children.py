@@ -1,0 +1,180 @@
+"""Processes that lack what makes them processes of the run are told, or the run is told of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from sandbox.inject import children
+
+from ..conftest import Run
+from ..helpers.memcacheds import MainMemcached
+from ..helpers.projects import InProcess, Project
+from ..helpers.users import ANOTHER_USER, INTERPRETER, as_root
+
+FOLDER = children.FOLDER
+
+OTHER = {"PATH": os.environ["PATH"]}
+
+
+def popen(*words: object, env: object = None, cwd: object = None) -> tuple[str, tuple[object, ...]]:
+    return "subprocess.Popen", (words[0], [*words], cwd, env)
+
+
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was reported of the programs that this process starts."""
+    told: list[str] = []
+    monkeypatch.setenv("PYTHONPATH", f"/else:{FOLDER}")
+    monkeypatch.setattr(children, "_report", told.append)
+    return told
+
+
+@pytest.mark.parametrize(
+    ("event", "arguments", "told"),
+    [
+        (*popen("python3", "-I", "-m", "x"), "python3 -I"),
+        (*popen("/usr/bin/python3.12", "-WE", "-X", "S", "-uS", "x"), "python3.12 -S"),
+        (*popen(b"pypy3", b"-bE"), "pypy3 -E"),
+        (*popen(Path("/opt/python"), "-sE"), "python -E"),
+        (*popen("python", "x", env=OTHER), "python without PYTHONPATH"),
+        (*popen("python", env={b"PYTHONPATH": b"/else"}), "python without PYTHONPATH"),
+        (*popen("/bin/sh", "-c", "A=1 python3 -S x"), "python3 -S"),
+        ("os.system", ("python3 -I",), "python3 -I"),
+        ("os.exec", ("/bin/python3", ("any", "-I"), None), "python3 -I"),
+        ("os.posix_spawn", ("/bin/python3", ["any"], OTHER), "python3 without PYTHONPATH"),
+    ],
+)
+def test_python_apart_is_reported(
+    event: str, arguments: tuple[object, ...], told: str, starts: list[str]
+) -> None:
+    children.see_start(event, arguments)
+    assert starts == [told]
+
+
+@pytest.mark.parametrize(
+    ("event", "arguments"),
+    [
+        popen("python3", "-c", "-I"),
+        popen("python3", "-u", "x", "-I"),
+        popen("python3", "-WI", "-X", "E", "-m", "x", "-S"),
+        popen("python3", "--version"),
+        popen("python3", env={**OTHER, "PYTHONPATH": f"{FOLDER}:"}),
+        popen("true", env={}),
+        popen("no-such-program", env={}),
+        popen("sh", "-c", "", env={}),
+        popen("sh", "-c", env={}),
+        popen("python3", 5, "-I"),
+        popen("python3", env=5),
+        ("os.exec", ("", (), None)),
+    ],
+)
+def test_other_programs_are_not_reported(
+    event: str, arguments: tuple[object, ...], starts: list[str]
+) -> None:
+    children.see_start(event, arguments)
+    assert starts == []
+
+
+@pytest.mark.parametrize(
+    ("line", "environ", "told"),
+    [
+        ("#!/usr/bin/python3 -Es", None, ["python3 -E"]),
+        ("#!/usr/bin/env -S A=1 python3 -I", None, ["python3 -I"]),
+        ("#!/usr/bin/env python3", {"PATH": "/none:."}, ["python3 without PYTHONPATH"]),
+        ("#!/usr/bin/env python3", None, []),
+        ("#!/bin/sh", {"PATH": "."}, []),
+        ("#!", {"PATH": "."}, []),
+        ("", {"PATH": "."}, []),
+    ],
+)
+def test_scripts_are_known_by_their_first_line(
+    line: str,
+    environ: dict[str, str] | None,
+    told: list[str],
+    starts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "script").write_text(f"{line}\n")
+    (tmp_path / "folder").mkdir()
+    program = "script" if environ else "../script"
+    children.see_start(*popen(program, env=environ, cwd=None if environ else "folder"))
+    assert starts == told
+
+
+STARTS = """
+import os, subprocess, sys
+
+for _ in range(2):
+    subprocess.run([sys.executable, "-I", "-c", ""])
+subprocess.run(["python", "-c", ""], env={"PATH": os.environ["PATH"]})
+os.system("python -S -c ''")
+os.waitpid(os.posix_spawn(sys.executable, ["python", "-E", "-c", ""], os.environ), 0)
+os.spawnlp(os.P_WAIT, "python", "python", "-I", "-c", "")
+subprocess.run([sys.executable, "-c", ""])
+"""
+
+
+def test_pythons_apart_are_told_at_the_end(run: Run, tmp_path: Path) -> None:
+    """Each place once. They may need no cache, and fail no strict run."""
+    (tmp_path / "starts.py").write_text(STARTS)
+    result = run("sandbox", "exec", "--", sys.executable, "starts.py")
+    name = os.path.basename(sys.executable)
+    assert result.stderr.splitlines()[-1] == (
+        f"sandbox: a Python was started without the sandbox 5 times; first {name} -I at "
+        f"{tmp_path}/starts.py:5: it may use the main memcached"
+    )
+
+
+def test_pythons_apart_are_told_by_the_plugin(django_in_process: InProcess) -> None:
+    django_in_process.write(
+        "test_it.py",
+        "import subprocess, sys\n"
+        "from django.core.cache import cache\n"
+        "def test():\n"
+        "    cache.set('a', 1)\n"
+        "    subprocess.run([sys.executable, '-I', '-c', ''])\n",
+    )
+    result = django_in_process.pytest("--memcached-sandbox-strict")
+    assert f"without the sandbox once; first {os.path.basename(sys.executable)} -I" in result.stdout
+    assert result.returncode == 0
+
+
+def test_process_without_the_other_variables_is_told_which(
+    project: Project, main_memcached: MainMemcached
+) -> None:
+    lost = ("MEMCACHED_SANDBOX_RUN_FLUSH", "MEMCACHED_SANDBOX_CONTROL")
+    result = project.sandboxed("--", "env", "-u", lost[0], "-u", lost[1], "./manage.py", "test")
+    assert result.returncode == 1
+    assert (
+        f"sandbox: this process has the PYTHONPATH of a sandbox, but not {' and '.join(lost)}: "
+        "pass on all variables MEMCACHED_SANDBOX_* to it"
+    ) in result.stderr.splitlines()
+
+
+def test_process_without_the_guard_s_variable_connects_to_no_main_memcached(run: Run) -> None:
+    connect = "import socket; socket.create_connection(('127.0.0.1', 11211))"
+    lost = "MEMCACHED_SANDBOX_GUARDED"
+    result = run("sandbox", "exec", "--", "env", "-u", lost, sys.executable, "-c", connect)
+    assert result.returncode == 1
+    assert (
+        f"sandbox: this process has the PYTHONPATH of a sandbox, but not {lost}: " in result.stderr
+    )
+
+
+@as_root
+@pytest.mark.skipif(not os.path.exists(INTERPRETER), reason="there is no python3 for all users")
+def test_process_of_another_user_is_told_to_run_exec_as_that(run: Run, tmp_path: Path) -> None:
+    asks = "from _memcached_sandbox import run; run.current_run().resolve(['a:1'])"
+    as_another = f"import os; os.setuid({ANOTHER_USER}); {asks}"
+    result = run("sandbox", "exec", "--", INTERPRETER, "-c", as_another)
+    assert result.returncode == 1
+    assert (
+        "sandbox: the run's sandbox is another user's than this process, which runs as user "
+        f"{ANOTHER_USER}: run 'sandbox exec' itself as that user"
+    ) in result.stderr.splitlines()
