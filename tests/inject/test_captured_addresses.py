@@ -138,9 +138,10 @@ def test_captured_address_is_refused_and_reported_without_a_guard_too(
 
 
 def test_connection_from_before_the_fork_is_reported(project: Project, way: str) -> None:
-    """One of Django's backends is not: in a worker they make others."""
+    """One of Django's backends is not, which make others, and none that nothing can reach."""
     project.write(
         "tests.py",
+        "import gc\n"
         "from django.conf import settings\n"
         "from django.core.cache import cache, caches\n"
         "from django.test import SimpleTestCase\n"
@@ -150,6 +151,11 @@ def test_connection_from_before_the_fork_is_reported(project: Project, way: str)
         "pooling = {**settings.CACHES['default'], 'OPTIONS': {'use_pooling': True}}\n"
         "pooled = type(caches)({'default': pooling})\n"
         "for each in (cache, pooled['default']): each.get('connect')\n"
+        "gc.disable()\n"
+        "forgotten = Client(settings.CACHES['default']['LOCATION'])\n"
+        "forgotten.get('connect')\n"
+        "forgotten.cycle = forgotten\n"
+        "del forgotten\n"
         "class A(SimpleTestCase):\n"
         "    def test(self): self.assertEqual(cache.get('key'), pooled['default'].get('key'))\n"
         "class B(A): pass\n",
@@ -158,7 +164,7 @@ def test_connection_from_before_the_fork_is_reported(project: Project, way: str)
     assert "OK" in result.stderr, result.stderr
     assert re.search(
         r"a worker had a connection to the server of another process from before the fork 2 times "
-        r"\(127\.0\.0\.1:\d+\); first opened at \S+/tests\.py:6: connect when the test runs",
+        r"\(127\.0\.0\.1:\d+\); first opened at \S+/tests\.py:7: connect when the test runs",
         result.stderr + result.stdout,
     ), result.stderr + result.stdout
     assert result.returncode == (125 if way == "exec" else 1)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.inject import children
+from sandbox.inject import children, hooks
+from sandbox.run.environment import Injection, injection_variables
 
 from ..conftest import Run
 from ..helpers.memcacheds import MainMemcached
@@ -178,3 +179,8 @@ def test_process_of_another_user_is_told_to_run_exec_as_that(run: Run, tmp_path:
         "sandbox: the run's sandbox is another user's than this process, which runs as user "
         f"{ANOTHER_USER}: run 'sandbox exec' itself as that user"
     ) in result.stderr.splitlines()
+
+
+def test_all_variables_of_a_run_count_as_lost() -> None:
+    names = injection_variables({}, Injection((), "test", False, ())).keys()
+    assert names - {"PYTHONPATH", "PYTEST_PLUGINS"} == {*hooks.SETTINGS}
