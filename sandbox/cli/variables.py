@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ..inject import hooks
 from ..run.environment import (
-    MAIN_MEMCACHED,
     Injection,
     command_variables,
     injection_variables,
@@ -31,7 +31,7 @@ def variables_of(
     else:
         given = run_options()
         guard = given.get("guard", ())
-        guarded = [] if guard is None else [MAIN_MEMCACHED, *guard]
+        guarded = [] if guard is None else [hooks.MAIN_MEMCACHED, *guard]
         injection = Injection(
             given.get("exclude", ()), given.get("flush", "test"), given.get("crawl", False), guarded
         )

@@ -13,9 +13,6 @@ from ..inject import FOLDER, address, emptying, hooks, refusals
 if TYPE_CHECKING:
     from ..server.memcached import Memcached
 
-# Always guarded: memcached's own port on this machine.
-MAIN_MEMCACHED = "127.0.0.1:11211"
-
 # The record of `sandbox start`, from which `sandbox stop` restores the variables of a shell.
 BEFORE = "MEMCACHED_SANDBOX_BEFORE"
 

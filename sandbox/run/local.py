@@ -13,7 +13,6 @@ from ..server.binary import find_memcached
 from ..server.options import check
 from .environment import (
     ADDRESSES,
-    MAIN_MEMCACHED,
     Injection,
     child_variables,
     injection,
@@ -198,7 +197,7 @@ def _owned(
     # To say now what is wrong, and not when the first server is asked for.
     check(options)
     find_memcached(options.get("binary"))
-    guarded = [] if guarded is None else [MAIN_MEMCACHED, *guarded]
+    guarded = [] if guarded is None else [hooks.MAIN_MEMCACHED, *guarded]
     children_flush = "test" if flush == "test" else "never"  # they know no more
     crawl = options.get("crawl", False)
     with injection(os.environ, Injection(exclude, children_flush, crawl, guarded)):

@@ -70,6 +70,7 @@ def test_python_apart_is_reported(
         popen("sh", "-c", env={}),
         popen("python3", 5, "-I"),
         popen("python3", env=5),
+        ("os.exec", ("python3", None, None)),
         ("os.exec", ("", (), None)),
     ],
 )
@@ -85,11 +86,11 @@ def test_other_programs_are_not_reported(
     [
         ("#!/usr/bin/python3 -Es", None, ["python3 -E"]),
         ("#!/usr/bin/env -S A=1 python3 -I", None, ["python3 -I"]),
-        ("#!/usr/bin/env python3", {"PATH": "/none:."}, ["python3 without PYTHONPATH"]),
+        ("#!/usr/bin/env python3", {"PATH": "/none:.."}, ["python3 without PYTHONPATH"]),
         ("#!/usr/bin/env python3", None, []),
-        ("#!/bin/sh", {"PATH": "."}, []),
-        ("#!", {"PATH": "."}, []),
-        ("", {"PATH": "."}, []),
+        ("#!/bin/sh", {"PATH": ".."}, []),
+        ("#!", {"PATH": ".."}, []),
+        ("", {"PATH": ".."}, []),
     ],
 )
 def test_scripts_are_known_by_their_first_line(
@@ -103,8 +104,7 @@ def test_scripts_are_known_by_their_first_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "script").write_text(f"{line}\n")
     (tmp_path / "folder").mkdir()
-    program = "script" if environ else "../script"
-    children.see_start(*popen(program, env=environ, cwd=None if environ else "folder"))
+    children.see_start(*popen("script" if environ else "../script", env=environ, cwd="folder"))
     assert starts == told
 
 

@@ -36,21 +36,21 @@ _reported: set[tuple[str, str]] = set()
 
 def see_start(event: str, arguments: tuple[Any, ...]) -> None:
     """Reports the start of a program by an audit event, if it is such a Python."""
+    program: Any
     folder, environ = None, None
     if event == "os.system":
-        words = ["sh", "-c", arguments[0]]
+        program, given = "sh", ["sh", "-c", *arguments]
     elif event == "subprocess.Popen":
         program, given, folder, environ = arguments
-        words = [program, *given[1:]]
     else:
         program, given, environ = arguments
-        words = [program, *given[1:]]
     try:
+        words = [os.fsdecode(word) for word in (program, *given[1:])]
         variables = {
             os.fsdecode(name): os.fsdecode(value)
             for name, value in (os.environ if environ is None else environ).items()
         }
-        python = _python([*map(os.fsdecode, words)], variables, os.fsdecode(folder or ""))
+        python = _python(words, variables, os.fsdecode(folder or ""))
     except (TypeError, ValueError, AttributeError):
         return  # Python has something to say about it, too.
     if python is None:
@@ -84,17 +84,18 @@ def _python(words: list[str], variables: Mapping[str, str], folder: str) -> list
     if not words:
         return None
     if not os.path.basename(words[0]).startswith(PYTHONS):
-        words = _interpreter(os.path.join(folder, words[0]), variables.get("PATH", ""))
+        words = _interpreter(words[0], variables.get("PATH", ""), folder)
     return words if words and os.path.basename(words[0]).startswith(PYTHONS) else None
 
 
-def _interpreter(program: str, path: str) -> list[str]:
+def _interpreter(program: str, path: str, folder: str) -> list[str]:
     """Returns the words of a script's first line, which name its interpreter; none if it has none.
 
     :param path: where to look for a program without a folder.
+    :param folder: where it will run.
     """
-    for folder in [""] if os.sep in program else path.split(os.pathsep):
-        file = os.path.join(folder, program)
+    for place in [""] if os.sep in program else path.split(os.pathsep):
+        file = os.path.join(folder, place, program)
         if os.path.isfile(file):
             try:
                 with open(file, "rb", buffering=0) as script:

@@ -33,6 +33,9 @@ PATCHES = {
 # The module without which no Python process connects to anything.
 SOCKETS = "_socket"
 
+# Always guarded: memcached's own port on this machine.
+MAIN_MEMCACHED = "127.0.0.1:11211"
+
 # Names the servers after the first one that a command was given by `--servers`, one in a line.
 FURTHER = "MEMCACHED_SANDBOX_FURTHER_ADDRESSES"
 
@@ -132,7 +135,7 @@ def install_in_child() -> None:
     if "MEMCACHED_SANDBOX_OUTER_RUN" in os.environ:
         known.append("MEMCACHED_SANDBOX_CONTROL")  # It is a process of `sandbox exec`.
     lost[:] = [name for name in known if name not in os.environ]
-    install(guarded="127.0.0.1:11211")
+    install(guarded=MAIN_MEMCACHED)
 
 
 def watch(event: str, function: "Callable[[str, tuple[Any, ...]], None]") -> None:
