@@ -25,18 +25,10 @@ def begin(config: pytest.Config) -> None:
     stack = ExitStack()
     config.add_cleanup(stack.close)
     entered = stack.enter_context(sandbox_run(**options))
-    # Under sandbox exec, who reads CACHES first gets the server that runs already.
-    entered.defers = not joins and distributes(config)
     plugins.register(SandboxedSession(config, entered, joins), SESSION)
     plugins.register(fixtures, fixtures.__name__)
     if not plugins.is_registered(pytest_plugin):  # under sandbox exec it is
         plugins.register(pytest_plugin, pytest_plugin.__name__)
-
-
-def distributes(config: pytest.Config) -> bool:
-    """Returns whether pytest-xdist leaves tests to workers; in a worker it may say so at first."""
-    options = config.known_args_namespace
-    return any(getattr(options, name, None) for name in ("numprocesses", "tx"))
 
 
 @contextmanager

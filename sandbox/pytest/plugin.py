@@ -166,14 +166,6 @@ class SandboxedSession(FailureContents):
             for address in sorted(self._run.servers())
         ]
 
-    def pytest_sessionstart(self) -> None:
-        """Has the servers of a worker started, also if none of its tests reads CACHES."""
-        if hasattr(self._config, "workerinput"):
-            self._run.defers = False
-            conf = sys.modules.get("django.conf")
-            if conf is not None and conf.settings.configured:
-                getattr(conf.settings, "CACHES", None)
-
     def pytest_collection_finish(self) -> None:
         """Keeps what modules were refused on import, which is not the first test's doing."""
         self._summary.refusals += self._run.take_refusals()

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
     from typing import Any
 
-# What makes the CACHES of settings, as their attribute.
-DEFERRED = "_memcached_sandbox_caches"
-
 # What undoes the changes, in the order of these.
 _undoing: list[Callable[[], object]] = []
 
@@ -52,9 +49,6 @@ def django_conf(module: Any) -> None:
             _check_override(value)
         override(self, name, value)
 
-    deferred = functools.cached_property(_deferred_caches)
-    deferred.__set_name__(module.Settings, "CACHES")
-    _replace(module.Settings, "CACHES", deferred)
     _replace(module.Settings, "__init__", __init__)
     _replace(module.LazySettings, "configure", configured)
     _replace(module.UserSettingsHolder, "__setattr__", __setattr__)
@@ -103,36 +97,18 @@ def _repoint(settings: Any) -> None:
     moved = [alias for alias in aliases if alias not in run.excluded]
     _report_others(caches, aliases, moved)
     _check_options(caches, moved)
-    vars(settings)[DEFERRED] = functools.partial(_repointed, caches, moved)
-    _undoing.append(functools.partial(_put_back, settings, caches))
-    if run.defers and moved and "CACHES" in vars(type(settings)):
-        del settings.CACHES
-        for alias in moved:
-            for address in locations.addresses(spelled[alias]) if run.guards else ():
-                guard.guard(address, alias)
-    else:
-        settings.CACHES = _deferred_caches(settings)
-
-
-def _repointed(caches: Mapping[str, Any], moved: Iterable[str]) -> dict[str, Any]:
-    """Returns CACHES with servers of the run, which are started if they are missing."""
-    spelled = {alias: caches[alias].get("LOCATION", "") for alias in moved}
-    wanted = {alias: locations.addresses(location) for alias, location in spelled.items()}
-    resolved = current_run().resolve([address for each in wanted.values() for address in each])
-    for alias, addresses in wanted.items():
-        _guard(addresses, alias)
-    return {
+    wanted = {alias: locations.addresses(spelled[alias]) for alias in moved}
+    resolved = run.resolve([address for alias in moved for address in wanted[alias]])
+    for alias in moved:
+        _guard(wanted[alias], alias)
+    settings.CACHES = {
         **caches,
         **{
-            alias: {**caches[alias], "LOCATION": locations.repointed(location, resolved)}
-            for alias, location in spelled.items()
+            alias: {**caches[alias], "LOCATION": locations.repointed(spelled[alias], resolved)}
+            for alias in moved
         },
     }
-
-
-def _deferred_caches(settings: Any) -> Any:
-    """Returns the CACHES of settings that were made without them, when they are read."""
-    return vars(settings)[DEFERRED]()
+    _undoing.append(functools.partial(_put_back, settings, caches))
 
 
 def _check_options(caches: Mapping[str, Any], moved: Iterable[str]) -> None:

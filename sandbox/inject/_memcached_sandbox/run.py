@@ -43,9 +43,6 @@ class Run:
         self.resolved: dict[str, str] = {}
         # Those of other processes, which a worker may have captured before it had its own.
         self.captured: set[str] = set()
-        # Whether CACHES are repointed when they are read, not when settings load: a process that
-        # leaves the tests to workers hardly ever reads them, and needs no server then.
-        self.defers = False
         self.tests_in = 0  # the process that takes refusals, to blame tests for them
         self._refusals: list[Refusal] = []  # those of this process
         self._emptier: Emptier | None = None
