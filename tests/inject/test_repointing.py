@@ -168,26 +168,3 @@ def test_settings_cost_one_round_trip(
         assert result.returncode == 0, result.stderr
         control.stop()
     assert requests == [{"resolve": ["a:1", "b:1", "c:1", "a:1"], "worker": ""}]
-
-
-def test_option_that_no_sandbox_serves_is_refused_in_an_override(project: Project) -> None:
-    """Nothing is overridden then."""
-    project.write(
-        "tests.py",
-        "from django.conf import settings\n"
-        "from django.core.cache import cache\n"
-        "from django.test import SimpleTestCase, override_settings\n"
-        "caches = {**settings.CACHES}\n"
-        "caches['default'] = {**caches['default'], 'OPTIONS': {'tls_context': True}}\n"
-        "elsewhere = {'default': {**caches['default'], 'LOCATION': 'nowhere:1'}}\n"
-        "class A(SimpleTestCase):\n"
-        "    def test(self):\n"
-        "        with override_settings(CACHES=elsewhere): pass\n"
-        "        with self.assertRaises(Exception) as caught:\n"
-        "            with override_settings(CACHES=caches): pass\n"
-        "        self.assertIsNone(cache.get('key'))\n"
-        "        raise caught.exception\n",
-    )
-    result = project.sandboxed("--", "./manage.py", "test")
-    assert "CACHES['default']['OPTIONS']['tls_context'] is set, but a sandbox has" in result.stderr
-    assert "exclude the alias with --exclude default" in result.stderr

@@ -44,10 +44,7 @@ def django_conf(module: Any) -> None:
 
     @functools.wraps(override)
     def __setattr__(self: Any, name: str, value: Any) -> None:
-        if name == "CACHES":
-            value = workers.of_this_worker(value)
-            _check_override(value)
-        override(self, name, value)
+        override(self, name, workers.of_this_worker(value) if name == "CACHES" else value)
 
     _replace(module.Settings, "__init__", __init__)
     _replace(module.LazySettings, "configure", configured)
@@ -96,7 +93,9 @@ def _repoint(settings: Any) -> None:
             run.unclear.update(locations.addresses(spelled[alias]))
     moved = [alias for alias in aliases if alias not in run.excluded]
     _report_others(caches, aliases, moved)
-    _check_options(caches, moved)
+    under_exec = "MEMCACHED_SANDBOX_CONTROL" in os.environ
+    option = "--exclude " if under_exec else "MEMCACHED_SANDBOX_EXCLUDE="
+    locations.check_options(caches, moved, f"{option}{{alias}}")
     wanted = {alias: locations.addresses(spelled[alias]) for alias in moved}
     resolved = run.resolve([address for alias in moved for address in wanted[alias]])
     for alias in moved:
@@ -109,31 +108,6 @@ def _repoint(settings: Any) -> None:
         },
     }
     _undoing.append(functools.partial(_put_back, settings, caches))
-
-
-def _check_options(caches: Mapping[str, Any], moved: Iterable[str]) -> None:
-    under_exec = "MEMCACHED_SANDBOX_CONTROL" in os.environ
-    option = "--exclude " if under_exec else "MEMCACHED_SANDBOX_EXCLUDE="
-    locations.check_options(caches, moved, f"{option}{{alias}}")
-
-
-def _check_override(caches: Any) -> None:
-    """Checks the options of aliases that an override leads, or leaves, to a sandbox server."""
-    run = current_run()
-    try:
-        aliases = locations.memcached_aliases(caches)
-    except CachesError:
-        return  # Django has something to say about it, too.
-    known = run.servers().union(run.resolved)
-    _check_options(
-        caches,
-        [
-            alias
-            for alias in aliases
-            if alias not in run.excluded
-            and known.intersection(locations.addresses(caches[alias].get("LOCATION")))
-        ],
-    )
 
 
 def _report_others(
