@@ -7,9 +7,8 @@ import re
 import pytest
 
 from ..helpers.django_runs import with_runner
-from ..helpers.memcacheds import MainMemcached
 from ..helpers.processes import Result
-from ..helpers.projects import MakeProject, Project
+from ..helpers.projects import Project
 from ..helpers.suites import START_METHODS
 
 # Each test fails where two workers, or two tests, use one server by what they have captured.
@@ -121,54 +120,6 @@ def test_captured_settings_and_backends_lead_to_the_servers_of_the_worker(
     assert result.returncode == 0, result.stdout + result.stderr
     assert "in the fullest of 4 servers" in result.stdout + result.stderr
     assert "was used" not in result.stdout + result.stderr
-
-
-OWN_BACKENDS = """
-from django.core.cache.backends.base import BaseCache
-from django.core.cache.backends.memcached import PyMemcacheCache
-from pymemcache import Client
-
-class EagerMemcached(BaseCache):
-    def __init__(self, location, params):
-        super().__init__(params)
-        self.client = Client(location)
-    def add(self, key, value):
-        return self.client.add(key, value, noreply=False)
-
-class LazyMemcached(PyMemcacheCache):
-    @property
-    def _cache(self):
-        if not hasattr(self, "_client"):
-            self._client = self._class(self.client_servers, **self._options)
-        return self._client
-"""
-
-
-def test_backends_with_a_client_of_their_own_lead_to_the_servers_of_the_worker(
-    make_project: MakeProject, main_memcached: MainMemcached
-) -> None:
-    at = {"LOCATION": main_memcached.address}
-    backends = {"default": "own.EagerMemcached", "lazy": "own.LazyMemcached"}
-    project = make_project({alias: {**at, "BACKEND": name} for alias, name in backends.items()})
-    project.write("own.py", OWN_BACKENDS)
-    project.write(
-        "tests.py",
-        "from django.core.cache import cache, caches\n"
-        "from django.test import SimpleTestCase\n"
-        "kept = caches['lazy']\n"
-        "for each in (cache, kept): each.add('connect', 1)\n"
-        "class A(SimpleTestCase):\n"
-        "    def test(self):\n"
-        "        self.assertTrue(cache.add('key', 1))\n"
-        "        self.assertTrue(kept.add('other', 1))\n"
-        "        self.assertEqual(caches['lazy'].get('other'), 1)\n"
-        "    test_again = test\n"
-        "class B(A): pass\n",
-    )
-    result = run_tests(project, "exec", ["--strict"], [])
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "was used" not in result.stderr
-    assert "in the fullest of 3 servers" in result.stderr
 
 
 def test_captured_address_is_refused_and_reported_without_a_guard_too(

@@ -26,9 +26,6 @@ backends: weakref.WeakSet[Any] = weakref.WeakSet()
 # on the parent's connection.
 _inherited: list[Any] = []
 
-# Where Django's memcached backends keep their client, and django-bmemcached its own.
-CLIENTS = ("_cache", "_client")
-
 # How many objects to look at, at most, for the connections of such clients: those of Django's
 # backends hold some dozens.
 MOST_HELD = 10_000
@@ -48,10 +45,7 @@ def become_worker(name: str) -> None:
     moved = current_run().become_worker(name)
     for backend in list(backends):
         backend._servers = locations.repointed(backend._servers, moved)
-        _inherited.extend(backend.__dict__.pop(name, None) for name in CLIENTS)
-    cache = sys.modules.get("django.core.cache")
-    if cache is not None:
-        _inherited.extend(cache.caches.all(initialized_only=True))
+        _inherited.append(backend.__dict__.pop("_cache", None))
     _report_inherited()
     conf = sys.modules.get("django.conf")
     if conf is None or not conf.settings.configured:
@@ -63,10 +57,10 @@ def become_worker(name: str) -> None:
             settings.CACHES = of_this_worker(settings.CACHES)
         settings = vars(settings).get("default_settings")
     conf.settings.__dict__.pop("CACHES", None)
+    cache = sys.modules.get("django.core.cache")
     if cache is not None:
-        # Backends may keep a client wherever they like: they are made again.
-        cache.caches.__dict__.update(vars(type(cache.caches)()))
         cache.caches.__dict__.pop("settings", None)
+        cache.caches._settings = None
 
 
 def _report_inherited() -> None:
