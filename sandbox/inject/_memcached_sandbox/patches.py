@@ -6,7 +6,6 @@ What is changed for a part of this process's life only, `undo` changes back.
 from __future__ import annotations
 
 import functools
-import os
 import sys
 
 from . import guard, locations, workers
@@ -43,7 +42,10 @@ def django_conf(module: Any) -> None:
 
     @functools.wraps(override)
     def __setattr__(self: Any, name: str, value: Any) -> None:
-        override(self, name, workers.of_this_worker(value) if name == "CACHES" else value)
+        if name == "CACHES":
+            _check_override(value)
+            value = workers.of_this_worker(value)
+        override(self, name, value)
 
     _replace(module.Settings, "__init__", __init__)
     _replace(module.LazySettings, "configure", configured)
@@ -91,9 +93,7 @@ def _repoint(settings: Any) -> None:
         if alias not in run.excluded and locations.is_unclear(config):
             run.unclear.update(locations.addresses(spelled[alias]))
     moved = [alias for alias in aliases if alias not in run.excluded]
-    under_exec = "MEMCACHED_SANDBOX_CONTROL" in os.environ
-    option = "--exclude " if under_exec else "MEMCACHED_SANDBOX_EXCLUDE="
-    locations.check_options(caches, moved, f"{option}{{alias}}")
+    locations.check_options(caches, moved, run.exclude_option)
     wanted = {alias: locations.addresses(spelled[alias]) for alias in moved}
     resolved = run.resolve([address for alias in moved for address in wanted[alias]])
     for alias in moved:
@@ -106,6 +106,26 @@ def _repoint(settings: Any) -> None:
         },
     }
     _undoing.append(functools.partial(_put_back, settings, caches))
+
+
+def _check_override(caches: Any) -> None:
+    """Checks the options of those aliases that are at addresses of the run.
+
+    :raises CachesError: a sandbox does not serve one of them.
+    """
+    run = current_run()
+    try:
+        aliases = locations.memcached_aliases(caches)
+    except CachesError:
+        return  # Django has something to say about it, too.
+    known = {*run.resolved, *run.servers(), *run.captured, *run.unclear}
+    moved = [
+        alias
+        for alias in aliases
+        if alias not in run.excluded
+        and known.intersection(locations.addresses(caches[alias].get("LOCATION", "")))
+    ]
+    locations.check_options(caches, moved, run.exclude_option)
 
 
 def _put_back(settings: Any, caches: object) -> None:
