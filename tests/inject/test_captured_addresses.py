@@ -43,7 +43,8 @@ class C(A):
     def tearDown(self): active.enable()
 """
 
-# A project's own backend, which reads LOCATION, and one as django-bmemcached has it.
+# A project's own backend, which reads LOCATION, and one as django-bmemcached has it. That without
+# a server keeps what the parent has put there.
 OWN_BACKENDS = """
 import pymemcache
 from django.core.cache.backends.base import BaseCache
@@ -58,6 +59,15 @@ class Base(BaseCache):
         return self.client.add(key, value, noreply=False)
     def get(self, key, **_):
         return self.client.get(key)
+
+class Own(BaseCache):
+    def __init__(self, location, params):
+        super().__init__(params)
+        self.items = {}
+    def set(self, key, value, **_):
+        self.items[key] = value
+    def get(self, key, **_):
+        return self.items.get(key)
 
 class Memcached(BaseMemcachedCache):
     def __init__(self, server, params):
@@ -81,10 +91,12 @@ PARENT = os.getpid()
 kept = {name: caches[name] for name in ("Base", "Memcached")}
 for each in kept.values():
     each.get("connect")
+caches["Own"].set("warm", 1)
 
 class A(SimpleTestCase):
     def test(self):
         self.assertNotEqual(os.getpid(), PARENT)
+        self.assertEqual(caches["Own"].get("warm"), 1)
         for name in kept:
             self.assertTrue(caches[name].add(name, 1))
             self.assertEqual(kept[name].get(name), b"1")
@@ -181,6 +193,7 @@ def test_backends_that_keep_their_client_elsewhere_lead_to_the_server_of_the_wor
         "MAIN = CACHES['default']['LOCATION']\n"
         "for name in ('Base', 'Memcached'):\n"
         "    CACHES[name] = {'BACKEND': f'own.{name}', 'LOCATION': MAIN}\n"
+        "CACHES['Own'] = {'BACKEND': 'own.Own', 'LOCATION': 'own'}\n"
     )
     project.write("settings.py", with_caches)
     project.write("tests.py", THROUGH_OWN_BACKENDS)

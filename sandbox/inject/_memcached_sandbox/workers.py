@@ -69,12 +69,15 @@ def _lead_django_here() -> None:
         settings = vars(settings).get("default_settings")
     conf.settings.__dict__.pop("CACHES", None)
     cache = sys.modules.get("django.core.cache")
-    # A handler that has not read CACHES has made no backend.
-    if cache is None or cache.caches.__dict__.pop("settings", None) is None:
+    if cache is None:
         return
+    # A handler that has not read CACHES has made no backend.
+    caches = cache.caches.__dict__.pop("settings", {})
     cache.caches._settings = None
-    for alias in cache.caches:
-        if hasattr(cache.caches._connections, alias):
+    known = {*current_run().captured, *current_run().resolved}
+    for alias, config in caches.items():
+        is_moved = known.intersection(locations.addresses(config.get("LOCATION", "")))
+        if is_moved and hasattr(cache.caches._connections, alias):
             _make_again(cache.caches[alias], cache.caches.create_connection(alias))
 
 
