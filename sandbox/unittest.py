@@ -9,6 +9,8 @@ from .inject import guard
 from .server.memcached import Memcached
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .server.options import MemcachedOptions
 
     Base = unittest.TestCase
@@ -44,6 +46,20 @@ class MemcachedMixin(Base):
         # Not in setUp, which not everyone passes on, and before it: cleaned up last.
         self.addCleanup(self._flush_memcached)
         return super().run(result)
+
+    @property
+    def teardown_example(self) -> Callable[[object], None]:
+        """Empties the server after an example of Hypothesis, if the test case tears it down.
+
+        :raises AttributeError: it does not. Those of `hypothesis.extra.django` do.
+        """
+        tear_down = super().teardown_example  # type: ignore[misc]
+
+        def flushing(example: object) -> None:
+            tear_down(example)
+            self._flush_memcached()
+
+        return flushing
 
     def _flush_memcached(self) -> None:
         self.memcached.flush()

@@ -118,7 +118,8 @@ class SandboxRunnerMixin(Base):
                 **read_run(given),
                 **read_memcached(given, lambda keyword: _flag(BY_KEYWORD[keyword])),
             }
-            with sandbox_run(**options) as entered:
+            exclude_option = f"{_flag(BY_KEYWORD['exclude'])} {{alias}}"
+            with sandbox_run(exclude_option=exclude_option, **options) as entered:
                 self._sandbox_run = entered
                 failures = super().run_tests(*args, **kwargs)
                 summary = Summary(_flag(BY_KEYWORD["memory_mb"]))

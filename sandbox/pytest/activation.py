@@ -10,7 +10,7 @@ import pytest
 from ..errors import MainMemcachedRefused, SandboxError
 from ..inject import pytest_plugin
 from ..run.local import is_in_a_run, sandbox_run
-from . import fixtures
+from . import NAME, fixtures
 from .options import memcached_options, run_options
 from .plugin import SESSION, SandboxedSession
 
@@ -21,10 +21,11 @@ def begin(config: pytest.Config) -> None:
     if plugins.has_plugin(SESSION):
         return
     options = {**run_options(config), **memcached_options(config)}
+    option = f"{NAME}_exclude={{alias}}"
     joins = is_in_a_run()
     stack = ExitStack()
     config.add_cleanup(stack.close)
-    entered = stack.enter_context(sandbox_run(**options))
+    entered = stack.enter_context(sandbox_run(exclude_option=option, **options))
     plugins.register(SandboxedSession(config, entered, joins), SESSION)
     plugins.register(fixtures, fixtures.__name__)
     if not plugins.is_registered(pytest_plugin):  # under sandbox exec it is

@@ -40,6 +40,19 @@ class OtherCaches(FailureContents):
             if not pytest_plugin.keeps(item, nextitem, self._flush):
                 self._box.flush()
 
+    def pytest_runtest_call(self, item: pytest.Item) -> None:
+        """Empties these caches after each example, too, if the test case tears examples down."""
+        case = getattr(item, "instance", None)
+        tear_down = getattr(case, "teardown_example", None)
+        if tear_down is None or pytest_plugin.kept_for(item, self._flush) != "test":
+            return
+
+        def teardown_example(example: object) -> None:
+            tear_down(example)
+            self._box.flush()
+
+        setattr(case, "teardown_example", teardown_example)  # noqa: B010 - of any class
+
     def contents(self) -> list[tuple[str, str]]:
         """Returns a section for each of these servers."""
         return [section_of(server) for server in self._box.servers]

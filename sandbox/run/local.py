@@ -121,6 +121,7 @@ def sandbox_run(
     exclude: Collection[str] = (),
     flush: str | None = None,
     guard: Collection[str] | None = (),
+    exclude_option: str = "exclude=[{alias!r}]",
     **options: Unpack[MemcachedOptions],
 ) -> Iterator[run.Run]:
     """Puts this process into a run while the context lasts.
@@ -132,6 +133,7 @@ def sandbox_run(
     :param flush: when to empty the caches, as `Run.flushed_after` has it. None for the setting of
         the run that is joined, or ``"test"``.
     :param guard: further addresses not to connect to; None for no guard at all.
+    :param exclude_option: how the user excludes ``{alias}``, for errors of a run that is owned.
     :param options: those of `sandbox.Memcached`, for servers of its own.
     :raises SandboxError: an option is wrong, or a server cannot be started.
     """
@@ -140,7 +142,7 @@ def sandbox_run(
         with (
             _joined(exclude, flush, options.get("crawl", False), guard)
             if is_in_a_run()
-            else _owned(exclude, flush or "test", guard, options)
+            else _owned(exclude, flush or "test", guard, exclude_option, options)
         ) as entered:
             yield entered
     finally:
@@ -192,6 +194,7 @@ def _owned(
     exclude: Collection[str],
     flush: str,
     guarded: Collection[str] | None,
+    exclude_option: str,
     options: MemcachedOptions,
 ) -> Iterator[run.Run]:
     # To say now what is wrong, and not when the first server is asked for.
@@ -204,6 +207,7 @@ def _owned(
         source = LocalSource(options)
         own = run.Run(source)
         own.flushed_after, own.crawls = flush, crawl
+        own.exclude_option = exclude_option
         own.tests_in = os.getpid()
         outer = run.replace_run(own)
         try:

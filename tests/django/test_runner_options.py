@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from ..helpers.django_runs import passes
-from ..helpers.projects import Project
+from ..helpers.django_runs import passes, with_runner
+from ..helpers.projects import PYMEMCACHE, MakeProject, Project
 from ..helpers.suites import CLEAN_CACHE
 
 TRIES_MAIN = """
@@ -66,6 +66,23 @@ def test_bad_option_is_a_command_error(
     assert result.stderr.startswith("CommandError: ")
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_option_that_no_sandbox_serves_is_a_command_error_until_excluded(
+    make_project: MakeProject,
+) -> None:
+    options = {"tls_context": True}
+    caches = {"default": {"BACKEND": PYMEMCACHE, "LOCATION": "main:1", "OPTIONS": options}}
+    project = with_runner(make_project(caches))
+    project.write("tests.py", TRIES_MAIN)
+    result = project.manage("test")
+    assert result.returncode == 1
+    assert result.stderr.startswith("CommandError: CACHES['default']['OPTIONS']['tls_context'] is")
+    found = re.search(
+        r"or exclude the alias with (--memcached-exclude default)\.\n$", result.stderr
+    )
+    assert found, result.stderr
+    assert project.manage("test", *found[1].split()).returncode == 0
 
 
 def test_missing_binary_is_a_command_error(project: Project) -> None:

@@ -43,6 +43,69 @@ class C(A):
     def tearDown(self): active.enable()
 """
 
+# A project's own backend, which reads LOCATION, and one as django-bmemcached has it. That without
+# a server keeps what the parent has put there.
+OWN_BACKENDS = """
+import pymemcache
+from django.core.cache.backends.base import BaseCache
+from django.core.cache.backends.memcached import BaseMemcachedCache
+from pymemcache import Client
+
+class Base(BaseCache):
+    def __init__(self, location, params):
+        super().__init__(params)
+        self.client = Client(location)
+    def add(self, key, value, **_):
+        return self.client.add(key, value, noreply=False)
+    def get(self, key, **_):
+        return self.client.get(key)
+
+class Own(BaseCache):
+    def __init__(self, location, params):
+        super().__init__(params)
+        self.items = {}
+    def set(self, key, value, **_):
+        self.items[key] = value
+    def get(self, key, **_):
+        return self.items.get(key)
+
+class Memcached(BaseMemcachedCache):
+    def __init__(self, server, params):
+        super().__init__(server, params, library=pymemcache, value_not_found_exception=ValueError)
+    @property
+    def _cache(self):
+        if not hasattr(self, "_client"):
+            self._client = Client(self._servers[0])
+        return self._client
+    add, get = Base.add, Base.get
+    client = _cache
+"""
+
+# Each test fails where two workers, or two tests, use one server.
+THROUGH_OWN_BACKENDS = """
+import os
+from django.core.cache import cache, caches
+from django.test import SimpleTestCase
+
+PARENT = os.getpid()
+kept = {name: caches[name] for name in ("Base", "Memcached")}
+for each in kept.values():
+    each.get("connect")
+caches["Own"].set("warm", 1)
+
+class A(SimpleTestCase):
+    def test(self):
+        self.assertNotEqual(os.getpid(), PARENT)
+        self.assertEqual(caches["Own"].get("warm"), 1)
+        for name in kept:
+            self.assertTrue(caches[name].add(name, 1))
+            self.assertEqual(kept[name].get(name), b"1")
+        self.assertEqual(cache.get("Base", version=1), None)
+    test_again = test
+class B(A): pass
+class C(A): pass
+"""
+
 # Each process finds its own servers in the variables of --env, empty at each test.
 BY_VARIABLES = """
 import os, socket
@@ -119,6 +182,24 @@ def test_captured_settings_and_backends_lead_to_the_servers_of_the_worker(
     result = run_tests(project, way, [], [])
     assert result.returncode == 0, result.stdout + result.stderr
     assert "in the fullest of 4 servers" in result.stdout + result.stderr
+    assert "was used" not in result.stdout + result.stderr
+
+
+def test_backends_that_keep_their_client_elsewhere_lead_to_the_server_of_the_worker(
+    project: Project, way: str
+) -> None:
+    project.write("own.py", OWN_BACKENDS)
+    with_caches = (project.folder / "settings.py").read_text() + (
+        "MAIN = CACHES['default']['LOCATION']\n"
+        "for name in ('Base', 'Memcached'):\n"
+        "    CACHES[name] = {'BACKEND': f'own.{name}', 'LOCATION': MAIN}\n"
+        "CACHES['Own'] = {'BACKEND': 'own.Own', 'LOCATION': 'own'}\n"
+    )
+    project.write("settings.py", with_caches)
+    project.write("tests.py", THROUGH_OWN_BACKENDS)
+    result = run_tests(project, way, ["--strict"], ["--memcached-strict"])
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "worker had a connection" not in result.stdout + result.stderr
     assert "was used" not in result.stdout + result.stderr
 
 

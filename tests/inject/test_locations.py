@@ -138,6 +138,27 @@ def test_option_that_no_sandbox_serves_is_an_error(
     assert "secret" not in message
 
 
+def test_password_that_django_bmemcached_takes_from_the_environment_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caches: dict[str, dict[str, Any]] = {
+        "a": {"BACKEND": "django_bmemcached.memcached.BMemcached"},
+        "b": {"BACKEND": PYMEMCACHE},
+        "c": {"BACKEND": "django_bmemcached.memcached.BMemcached", "OPTIONS": {"password": ""}},
+    }
+    monkeypatch.setenv("MEMCACHE_USERNAME", "")
+    locations.check_options(caches, caches, "")
+    monkeypatch.setenv("MEMCACHE_PASSWORD", "secret")
+    locations.check_options(caches, ["b", "c"], "")
+    with pytest.raises(CachesError) as info:
+        locations.check_options(caches, caches, "--exclude {alias}")
+    assert str(info.value) == (
+        "MEMCACHE_PASSWORD, with which CACHES['a'] authenticates, is set, but a sandbox has no "
+        "authentication: take it out of the environment that tests use, or exclude the alias with "
+        "--exclude a"
+    )
+
+
 @pytest.mark.parametrize(
     "options", [None, {}, {"tls_context": None, "username": "", "password": None}, "username"]
 )

@@ -118,6 +118,35 @@ def test_main_address_in_override_settings_is_repointed(
     project.test()
 
 
+def test_option_in_override_settings_that_no_sandbox_serves_is_an_error(
+    project: Project, main_memcached: MainMemcached
+) -> None:
+    """It is raised where the override is entered, and for addresses of the run only."""
+    project.write(
+        "tests.py",
+        "from django.conf import settings\n"
+        "from django.test import SimpleTestCase, override_settings\n"
+        f"MAIN = {{'BACKEND': {PYMEMCACHE!r}, 'LOCATION': {main_memcached.address!r}}}\n"
+        "TLS, SASL = {'tls_context': True}, {'username': 'me'}\n"
+        "class Tests(SimpleTestCase):\n"
+        "    def test(self):\n"
+        "        repointed = {**settings.CACHES['default'], 'OPTIONS': TLS}\n"
+        "        for alias in (repointed, {**MAIN, 'OPTIONS': SASL}):\n"
+        "            caches = {'other': alias, 'default': settings.CACHES['default']}\n"
+        "            (option,) = alias['OPTIONS']\n"
+        "            place = f\"CACHES['other']['OPTIONS']['{option}'] is set, but a sandbox\"\n"
+        "            with self.assertRaises(ValueError) as caught:\n"
+        "                override_settings(CACHES=caches).enable()\n"
+        "            self.assertIn(place, str(caught.exception))\n"
+        "            self.assertIn('with --exclude other', str(caught.exception))\n"
+        "            self.assertNotIn('other', settings.CACHES)\n"
+        "    @override_settings(CACHES={'default': {**MAIN, 'LOCATION': 'b:1', 'OPTIONS': TLS}})\n"
+        "    def test_of_an_address_elsewhere(self):\n"
+        "        self.assertEqual(settings.CACHES['default']['OPTIONS'], TLS)\n",
+    )
+    project.test()
+
+
 def test_other_address_in_override_settings_stays(project: Project) -> None:
     project.write(
         "tests.py",

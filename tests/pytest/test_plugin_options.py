@@ -96,6 +96,19 @@ def test_excluded_alias_keeps_its_location(in_process: InProcess) -> None:
     assert "the aliases to exclude name 'daed', but the aliases in CACHES are" in result.stderr
 
 
+@override_settings(
+    CACHES={
+        "default": {"BACKEND": PYMEMCACHE, "LOCATION": "main", "OPTIONS": {"tls_context": True}}
+    }
+)
+def test_option_that_no_sandbox_serves_is_an_error_until_excluded(in_process: InProcess) -> None:
+    in_process.write("test_it.py", "def test(): pass\n")
+    result = in_process.pytest()
+    assert result.returncode == 4
+    assert result.stderr.endswith("exclude the alias with memcached_sandbox_exclude=default\n\n")
+    assert passed(in_process.pytest("-o", "memcached_sandbox_exclude=default")) == 1
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

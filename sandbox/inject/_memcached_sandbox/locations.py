@@ -6,6 +6,7 @@ at the time when settings are made neither may be.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 
@@ -103,10 +104,14 @@ def check_options(caches: Mapping[str, Config], aliases: Iterable[str], exclude:
     :raises CachesError: an alias asks for TLS, or gives a user name or a password.
     """
     for alias in aliases:
-        for name, spelled in _options(caches[alias], f"CACHES[{alias!r}]"):
+        place = f"CACHES[{alias!r}]"
+        for name, spelled, where in (
+            *((*option, "settings") for option in _options(caches[alias], place)),
+            *((*variable, "environment") for variable in _variables(caches[alias], place)),
+        ):
             raise CachesError(
                 f"{spelled} is set, but a sandbox has no {UNSERVED[name]}: take it out of the "
-                f"settings that tests use, or exclude the alias with {exclude.format(alias=alias)}"
+                f"{where} that tests use, or exclude the alias with {exclude.format(alias=alias)}"
             )
 
 
@@ -118,6 +123,17 @@ def _options(config: Config, spelled: str) -> Iterator[tuple[str, str]]:
             yield from _options(value, place)
         elif value and str(name).lower() in UNSERVED:
             yield str(name).lower(), place
+
+
+def _variables(config: Config, spelled: str) -> Iterator[tuple[str, str]]:
+    """Returns the options that django-bmemcached takes from the environment, if CACHES has none."""
+    if not config["BACKEND"].startswith("django_bmemcached."):
+        return
+    for name in ("username", "password"):
+        variable = f"MEMCACHE_{name.upper()}"
+        given = name.upper() in config or name in (config.get("OPTIONS") or ())
+        if os.environ.get(variable) and not given:
+            yield name, f"{variable}, with which {spelled} authenticates,"
 
 
 def addresses(location: object) -> list[str]:

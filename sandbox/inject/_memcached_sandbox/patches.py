@@ -44,7 +44,10 @@ def django_conf(module: Any) -> None:
 
     @functools.wraps(override)
     def __setattr__(self: Any, name: str, value: Any) -> None:
-        override(self, name, workers.of_this_worker(value) if name == "CACHES" else value)
+        if name == "CACHES":
+            _check_override(value)
+            value = workers.of_this_worker(value)
+        override(self, name, value)
 
     _replace(module.Settings, "__init__", __init__)
     _replace(module.LazySettings, "configure", configured)
@@ -93,9 +96,7 @@ def _repoint(settings: Any) -> None:
             run.unclear.update(locations.addresses(spelled[alias]))
     moved = [alias for alias in aliases if alias not in run.excluded]
     _report_others(caches, aliases, moved)
-    under_exec = "MEMCACHED_SANDBOX_CONTROL" in os.environ
-    option = "--exclude " if under_exec else "MEMCACHED_SANDBOX_EXCLUDE="
-    locations.check_options(caches, moved, f"{option}{{alias}}")
+    locations.check_options(caches, moved, run.exclude_option)
     wanted = {alias: locations.addresses(spelled[alias]) for alias in moved}
     resolved = run.resolve([address for alias in moved for address in wanted[alias]])
     for alias in moved:
@@ -131,6 +132,26 @@ def _report_others(
             run.report_refusal(other)
     except RunError:
         pass  # It was printed. What is left alone works without a sandbox.
+
+
+def _check_override(caches: Any) -> None:
+    """Checks the options of those aliases that are at addresses of the run.
+
+    :raises CachesError: a sandbox does not serve one of them.
+    """
+    run = current_run()
+    try:
+        aliases = locations.memcached_aliases(caches)
+    except CachesError:
+        return  # Django has something to say about it, too.
+    known = {*run.resolved, *run.servers(), *run.captured, *run.unclear}
+    moved = [
+        alias
+        for alias in aliases
+        if alias not in run.excluded
+        and known.intersection(locations.addresses(caches[alias].get("LOCATION", "")))
+    ]
+    locations.check_options(caches, moved, run.exclude_option)
 
 
 def _put_back(settings: Any, caches: object) -> None:

@@ -46,7 +46,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 def keeps(item: pytest.Item, nextitem: pytest.Item | None, flushed_after: str) -> bool:
     """Returns whether a test leaves its caches as they are to the next one."""
-    scope = max(_marked(item), flushed_after, key=SCOPES.index)
+    scope = kept_for(item, flushed_after)
     if scope in ("test", "never"):
         return scope == "never"
     if nextitem is None or scope == "session":
@@ -54,6 +54,11 @@ def keeps(item: pytest.Item, nextitem: pytest.Item | None, flushed_after: str) -
     kind = pytest.Class if scope == "class" else pytest.Module
     node = item.getparent(kind)
     return node is not None and node is nextitem.getparent(kind)
+
+
+def kept_for(item: pytest.Item, flushed_after: str) -> str:
+    """Returns how long a test keeps caches that are flushed after such a scope."""
+    return max(_marked(item), flushed_after, key=SCOPES.index)
 
 
 def _marked(item: pytest.Item) -> str:

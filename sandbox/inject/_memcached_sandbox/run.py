@@ -31,6 +31,10 @@ class Run:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.excluded = set(os.environ.get("MEMCACHED_SANDBOX_RUN_EXCLUDE", "").split())
+        # How the user excludes an alias, which stands for {alias}.
+        under_exec = "MEMCACHED_SANDBOX_CONTROL" in os.environ
+        option = "--exclude " if under_exec else "MEMCACHED_SANDBOX_EXCLUDE="
+        self.exclude_option = f"{option}{{alias}}"
         # Addresses of aliases that turn out to be memcached ones, or not, when they connect.
         self.unclear: set[str] = set()
         self.guards = bool(os.environ.get("MEMCACHED_SANDBOX_GUARDED"))

@@ -46,7 +46,12 @@ def become_worker(name: str) -> None:
     for backend in list(backends):
         backend._servers = locations.repointed(backend._servers, moved)
         _inherited.append(backend.__dict__.pop("_cache", None))
+    _lead_django_here()
     _report_inherited()
+
+
+def _lead_django_here() -> None:
+    """Puts this worker's addresses into Django's settings and into the backends of `caches`."""
     conf = sys.modules.get("django.conf")
     if conf is None or not conf.settings.configured:
         return
@@ -58,9 +63,25 @@ def become_worker(name: str) -> None:
         settings = vars(settings).get("default_settings")
     conf.settings.__dict__.pop("CACHES", None)
     cache = sys.modules.get("django.core.cache")
-    if cache is not None:
-        cache.caches.__dict__.pop("settings", None)
-        cache.caches._settings = None
+    if cache is None:
+        return
+    # A handler that has not read CACHES has made no backend.
+    caches = cache.caches.__dict__.pop("settings", {})
+    cache.caches._settings = None
+    known = {*current_run().captured, *current_run().resolved}
+    for alias, config in caches.items():
+        is_moved = known.intersection(locations.addresses(config.get("LOCATION", "")))
+        if is_moved and hasattr(cache.caches._connections, alias):
+            _make_again(cache.caches[alias], cache.caches.create_connection(alias))
+
+
+def _make_again(backend: Any, new: Any) -> None:
+    """Makes a backend like a new one, whatever client it had: the project may have kept it."""
+    if type(new) is not type(backend):
+        return  # The project itself has put it there.
+    _inherited.append((vars(backend).copy(), new))
+    vars(backend).clear()
+    vars(backend).update(vars(new))
 
 
 def _report_inherited() -> None:
