@@ -49,9 +49,6 @@ LONGEST_NAME = 512
 # What stands in place of such a name if the thread runs, or may not be looked at.
 UNSEEN = b"0"
 
-# Files whose descriptors a test has closed, and that are others' by now: they must not be closed.
-_lost: list[FileIO] = []
-
 # Names the PID namespace of the owner, for processes of the run that may be in another one.
 NAMESPACE = "MEMCACHED_SANDBOX_PID_NAMESPACE"
 
@@ -134,7 +131,7 @@ class _Server:
         self._address = address
         self._timeout = timeout
         self._connection = Connection.to(address, timeout)
-        self._files: list[FileIO] = []
+        self._files: list[_File] = []
         try:
             counters = self._connection.stats()
             self._walks_lists = self._connection.version >= WALKS_LISTS
@@ -224,10 +221,21 @@ class _Server:
             if self._owns(file.fileno()):
                 file.close()
             else:
-                _lost.append(file)
+                file.__class__ = _LostFile
 
 
-def _threads(pid: int, workers: int) -> list[FileIO]:
+class _File(FileIO):
+    """Closes its descriptor at the latest when nothing refers to it any more."""
+
+
+class _LostFile(_File):
+    """Leaves its descriptor alone: a test has closed it, and another file may have the number."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+def _threads(pid: int, workers: int) -> list[_File]:
     """Opens the files that name what the main thread and the workers of a server wait in.
 
     A signal handler may raise between any two steps here. A file then closes itself: a descriptor
@@ -248,15 +256,15 @@ def _threads(pid: int, workers: int) -> list[FileIO]:
     return []
 
 
-def _asleep(pid: int) -> list[FileIO] | None:
+def _asleep(pid: int) -> list[_File] | None:
     """Opens such a file of each thread that waits in epoll now; None if /proc does not show it."""
     folder = f"/proc/{pid}/task"
-    files: list[FileIO] = []
+    files: list[_File] = []
     is_shown = False
     try:
         # The main thread, which has the process's ID, hands new connections to the others.
         for thread in sorted(os.listdir(folder), key=lambda thread: int(thread) != pid):
-            files.append(FileIO(f"{folder}/{thread}/wchan"))
+            files.append(_File(f"{folder}/{thread}/wchan"))
             function = _wait(files[-1].fileno())
             is_shown = is_shown or function != UNSEEN
             if not _is_epoll(function):
@@ -278,7 +286,7 @@ def _identity(descriptor: int) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _close(files: list[FileIO]) -> None:
+def _close(files: list[_File]) -> None:
     for file in files:
         file.close()
 
