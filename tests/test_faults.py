@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from .faults import attacks, faults, flushes, inputs, suites
+from .faults import attacks, faults, flushes, suites
 from .helpers.memcacheds import MainMemcached
 
 pytestmark = pytest.mark.whole_machine
@@ -25,8 +25,7 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
         pytest.param(lambda _: faults.execs_at_once(10), id="execs at once"),
         pytest.param(lambda _: faults.sandboxes_alive(10), id="sandboxes alive"),
         pytest.param(lambda _: faults.deaths_at_the_end(3), id="deaths at the end"),
-        pytest.param(lambda _: faults.command_lines(10, 1), id="command lines"),
-        pytest.param(lambda _: inputs.inputs(900, 1), id="inputs"),
+        pytest.param(lambda _: faults.fuzz(30, 1), id="fuzz"),
         pytest.param(lambda _: flushes.flushes(200, 1, True), id="flushes of servers seen at rest"),
         pytest.param(lambda _: flushes.flushes(200, 1, False), id="flushes of servers asked"),
         pytest.param(lambda _: attacks.plants(20), id="plants"),

@@ -128,7 +128,7 @@ class Control:
                     refusals.Refusal(**{k: str(value) for k, value in refused.items()})
                 )
                 return {}
-        return {"error": f"the request asks for nothing that is known: {request!r:.80}"}
+        return {"error": f"the request asks for nothing that is known: {str(request)[:80]}"}
 
 
 def _listening_socket(path: str) -> _socket.socket:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from ..helpers.memcacheds import MainMemcached
-from . import attacks, faults, flushes, inputs, suites
+from . import attacks, faults, flushes, suites
 
 
 def main() -> None:
@@ -26,8 +26,7 @@ def main() -> None:
             lambda: faults.execs_at_once(50),
             lambda: faults.sandboxes_alive(100),
             lambda: faults.deaths_at_the_end(100),
-            lambda: faults.command_lines(170, seed),
-            lambda: inputs.inputs(100_000, seed),
+            lambda: faults.fuzz(500, seed),
             lambda: flushes.flushes(20_000, seed, sees_threads=True),
             lambda: flushes.flushes(20_000, seed, sees_threads=False),
             lambda: attacks.plants(1000),
