@@ -99,7 +99,7 @@ def _watched(text: str) -> Address:
     """Returns the place of an address, once connects to its port are looked at."""
     _see_connects()
     place = Address(text).place
-    _ports.add(AT_PATHS if place.path else int(place.port) if place.port.isdecimal() else 0)
+    _ports.add(AT_PATHS if place.path else int(place.port))
     return place
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from collections.abc import Mapping
 
 from . import guard, locations, workers
 from .address import Address
-from .errors import CachesError, RunError
+from .errors import RunError
 from .flushing import asks_to_keep, end_class, flushed_after_test
 from .run import current_run
 
@@ -77,11 +78,11 @@ def undo() -> None:
 def _repoint(settings: Any) -> None:
     run = current_run()
     caches = settings.CACHES
-    try:
-        aliases = locations.memcached_aliases(caches)
-    except CachesError:
-        return  # Django has something to say about it, too.
-    if aliases and not run.excluded.issubset(caches):
+    if not isinstance(caches, Mapping):
+        return  # Django makes no cache of it, and says so.
+    excluded = run.excluded.intersection(caches)
+    moved = locations.memcached_aliases(caches, excluded)
+    if (moved or excluded) and excluded != run.excluded:
         raise RunError(
             f"the aliases to exclude name {', '.join(map(repr, run.excluded.difference(caches)))}, "
             f"but the aliases in CACHES are {', '.join(map(repr, caches))}"
@@ -90,7 +91,6 @@ def _repoint(settings: Any) -> None:
     for alias, config in caches.items():
         if alias not in run.excluded and locations.is_unclear(config):
             run.unclear.update(locations.addresses(spelled[alias]))
-    moved = [alias for alias in aliases if alias not in run.excluded]
     under_exec = "MEMCACHED_SANDBOX_CONTROL" in os.environ
     option = "--exclude " if under_exec else "MEMCACHED_SANDBOX_EXCLUDE="
     locations.check_options(caches, moved, f"{option}{{alias}}")
