@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from .faults import attacks, faults, flushes, suites
+from .faults import attacks, faults, flushes, inputs, suites
 from .helpers.memcacheds import MainMemcached
 
 pytestmark = pytest.mark.whole_machine
@@ -25,7 +25,10 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
         pytest.param(lambda _: faults.execs_at_once(10), id="execs at once"),
         pytest.param(lambda _: faults.sandboxes_alive(10), id="sandboxes alive"),
         pytest.param(lambda _: faults.deaths_at_the_end(3), id="deaths at the end"),
-        pytest.param(lambda _: faults.fuzz(30, 1), id="fuzz"),
+        pytest.param(lambda _: faults.command_lines(10, 1), id="command lines"),
+        pytest.param(lambda _: inputs.caches(200, 1), id="caches"),
+        pytest.param(lambda _: inputs.locations_alone(200, 1), id="locations"),
+        pytest.param(lambda _: inputs.requests(200, 1), id="requests"),
         pytest.param(lambda _: flushes.flushes(200, 1, True), id="flushes of servers seen at rest"),
         pytest.param(lambda _: flushes.flushes(200, 1, False), id="flushes of servers asked"),
         pytest.param(lambda _: attacks.plants(20), id="plants"),

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from ..helpers.memcacheds import MainMemcached
-from . import attacks, faults, flushes, suites
+from . import attacks, faults, flushes, inputs, suites
 
 
 def main() -> None:
@@ -26,7 +26,10 @@ def main() -> None:
             lambda: faults.execs_at_once(50),
             lambda: faults.sandboxes_alive(100),
             lambda: faults.deaths_at_the_end(100),
-            lambda: faults.fuzz(500, seed),
+            lambda: faults.command_lines(200, seed),
+            lambda: inputs.caches(20_000, seed),
+            lambda: inputs.locations_alone(40_000, seed),
+            lambda: inputs.requests(40_000, seed),
             lambda: flushes.flushes(20_000, seed, sees_threads=True),
             lambda: flushes.flushes(20_000, seed, sees_threads=False),
             lambda: attacks.plants(1000),

@@ -70,6 +70,11 @@ def test_text_that_is_no_address_is_refused(text: str) -> None:
     assert repr(text) in str(info.value)
 
 
+@pytest.mark.parametrize("text", ["a:port", "a:-1", f"a:{'1' * 5000}", "unix:/\ud800", "unix:\0"])
+def test_place_of_an_address_that_leads_nowhere_is_like_no_other(text: str) -> None:
+    assert Address(text).place not in {Address(spelled).place for spelled in ("a:1", "a", "unix:/")}
+
+
 @pytest.mark.parametrize("location", ["a:1,b", ["a:1", "/m"], [("::1", 11211)]])
 def test_addresses_of_a_location_are_plain_strings(location: object) -> None:
     """Settings, pickles and execnet get them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections import deque, namedtuple
 from typing import Any
 
 import pytest
@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 from sandbox.django.settings import at_sandbox
 from sandbox.errors import CachesError
-from sandbox.inject import locations, refusals, run
+from sandbox.inject import locations, run
 
 from ..helpers.projects import PYMEMCACHE
+from ..helpers.sources import NumberedSource
+
+Pair = namedtuple("Pair", ("first", "second"))
 
 
 @pytest.mark.parametrize(
@@ -28,6 +31,8 @@ from ..helpers.projects import PYMEMCACHE
         (["a:1", "b:2"], ["a:1", "b:2"]),
         (("a:1", "b"), ["a:1", "b:11211"]),
         ([("a", 1), ["b", 2]], ["a:1", "b:2"]),
+        ({"a:1"}, ["a:1"]),
+        (deque(["a:1", "b"]), ["a:1", "b:11211"]),
         ("unix:/run/memcached.sock", ["unix:/run/memcached.sock"]),
         ("/run/memcached.sock", ["unix:/run/memcached.sock"]),
         ("[::1]:11212", ["[::1]:11212"]),
@@ -50,6 +55,10 @@ def test_location_has_addresses(location: object, expected: list[str]) -> None:
         (["a:1", "b"], ["x:1", "x:2"]),
         (("a:1",), ("x:1",)),
         ([("a", 1)], ["x:1"]),
+        ({"a:1"}, ["x:1"]),
+        ({"a:1": 1}.keys(), ["x:1"]),
+        (Pair("a:1", "b"), ("x:1", "x:2")),
+        ([Pair("a", 1)], ["x:1"]),
         ("unix:/m", "unix:/sandbox"),
         ("/m", "/sandbox"),
         ("other:1", "other:1"),
@@ -77,6 +86,7 @@ def test_repointed_location_keeps_its_form(location: object, expected: object) -
         ("shop.cache.ShopCache", "shop_cache_table", False),
         ("shop.cache.ShopCache", None, False),
         ("shop.cache.ShopCache", [], False),
+        ("shop.cache.ShopCache", {"10.0.0.1:11211"}, True),
         ("shop.cache.ShopCache", {"host": 1}, False),
         ("shop.cache.ShopRedisCache", "127.0.0.1:6379", False),
         ("django_redis.cache.RedisCache", "127.0.0.1:6379", False),
@@ -104,6 +114,8 @@ def test_backend_and_location_tell_memcached_aliases(
             "CACHES['a'] has the LOCATION 5: it must be an address such as '127.0.0.1:11211'",
         ),
         ({"a": {"BACKEND": PYMEMCACHE, "LOCATION": ("a", 1)}}, (), "CACHES['a'] has the LOCATION"),
+        ({"a": {"BACKEND": PYMEMCACHE, "LOCATION": b"a:1"}}, (), "CACHES['a'] has the LOCATION"),
+        ({"a": {"BACKEND": PYMEMCACHE, "LOCATION": {"a": 1}}}, (), "CACHES['a'] has the LOCATION"),
         ({"a": {"BACKEND": PYMEMCACHE}}, ["b"], "the alias 'b', but the aliases are 'a'"),
         ({}, ["b"], "the alias 'b', but the aliases are none"),
         ({"a": {"BACKEND": PYMEMCACHE}}, "a", "exclude must be a list of aliases, but is 'a'"),
@@ -167,6 +179,15 @@ def test_option_without_a_value_is_none(options: object) -> None:
     locations.check_options(caches, ["a"], "")
 
 
+def test_option_of_another_name_may_have_no_truth() -> None:
+    class Ambiguous:  # as an array of NumPy
+        def __bool__(self) -> bool:
+            raise ValueError("the truth value is ambiguous")
+
+    caches = {"a": {"BACKEND": PYMEMCACHE, "OPTIONS": {"weights": Ambiguous()}}}
+    locations.check_options(caches, ["a"], "")
+
+
 hosts = st.sampled_from(["127.0.0.1", "localhost", "Cache-1", "10.0.0.7", "[::1]", "[fe80::1]"])
 ports = st.integers(1, 65535)
 address = st.one_of(
@@ -195,23 +216,6 @@ def test_each_location_can_be_repointed(location: Any) -> None:
     assert type(moved) is type(location)
     assert locations.addresses(moved) == [resolved[main] for main in mains]
     assert locations.repointed(moved, resolved) == moved
-
-
-class NumberedSource:
-    """Knows a sandbox address for each main address, without starting a server."""
-
-    def worker(self) -> str:
-        return ""
-
-    def resolve(self, addresses: Iterable[str], worker: str) -> dict[str, str]:
-        distinct = dict.fromkeys(addresses)
-        return {address: f"127.0.0.1:{40000 + n}" for n, address in enumerate(distinct)}
-
-    def others(self, worker: str) -> list[str]:
-        raise AssertionError
-
-    def report_refusal(self, refusal: refusals.Refusal) -> None:
-        raise AssertionError
 
 
 aliases = st.dictionaries(

@@ -67,6 +67,25 @@ def test_each_distinct_address_has_one_server(
     assert servers_of(project.test()) == servers
 
 
+@pytest.mark.parametrize(
+    ("alias", "message"),
+    [
+        ({"LOCATION": "a:1"}, "CACHES['b'] needs a BACKEND, the path of a class, but has None"),
+        ({"BACKEND": PYMEMCACHE, "LOCATION": None}, "CACHES['b'] has the LOCATION None: it must"),
+    ],
+)
+def test_malformed_alias_is_an_error_and_leads_no_other_to_the_main_memcached(
+    make_project: MakeProject, main_memcached: MainMemcached, alias: object, message: str
+) -> None:
+    default = {"BACKEND": PYMEMCACHE, "LOCATION": main_memcached.address}
+    project = make_project({"default": default, "b": alias})
+    project.write("use.py", "from django.core.cache import cache\ncache.set('key', 1)\n")
+    result = project.sandboxed("--", "python", "use.py", DJANGO_SETTINGS_MODULE="settings")
+    assert result.returncode == 1
+    assert f"errors.CachesError: {message}" in result.stderr.splitlines()[-2]
+    main_memcached.assert_untouched()
+
+
 def test_excluded_alias_stays_whatever_its_options_and_must_exist(
     make_project: MakeProject,
 ) -> None:

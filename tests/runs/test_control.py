@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +11,6 @@ from itertools import repeat
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from sandbox import RunError, Sandbox, SandboxError
 from sandbox.inject import refusals, sources
@@ -169,34 +166,3 @@ def test_failure_of_the_owner_is_answered_and_harms_no_other_client(
         answer = send(control, b'{"resolve": ["a:1"]}\n')
     assert answer == {"error": f"the process that owns the sandbox failed: {error!r}"}
     assert len(ask(control, "a:1")) == 1
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
-    lambda children: st.lists(children) | st.dictionaries(st.text(), children),
-)
-requests = st.one_of(
-    st.binary(),
-    json_values.map(lambda value: json.dumps(value).encode() + b"\n"),
-    st.dictionaries(
-        st.sampled_from(["resolve", "worker", "refused"]), json_values.filter(bool), min_size=1
-    )
-    .filter(lambda request: request.get("worker") or "resolve" not in request)
-    .map(lambda request: json.dumps(request).encode() + b"\n"),
-    st.sampled_from([b"[" * 100_000 + b"\n", b"x" * 2_000_000, b"", b"\n", b"\xff\n"]),
-)
-
-
-@given(request=requests)
-@settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-def test_nonsense_is_an_error_and_harms_no_other_client(control: Control, request: bytes) -> None:
-    before = servers(control)
-    answer = send(control, request)
-    if list(answer) == ["addresses"]:  # a list of strings is a list of addresses
-        assert servers(control) >= before
-    else:
-        assert list(answer) == ["error"]
-    assert os.path.exists(control.path)
-    assert ask(control, "a:1") == ask(control, "a:1")

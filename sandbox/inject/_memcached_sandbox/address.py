@@ -121,9 +121,15 @@ class Address(str):
         if self.path:
             # The kernel reads it to its first NUL. One that begins with NUL is none of a file.
             path = self.path.partition("\0")[0]
-            return Address.at_path(os.path.realpath(path)) if path else self
+            try:
+                return Address.at_path(os.path.realpath(path)) if path else self
+            except ValueError:
+                return self  # It has surrogates, which no path of a file has.
         host = "localhost" if _is_this_machine(self.host) else self.host
-        return Address.at(host, int(self.port) if self.port.isdecimal() else self.port)
+        try:
+            return Address.at(host, int(self.port))
+        except ValueError:
+            return Address.at(host, 0)  # No client can connect there.
 
     @property
     def peer(self) -> Peer:

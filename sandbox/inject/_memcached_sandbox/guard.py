@@ -98,7 +98,7 @@ def _watched(text: str) -> Address:
     hooks.watch("socket.connect", _see_connect)
     hooks.watch("socket.getaddrinfo", _see_lookup)
     place = Address(text).place
-    _ports.add(AT_PATHS if place.path else int(place.port) if place.port.isdecimal() else 0)
+    _ports.add(AT_PATHS if place.path else int(place.port))
     return place
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from .address import Address, is_complete
 from .errors import CachesError
@@ -34,6 +34,9 @@ OTHER_PATH = re.compile(
     r"^django\.core\.cache\.|redis|valkey|mongo|dynamo|disk|file|locmem|dummy|database",
     re.IGNORECASE,
 )
+
+# Collections that are no list of servers.
+NO_LISTS = (str, bytes, bytearray, Mapping)
 
 # What a sandbox cannot do, by the options of an alias that ask for it: those of pymemcache,
 # pylibmc and bmemcached. django-bmemcached also takes them beside OPTIONS, in capitals.
@@ -121,7 +124,7 @@ def _options(config: Config, spelled: str) -> Iterator[tuple[str, str]]:
         place = f"{spelled}[{name!r}]"
         if isinstance(value, Mapping):
             yield from _options(value, place)
-        elif value and str(name).lower() in UNSERVED:
+        elif str(name).lower() in UNSERVED and value:
             yield str(name).lower(), place
 
 
@@ -145,25 +148,31 @@ def addresses(location: object) -> list[str]:
     return [str(_address(address)) for address in _spelled(location) if _is_address(address)]
 
 
-def repointed(location: object, resolved: Mapping[str, str]) -> object:
+def repointed(location: Any, resolved: Mapping[str, str]) -> object:
     """Returns a LOCATION of the same form, with sandbox addresses in place of main ones.
 
-    An address that was not resolved stays.
+    An address that was not resolved stays. A collection that is no tuple becomes a list.
     """
     if isinstance(location, str):
         parts = SEPARATORS.split(location)
         parts[::2] = [str(_replaced(address, resolved)) for address in parts[::2]]
         return "".join(parts)
-    if not isinstance(location, (list, tuple)):
+    if not _is_list(location):
         return location
-    return type(location)([_replaced(address, resolved) for address in location])
+    moved = [_replaced(address, resolved) for address in location]
+    return tuple(moved) if isinstance(location, tuple) else moved
 
 
-def _spelled(location: object) -> list[Any]:
-    """Returns what stands in a LOCATION. Django takes any sequence for a list of servers."""
+def _spelled(location: Any) -> list[Any]:
+    """Returns what stands in a LOCATION."""
     if isinstance(location, str):
         return SEPARATORS.split(location)[::2]
-    return list(location) if isinstance(location, (list, tuple)) else [location]
+    return list(location) if _is_list(location) else [location]
+
+
+def _is_list(location: object) -> bool:
+    """Returns whether it is a list of servers to Django: any collection, such as a set."""
+    return isinstance(location, Collection) and not isinstance(location, NO_LISTS)
 
 
 def _is_address(address: object) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from collections.abc import Mapping
 
 from . import guard, locations, workers
 from .address import Address
@@ -19,7 +20,7 @@ from .run import current_run
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable
     from typing import Any
 
 # What undoes the changes, in the order of these.
@@ -81,11 +82,11 @@ def undo() -> None:
 def _repoint(settings: Any) -> None:
     run = current_run()
     caches = settings.CACHES
-    try:
-        aliases = locations.memcached_aliases(caches)
-    except CachesError:
-        return  # Django has something to say about it, too.
-    if aliases and not run.excluded.issubset(caches):
+    if not isinstance(caches, Mapping):
+        return  # Django makes no cache of it, and says so.
+    excluded = run.excluded.intersection(caches)
+    moved = locations.memcached_aliases(caches, excluded)
+    if (moved or excluded) and excluded != run.excluded:
         raise RunError(
             f"the aliases to exclude name {', '.join(map(repr, run.excluded.difference(caches)))}, "
             f"but the aliases in CACHES are {', '.join(map(repr, caches))}"
@@ -94,8 +95,7 @@ def _repoint(settings: Any) -> None:
     for alias, config in caches.items():
         if alias not in run.excluded and locations.is_unclear(config):
             run.unclear.update(locations.addresses(spelled[alias]))
-    moved = [alias for alias in aliases if alias not in run.excluded]
-    _report_others(caches, aliases, moved)
+    _report_others(caches, moved)
     locations.check_options(caches, moved, run.exclude_option)
     wanted = {alias: locations.addresses(spelled[alias]) for alias in moved}
     resolved = run.resolve([address for alias in moved for address in wanted[alias]])
@@ -111,18 +111,16 @@ def _repoint(settings: Any) -> None:
     _undoing.append(functools.partial(_put_back, settings, caches))
 
 
-def _report_others(
-    caches: Mapping[str, Any], memcached: Collection[str], moved: Collection[str]
-) -> None:
+def _report_others(caches: Mapping[str, Any], moved: Collection[str]) -> None:
     """Reports the aliases that the sandbox leaves alone, for the end of the run to tell."""
     run = current_run()
     others = [
         Refusal(address, alias, "", EXCLUDED)
-        for alias in memcached
-        if alias not in moved
-        for address in locations.addresses(caches[alias].get("LOCATION", ""))
+        for alias, config in caches.items()
+        if alias in run.excluded and locations.is_memcached(config)
+        for address in locations.addresses(config.get("LOCATION", ""))
     ]
-    if not memcached and not run.unclear:
+    if not moved and not others and not run.unclear:
         others = [
             Refusal(config["BACKEND"].rpartition(".")[2], alias, "", OTHER)
             for alias, config in caches.items()
@@ -143,7 +141,7 @@ def _check_override(caches: Any) -> None:
     try:
         aliases = locations.memcached_aliases(caches)
     except CachesError:
-        return  # Django has something to say about it, too.
+        return  # A test may want to see what Django says of it.
     known = {*run.resolved, *run.servers(), *run.captured, *run.unclear}
     moved = [
         alias
