@@ -41,6 +41,7 @@ def test_caches_are_repointed_on_each_way_to_settings(project: Project, command:
         (["a", "A:11211"], 1),
         (["a:1", ["b:1", "a:1", "c:1"]], 3),
         (["a:1;b:1", "unix:/run/m.sock"], 3),
+        (["a:1", {"b:1", "c:1"}], 3),
     ],
 )
 def test_each_distinct_address_has_one_server(
