@@ -1,4 +1,4 @@
-"""``python -m tests.faults [SEED]``: all of it, in a quarter of an hour. The status tells."""
+"""``python -m tests.faults [SEED]``: all of it, in twenty minutes. The status tells."""
 
 from __future__ import annotations
 
