@@ -113,11 +113,23 @@ def _run(
     is_unused = False
     with child.errors:
         summary.refusals += control.refusals
-        if not sandbox.resolved and (not quiet or strict):
+        if not _was_asked(sandbox) and (not quiet or strict):
             is_unused = not summary.shows_use(sandbox.servers)
         if is_unused:
             summary.report_unused(UNUSED if options["no_inject"] else UNUSED_BY_DJANGO)
         for line in summary.lines(quiet):
             say(line.text)
-    has_failed = refusals.faults(control.refusals) or is_unused
-    return child, FAILURE if strict and has_failed else status
+    if strict and refusals.faults(control.refusals):
+        status = FAILURE
+    elif strict and is_unused:
+        status = status or FAILURE
+    return child, status
+
+
+def _was_asked(sandbox: Sandbox) -> bool:
+    """Returns whether a process has asked for the address of an alias of its CACHES."""
+    servers = {server.address for server in sandbox.servers}
+    # A worker asks for its own in place of those in its environment, whatever its CACHES are.
+    return any(
+        not worker or not servers.issuperset(mains) for worker, mains in sandbox.resolved.items()
+    )

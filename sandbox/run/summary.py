@@ -104,7 +104,8 @@ class Summary:
             usage = Usage.sum(self._usages)
             lines.append(Line(usage.line(self._memory_option), is_warning=bool(usage.evictions)))
         lines += [Line(problem, is_problem=True) for problem in self._problems]
-        lines += [Line(line, is_problem=True) for line in refused(self.refusals)]
+        told = [r for r in self.refusals if not (quiet and r.kind == refusals.EXCLUDED)]
+        lines += [Line(line, is_problem=True) for line in refused(told)]
         return lines
 
 

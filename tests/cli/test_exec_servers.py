@@ -48,6 +48,7 @@ def test_killed_worker_leaves_its_servers_to_the_run(
     (tmp_path / "worker.py").write_text(
         "import os\n"
         "from _memcached_sandbox import run\n"
+        "run.current_run().resolve(['a:1'])\n"
         "if os.fork() == 0:\n"
         "    run.current_run().become_worker('1')\n"
         "    os.kill(os.getpid(), 9)\n"

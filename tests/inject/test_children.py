@@ -65,6 +65,9 @@ def test_python_apart_is_reported(
         popen("python3", "--version"),
         popen("python3", env={**OTHER, "PYTHONPATH": f"{FOLDER}:"}),
         popen("true", env={}),
+        popen("python3-config", env={}),
+        popen("python3", "-I", "-m", "pip", "install", "x"),
+        popen("python3", env={**OTHER, "PYTHONPATH": f"{FOLDER}/"}),
         popen("no-such-program", env={}),
         popen("sh", "-c", "", env={}),
         popen("sh", "-c", env={}),
@@ -184,3 +187,39 @@ def test_process_of_another_user_is_told_to_run_exec_as_that(run: Run, tmp_path:
 def test_all_variables_of_a_run_count_as_lost() -> None:
     names = injection_variables({}, Injection((), "test", False, ())).keys()
     assert names - {"PYTHONPATH", "PYTEST_PLUGINS"} == {*hooks.SETTINGS}
+
+
+def test_what_cannot_be_told_fails_no_call_of_the_program(django_in_process: InProcess) -> None:
+    django_in_process.write(
+        "test_it.py",
+        "import os, subprocess, sys\n"
+        "from unittest import mock\n"
+        "from django.core.cache import cache\n"
+        "def test(tmp_path):\n"
+        "    cache.set('a', 1)\n"
+        "    with mock.patch('builtins.open', side_effect=RuntimeError) as opened:\n"
+        "        subprocess.run(['true'])\n"
+        "    assert not opened.called\n"
+        "    with mock.patch.dict(os.environ, MEMCACHED_SANDBOX_REFUSALS=str(tmp_path)):\n"
+        "        if not (child := os.fork()):\n"
+        "            sys.stderr = os.fdopen(2, 'w', closefd=False)\n"
+        "            subprocess.run([sys.executable, '-I', '-c', ''])\n"
+        "            os._exit(7)\n"
+        "        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7\n",
+    )
+    result = django_in_process.pytest("-s")
+    assert result.returncode == 0, result.stdout
+    assert "sandbox: the run cannot be told of a report: [Errno 21]" in result.stderr
+
+
+@as_root
+@pytest.mark.skipif(not os.path.exists(INTERPRETER), reason="there is no python3 for all users")
+def test_process_of_another_user_that_asks_for_nothing_is_flushed(run: Run) -> None:
+    script = (
+        f"import os, unittest; os.setuid({ANOTHER_USER})\n"
+        "class T(unittest.TestCase):\n"
+        "    def test(self): pass\n"
+        "unittest.main()\n"
+    )
+    result = run("sandbox", "exec", "--", INTERPRETER, "-c", script)
+    assert (result.returncode, "\nOK\n" in result.stderr) == (0, True), result.stderr

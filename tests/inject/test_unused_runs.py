@@ -35,7 +35,7 @@ def strict(run: Run, *command: str) -> str:
     return line.removeprefix("sandbox: ")
 
 
-@pytest.mark.parametrize("command", [["true"], ["env", "-i", "/bin/sh", "-c", "exit 3"]])
+@pytest.mark.parametrize("command", [["true"], ["env", "-i", "/bin/sh", "-c", "exit 0"]])
 def test_command_that_has_not_asked_is_told_of_its_environment(
     run: Run, command: list[str]
 ) -> None:
@@ -48,6 +48,24 @@ def test_command_without_injection_is_told_of_the_address(run: Run) -> None:
     result = run("sandbox", "exec", "--no-inject", "--", "true")
     told = f"sandbox: {NOTHING}no program used MEMCACHED_SANDBOX_ADDRESS\n"
     assert (result.returncode, result.stderr) == (0, told)
+
+
+def test_failed_command_keeps_its_status(run: Run) -> None:
+    result = run("sandbox", "exec", "--strict", "--", "sh", "-c", "exit 3")
+    assert (result.returncode, NOTHING in result.stderr) == (3, True)
+
+
+def test_workers_that_ask_for_nothing_are_no_use(make_project: MakeProject) -> None:
+    """They have servers of their own, for programs that take the address from the environment."""
+    project = make_project({"default": LOCAL})
+    project.write("test_it.py", "def test_one(): pass\ndef test_two(): pass\n")
+    tests = "from unittest import TestCase\nclass {}(TestCase):\n    def test(self): pass\n"
+    project.write("tests.py", tests.format("A") + tests.format("B"))
+    parallel = ("./manage.py", "test", "--parallel", "2")
+    for command in (pytest_command("-n2"), parallel):
+        result = project.sandboxed("--strict", "--", *command, START_METHOD="fork")
+        assert f"{NOTHING}no alias of CACHES" in result.stderr, result.stderr
+        assert result.returncode == 125
 
 
 def test_quiet_run_tells_only_if_it_is_strict(run: Run) -> None:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+import posix  # gevent, eventlet and tests replace functions of os, but none of posix
 
 from . import guard
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
 # Where the sitecustomize of a run is.
 FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# How the names of Python's executables begin.
+# The names of Python's executables, without a version.
 PYTHONS = ("python", "pypy")
+VERSIONS = "0123456789.t"
+
+# What Python is started apart for that uses no cache.
+INSTALLERS = ("pip", "ensurepip", "venv", "virtualenv")
 
 SHELLS = ("sh", "ash", "bash", "dash", "ksh", "zsh")
 
@@ -44,19 +49,17 @@ def see_start(event: str, arguments: tuple[Any, ...]) -> None:
         program, given, folder, environ = arguments
     else:
         program, given, environ = arguments
+    environ = os.environ if environ is None else environ
     try:
         words = [os.fsdecode(word) for word in (program, *given[1:])]
-        variables = {
-            os.fsdecode(name): os.fsdecode(value)
-            for name, value in (os.environ if environ is None else environ).items()
-        }
-        python = _python(words, variables, os.fsdecode(folder or ""))
+        python = _python(words, _variable(environ, "PATH"), os.fsdecode(folder or ""))
+        entries = _variable(environ, "PYTHONPATH").split(os.pathsep)
     except (TypeError, ValueError, AttributeError):
         return  # Python has something to say about it, too.
-    if python is None:
+    if python is None or any(pair[0] == "-m" and pair[1] in INSTALLERS for pair in _pairs(python)):
         return
     how = _apart(python)
-    if not how and FOLDER not in variables.get("PYTHONPATH", "").split(os.pathsep):
+    if not how and FOLDER not in map(os.path.abspath, entries):
         how = " without PYTHONPATH"
     if how:
         _report(f"{os.path.basename(python[0])}{how}")
@@ -77,15 +80,27 @@ def _report(how: str) -> None:
         pass  # It was printed. The program may need no cache.
 
 
-def _python(words: list[str], variables: Mapping[str, str], folder: str) -> list[str] | None:
+def _variable(environ: Mapping[Any, Any], name: str) -> str:
+    return os.fsdecode(environ.get(name) or environ.get(os.fsencode(name)) or "")
+
+
+def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
+    return zip(words, words[1:])
+
+
+def _is_python(program: str) -> bool:
+    return os.path.basename(program).rstrip(VERSIONS) in PYTHONS
+
+
+def _python(words: list[str], path: str, folder: str) -> list[str] | None:
     """Returns a Python and its options, if a command starts one; None for another program."""
     if os.path.basename(words[0]) in SHELLS and words[1:2] == ["-c"]:
         words = _without_assignments("".join(words[2:3]).split())
     if not words:
         return None
-    if not os.path.basename(words[0]).startswith(PYTHONS):
-        words = _interpreter(words[0], variables.get("PATH", ""), folder)
-    return words if words and os.path.basename(words[0]).startswith(PYTHONS) else None
+    if not _is_python(words[0]):
+        words = _interpreter(words[0], path, folder)
+    return words if words and _is_python(words[0]) else None
 
 
 def _interpreter(program: str, path: str, folder: str) -> list[str]:
@@ -98,10 +113,13 @@ def _interpreter(program: str, path: str, folder: str) -> list[str]:
         file = os.path.join(folder, place, program)
         if os.path.isfile(file):
             try:
-                with open(file, "rb", buffering=0) as script:
-                    line, _, _ = script.read(LONGEST_FIRST_LINE).partition(b"\n")
+                script = posix.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             except OSError:
                 return []
+            try:
+                line, _, _ = posix.read(script, LONGEST_FIRST_LINE).partition(b"\n")
+            finally:
+                posix.close(script)
             words = os.fsdecode(line[2:]).split() if line.startswith(b"#!") else []
             if words and os.path.basename(words[0]) == "env":
                 words = _without_assignments([word for word in words[1:] if word != "-S"])

@@ -153,12 +153,15 @@ def _refuse(address: Address, place: Address) -> None:
     if alias is None:
         return
     at = culprit()
-    from .errors import MainMemcachedRefused
+    from .errors import MainMemcachedRefused, RunError
     from .refusals import CAPTURED, MAIN, Refusal
     from .run import current_run
 
     kind = CAPTURED if captured else MAIN
-    current_run().report_refusal(Refusal(str(address), alias, at, kind))
+    try:
+        current_run().report_refusal(Refusal(str(address), alias, at, kind))
+    except RunError:
+        pass  # It was printed. The connection is refused all the same.
     if captured:
         raise MainMemcachedRefused(
             111,

@@ -148,14 +148,18 @@ def watch(event: str, function: "Callable[[str, tuple[Any, ...]], None]") -> Non
 
 
 def _audit(event: str, arguments: "tuple[Any, ...]") -> None:
-    if event in _watching:
-        _watching[event](event, arguments)
+    function = _watching.get(event)
+    if function is not None:
+        function(event, arguments)
 
 
 def _see_start(event: str, arguments: "tuple[Any, ...]") -> None:
-    from . import children
+    try:
+        from . import children
 
-    children.see_start(event, arguments)
+        children.see_start(event, arguments)
+    except Exception:  # noqa: BLE001 - it only tells, and must not fail the program's own call
+        pass
 
 
 def come_first() -> None:

@@ -57,6 +57,10 @@ def append(path: str, refusal: Refusal) -> None:
             lines.write(json.dumps(refusal).encode() + b"\n")
     except FileNotFoundError:
         pass  # The run has ended, and nobody is there to be told.
+    except OSError as error:
+        from .sources import failed
+
+        failed(f"the run cannot be told of a report: {error}")  # The program goes on.
 
 
 def take(path: str) -> list[Refusal]:

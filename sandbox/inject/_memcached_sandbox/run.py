@@ -104,7 +104,10 @@ class Run:
             from .protocol import ANSWER_TIMEOUT
 
             if not self.resolved:
-                self.source.report_refusal(refusals.Refusal("", "", "", refusals.FLUSHED))
+                try:
+                    self.source.report_refusal(refusals.Refusal("", "", "", refusals.FLUSHED))
+                except RunError:
+                    pass  # It was printed, and has no say in whether the flush works.
             self._emptier = Emptier(ANSWER_TIMEOUT)
             atexit.register(self.disconnect)
         try:
