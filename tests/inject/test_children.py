@@ -152,8 +152,10 @@ def test_pythons_apart_are_told_by_the_plugin(django_in_process: InProcess) -> N
 def test_process_without_the_other_variables_is_told_which(
     project: Project, main_memcached: MainMemcached
 ) -> None:
-    lost = ("MEMCACHED_SANDBOX_RUN_FLUSH", "MEMCACHED_SANDBOX_CONTROL")
-    result = project.sandboxed("--", "env", "-u", lost[0], "-u", lost[1], "./manage.py", "test")
+    names = ("RUN_FLUSH", "CONTROL", "WORKER")
+    lost = [f"MEMCACHED_SANDBOX_{name}" for name in names]
+    unset = [word for name in lost for word in ("-u", name)]
+    result = project.sandboxed("--", "env", *unset, "./manage.py", "test")
     assert result.returncode == 1
     assert (
         f"sandbox: this process has the PYTHONPATH of a sandbox, but not {' and '.join(lost)}: "

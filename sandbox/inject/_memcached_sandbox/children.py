@@ -10,7 +10,7 @@ from . import guard
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
 # Where the sitecustomize of a run is.
@@ -20,8 +20,8 @@ FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PYTHONS = ("python", "pypy")
 VERSIONS = "0123456789.t"
 
-# What Python is started apart for that uses no cache.
-INSTALLERS = ("pip", "ensurepip", "venv", "virtualenv")
+# Words with which Python is started apart for what uses no cache.
+INSTALLERS = {("-m", name) for name in ("pip", "ensurepip", "venv", "virtualenv")}
 
 SHELLS = ("sh", "ash", "bash", "dash", "ksh", "zsh")
 
@@ -56,7 +56,7 @@ def see_start(event: str, arguments: tuple[Any, ...]) -> None:
         entries = _variable(environ, "PYTHONPATH").split(os.pathsep)
     except (TypeError, ValueError, AttributeError):
         return  # Python has something to say about it, too.
-    if python is None or any(pair[0] == "-m" and pair[1] in INSTALLERS for pair in _pairs(python)):
+    if python is None or not INSTALLERS.isdisjoint(zip(python, python[1:])):
         return
     how = _apart(python)
     if not how and FOLDER not in map(os.path.abspath, entries):
@@ -82,10 +82,6 @@ def _report(how: str) -> None:
 
 def _variable(environ: Mapping[Any, Any], name: str) -> str:
     return os.fsdecode(environ.get(name) or environ.get(os.fsencode(name)) or "")
-
-
-def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
-    return zip(words, words[1:])
 
 
 def _is_python(program: str) -> bool:

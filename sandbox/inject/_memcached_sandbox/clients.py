@@ -1,4 +1,4 @@
-"""Knows the Python clients of sandbox servers: has them send at once, and tells who has not."""
+"""Knows the Python clients of sandbox servers, from their connect on."""
 
 from __future__ import annotations
 

@@ -133,7 +133,8 @@ def install_in_child() -> None:
     """Does the same in a process that PYTHONPATH has led here, also one that lacks the rest."""
     known = [*SETTINGS]
     if "MEMCACHED_SANDBOX_OUTER_RUN" in os.environ:
-        known.append("MEMCACHED_SANDBOX_CONTROL")  # It is a process of `sandbox exec`.
+        # It is a process of `sandbox exec`, or of a shell with a sandbox.
+        known += ["MEMCACHED_SANDBOX_CONTROL", "MEMCACHED_SANDBOX_WORKER"]
     lost[:] = [name for name in known if name not in os.environ]
     install(guarded=MAIN_MEMCACHED)
 
