@@ -25,7 +25,10 @@ def begin(config: pytest.Config) -> None:
     joins = is_in_a_run()
     stack = ExitStack()
     config.add_cleanup(stack.close)
-    entered = stack.enter_context(sandbox_run(exclude_option=option, **options))
+    distributes = pytest_plugin.distributes(config)
+    entered = stack.enter_context(
+        sandbox_run(exclude_option=option, distributes=distributes, **options)
+    )
     plugins.register(SandboxedSession(config, entered, joins), SESSION)
     plugins.register(fixtures, fixtures.__name__)
     if not plugins.is_registered(pytest_plugin):  # under sandbox exec it is

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapp
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..inject import FOLDER, address, emptying, hooks, refusals
+from ..inject import FOLDER, address, emptying, hooks, refusals, sources
 
 if TYPE_CHECKING:
     from ..server.memcached import Memcached
@@ -27,6 +27,7 @@ OF_OWN_RUN = (
     emptying.NAMESPACE,
     hooks.FURTHER,
     refusals.VARIABLE,
+    sources.OWNER,
     "MEMCACHED_SANDBOX_WORKER",
 )
 
@@ -106,13 +107,12 @@ def _tox_override(environ: Mapping[str, str], names: Iterable[str]) -> str:
     return override
 
 
-def child_variables(first: Memcached, refusals_file: str) -> dict[str, str]:
+def child_variables(first: Memcached) -> dict[str, str]:
     """Returns the variables that a process sets for its children once its servers run."""
     return {
         "MEMCACHED_SANDBOX_ADDRESS": first.address,
         "MEMCACHED_SANDBOX_PID": str(first.pid),
         emptying.NAMESPACE: emptying.pid_namespace(),
-        refusals.VARIABLE: refusals_file,
     }
 
 

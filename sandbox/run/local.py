@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..inject import flushing, guard, hooks, refusals, run
+from ..inject import flushing, guard, hooks, refusals, run, sources
 from ..server.binary import find_memcached
 from ..server.options import check
 from .environment import (
@@ -24,15 +24,22 @@ if TYPE_CHECKING:
 
     from ..server.memcached import Memcached
     from ..server.options import MemcachedOptions
-    from .sandbox import Sandbox
+    from .control import Control
 
 
 class LocalSource:
-    """Owns the sandbox of a run, and starts it when it is first asked for."""
+    """Owns the servers of a run, and starts them when they are first asked for.
+
+    :raises SandboxError: an option is wrong, or there is no place for the files of the run.
+    """
 
     def __init__(self, options: MemcachedOptions) -> None:
-        self._options = options
-        self._sandbox: Sandbox | None = None
+        from .sandbox import Sandbox  # Who only joins a run needs none.
+
+        self._sandbox = Sandbox(**options)
+        # The children of this process report to it, whether or not there is a server.
+        self.refusals_file = self._sandbox.control_directory.refusals
+        self._control: Control | None = None
         self._worker_sets = 0
 
     def worker(self) -> str:
@@ -44,18 +51,12 @@ class LocalSource:
 
         :raises SandboxError: a server cannot be started.
         """
-        from ..inject import sources
-
-        resolved = self._started().resolve(addresses, sources.set_of(worker, self._worker_sets))
+        resolved = self._sandbox.resolve(addresses, sources.set_of(worker, self._worker_sets))
         self._publish()
         return resolved
 
     def others(self, worker: str) -> list[str]:
         """Returns the addresses of the servers of the run that this worker does not use."""
-        from ..inject import sources
-
-        if self._sandbox is None:
-            return []
         return self._sandbox.others(sources.set_of(worker, self._worker_sets))
 
     def report_refusal(self, refusal: refusals.Refusal) -> None:
@@ -63,42 +64,43 @@ class LocalSource:
 
     def servers(self) -> list[Memcached]:
         """Returns the servers that were started, in that order."""
-        return [] if self._sandbox is None else self._sandbox.servers
+        return self._sandbox.servers
 
     def first_server(self) -> Memcached:
         """Returns the server that was started first, or starts one."""
-        sandbox = self._started()
-        if not sandbox.servers:
-            (server,) = sandbox.launch(1)
+        if not self._sandbox.servers:
+            (server,) = self._sandbox.launch(1)
             server.wait()
             guard.undelay([server.address])
             self._publish()
-        return sandbox.servers[0]
+        return self._sandbox.servers[0]
 
     def start_worker_sets(self, addresses: Iterable[str], count: int) -> None:
         """Starts the servers of all workers of a pool, so that this process owns them, too."""
-        self._started().prepare(addresses, map(str, range(count)))
+        self._sandbox.prepare(addresses, map(str, range(count)))
         self._worker_sets = count
         self._publish()
 
+    def serve(self) -> None:
+        """Answers later children, which may ask for servers before this process does."""
+        from .control import Control
+
+        self._control = Control(self._sandbox, self._sandbox.control_directory.socket)
+        os.environ[sources.OWNER] = self._control.path
+
     def stop(self) -> None:
         """Ends all servers."""
-        if self._sandbox is not None:
+        try:
+            if self._control is not None:
+                self._control.stop()
+        finally:
             self._sandbox.stop()
-
-    def _started(self) -> Sandbox:
-        if self._sandbox is None:
-            from .sandbox import Sandbox
-
-            self._sandbox = Sandbox(**self._options)
-        return self._sandbox
 
     def _publish(self) -> None:
         """Tells the processes that this one starts."""
-        if self._sandbox is None or not self._sandbox.servers:
+        if not self._sandbox.servers:
             return  # A worker of a project without memcached has asked for nothing.
-        first, control = self._sandbox.servers[0], self._sandbox.control_directory
-        for name, value in child_variables(first, control.refusals).items():
+        for name, value in child_variables(self._sandbox.servers[0]).items():
             os.environ.setdefault(name, value)  # A worker has set its own already.
         os.environ[ADDRESSES] = json.dumps(self._sandbox.resolved)
 
@@ -122,6 +124,7 @@ def sandbox_run(
     flush: str | None = None,
     guard: Collection[str] | None = (),
     exclude_option: str = "exclude=[{alias!r}]",
+    distributes: bool = False,
     **options: Unpack[MemcachedOptions],
 ) -> Iterator[run.Run]:
     """Puts this process into a run while the context lasts.
@@ -134,6 +137,8 @@ def sandbox_run(
         the run that is joined, or ``"test"``.
     :param guard: further addresses not to connect to; None for no guard at all.
     :param exclude_option: how the user excludes ``{alias}``, for errors of a run that is owned.
+    :param distributes: whether workers with runs of their own have the tests. This process has no
+        server then, until its CACHES are read.
     :param options: those of `sandbox.Memcached`, for servers of its own.
     :raises SandboxError: an option is wrong, or a server cannot be started.
     """
@@ -142,7 +147,7 @@ def sandbox_run(
         with (
             _joined(exclude, flush, options.get("crawl", False), guard)
             if is_in_a_run()
-            else _owned(exclude, flush or "test", guard, exclude_option, options)
+            else _owned(exclude, flush or "test", guard, exclude_option, distributes, options)
         ) as entered:
             yield entered
     finally:
@@ -195,6 +200,7 @@ def _owned(
     flush: str,
     guarded: Collection[str] | None,
     exclude_option: str,
+    distributes: bool,
     options: MemcachedOptions,
 ) -> Iterator[run.Run]:
     # To say now what is wrong, and not when the first server is asked for.
@@ -205,15 +211,19 @@ def _owned(
     crawl = options.get("crawl", False)
     with injection(os.environ, Injection(exclude, children_flush, crawl, guarded)):
         source = LocalSource(options)
+        os.environ[refusals.VARIABLE] = source.refusals_file
         own = run.Run(source)
         own.flushed_after, own.crawls = flush, crawl
         own.exclude_option = exclude_option
+        own.defers = distributes
         own.tests_in = os.getpid()
         outer = run.replace_run(own)
         try:
             # This process may be one that another run has had hooks put into.
             hooks.uninstall()
             hooks.install()
+            if distributes:
+                source.serve()
             yield own
         finally:
             hooks.uninstall()

@@ -10,7 +10,7 @@ import pytest
 
 from ..helpers.django_runs import servers_of
 from ..helpers.memcacheds import PUMP
-from ..helpers.projects import Project, pytest_command
+from ..helpers.projects import PYMEMCACHE, MakeProject, Project, pytest_command
 from ..helpers.suites import CLEAN_CACHE, START_METHODS
 
 each_runner = pytest.mark.parametrize(
@@ -49,6 +49,39 @@ def test_caches_are_empty_under_pytest(project: Project, arguments: list[str]) -
     assert "22 passed" in result.stdout, result.stdout + result.stderr
     assert "warning" not in result.stdout
     assert servers_of(result) == (3 if "-n" in arguments else 1)
+
+
+def test_controller_of_pytest_workers_starts_no_further_server(make_project: MakeProject) -> None:
+    """It has the one that runs already, and the others only if CACHES are read there."""
+    caches = {
+        alias: {"BACKEND": PYMEMCACHE, "LOCATION": f"10.0.0.1:{port}"}
+        for port, alias in enumerate(("default", "second", "third"), start=11211)
+    }
+    project = make_project(caches)
+    project.write(
+        "test_it.py",
+        "import os\n"
+        "import pytest\n"
+        "from django.conf import settings\n"
+        "@pytest.mark.parametrize('number', range(4))\n"
+        "def test(number):\n"
+        "    locations = {config['LOCATION'] for config in settings.CACHES.values()}\n"
+        "    assert len(locations) == 3\n"
+        "    assert os.environ['MEMCACHED_SANDBOX_ADDRESS'] in locations\n",
+    )
+    command = pytest_command("-n2")
+    result = project.sandboxed("--", *command)
+    assert "4 passed" in result.stdout, result.stdout + result.stderr
+    assert servers_of(result) == 1 + 2 * 3
+    project.write(
+        "conftest.py",
+        "def pytest_sessionstart():\n"
+        "    from django.conf import settings\n"
+        "    assert '10.0.0.1' not in str(settings.CACHES)\n",
+    )
+    result = project.sandboxed("--", *command)
+    assert "4 passed" in result.stdout, result.stdout + result.stderr
+    assert servers_of(result) == 3 + 2 * 3
 
 
 def test_server_is_empty_in_pytest_workers_without_django(project: Project) -> None:

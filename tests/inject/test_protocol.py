@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -25,20 +24,18 @@ def test_replaced_socket_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
         (server,) = sandbox.launch(1)
         server.wait()
         control = Control(sandbox, sandbox.control_directory.socket)
-        monkeypatch.setitem(os.environ, "MEMCACHED_SANDBOX_CONTROL", control.path)
-        resolved = sources.SocketSource().resolve(["10.0.0.1:11211"], "")
+        resolved = sources.SocketSource(control.path).resolve(["10.0.0.1:11211"], "")
         assert resolved == {"10.0.0.1:11211": server.address}
         server.flush()
         assert server.stats()["cmd_flush"] == "1"
         control.stop()
 
 
-def test_long_request_and_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_request_and_answer() -> None:
     """They do not come in one piece."""
     with Sandbox() as sandbox:
         control = Control(sandbox, sandbox.control_directory.socket)
-        monkeypatch.setitem(os.environ, "MEMCACHED_SANDBOX_CONTROL", control.path)
-        source = sources.SocketSource()
+        source = sources.SocketSource(control.path)
         mains = ["10.0.0.1:11211", f"unix:/{'m' * 500_000}"]
         resolved = source.resolve(mains, "")
         assert list(resolved) == mains

@@ -85,17 +85,22 @@ def test_refusal_in_the_settings_has_its_traceback(project: Project) -> None:
 
 
 def test_guard_acts_without_django_and_without_a_server(plain: Project) -> None:
-    """A session that uses no server is guarded, too."""
+    """A session that uses no server is guarded, too, and so are its children."""
+    plain.write(
+        "reaching.py",
+        "import socket\n"
+        "try: socket.create_connection(('127.0.0.1', 11211), timeout=1)\n"
+        "except OSError: pass\n",
+    )
     plain.write(
         "test_it.py",
-        "import socket\n"
-        "def test_port():\n"
-        "    try: socket.create_connection(('127.0.0.1', 11211), timeout=1)\n"
-        "    except OSError: pass\n"
+        "import subprocess, sys\n"
+        "def test_port(): import reaching\n"
+        "def test_child(): subprocess.check_call([sys.executable, 'reaching.py'])\n"
         "def test(): pass\n",
     )
     result = plain.pytest()
-    assert "1 failed, 1 passed" in result.stdout
+    assert "2 failed, 1 passed" in result.stdout
     assert "gets" not in result.stdout
 
 

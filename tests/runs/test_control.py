@@ -114,7 +114,6 @@ def test_owner_that_drips_its_answer_does_not_hold_its_client(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sources, "ANSWER_TIMEOUT", 0.3)
-    monkeypatch.setenv("MEMCACHED_SANDBOX_CONTROL", str(tmp_path / "control"))
 
     def drip() -> None:
         connection, _ = listener.accept()
@@ -127,7 +126,7 @@ def test_owner_that_drips_its_answer_does_not_hold_its_client(
         listener.listen()
         pool.submit(drip)
         with pytest.raises(RunError, match="the run's sandbox does not answer: timed out"):
-            sources.SocketSource().resolve(["a:1"], "")
+            sources.SocketSource(str(tmp_path / "control")).resolve(["a:1"], "")
 
 
 def test_request_is_answered_at_the_end_of_its_line(control: Control) -> None:

@@ -71,8 +71,7 @@ def test_client_tries_again_while_the_queue_is_full(
     with serving(tmp_path / "control") as control, ExitStack() as stack:
         fill_queue(control, stack)
         monkeypatch.setattr(time, "sleep", accept_meanwhile)
-        monkeypatch.setenv("MEMCACHED_SANDBOX_CONTROL", control.path)
-        assert list(sources.SocketSource().resolve(["a:1"], "")) == ["a:1"]
+        assert list(sources.SocketSource(control.path).resolve(["a:1"], "")) == ["a:1"]
 
 
 def test_refusal_means_a_full_queue_only_where_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,9 +106,8 @@ def test_queue_that_stays_full_is_an_error(
     with serving(tmp_path / "control") as control, ExitStack() as stack:
         fill_queue(control, stack)
         monkeypatch.setattr(time, "sleep", pauses.append)
-        monkeypatch.setenv("MEMCACHED_SANDBOX_CONTROL", control.path)
         with pytest.raises(RunError, match="the run's sandbox does not answer: timed out"):
-            sources.SocketSource().resolve(["a:1"], "")
+            sources.SocketSource(control.path).resolve(["a:1"], "")
         monkeypatch.undo()
         accepting.set()
     assert 60 < sum(pauses) < 61

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-from . import guard, locations, workers
+from . import guard, hooks, locations, workers
 from .address import Address
 from .errors import CachesError, RunError
 from .flushing import asks_to_keep, end_class, flushed_after_test
@@ -22,6 +22,9 @@ TYPE_CHECKING = False  # typing's own, without the import of typing
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
     from typing import Any
+
+# What makes the CACHES of settings when they are read, as an attribute of these.
+DEFERRED = "_memcached_sandbox_caches"
 
 # What undoes the changes, in the order of these.
 _undoing: list[Callable[[], object]] = []
@@ -50,6 +53,9 @@ def django_conf(module: Any) -> None:
             value = workers.of_this_worker(value)
         override(self, name, value)
 
+    deferred = functools.cached_property(lambda settings: vars(settings)[DEFERRED]())
+    deferred.__set_name__(module.Settings, "CACHES")
+    _replace(module.Settings, "CACHES", deferred)
     _replace(module.Settings, "__init__", __init__)
     _replace(module.LazySettings, "configure", configured)
     _replace(module.UserSettingsHolder, "__setattr__", __setattr__)
@@ -97,18 +103,34 @@ def _repoint(settings: Any) -> None:
             run.unclear.update(locations.addresses(spelled[alias]))
     _report_others(caches, moved)
     locations.check_options(caches, moved, run.exclude_option)
-    wanted = {alias: locations.addresses(spelled[alias]) for alias in moved}
-    resolved = run.resolve([address for alias in moved for address in wanted[alias]])
-    for alias in moved:
-        _guard(wanted[alias], alias)
-    settings.CACHES = {
+    _undoing.append(functools.partial(_put_back, settings, caches))
+    addresses = [address for alias in moved for address in locations.addresses(spelled[alias])]
+    running = len(hooks.launched())
+    # Of other classes than Settings, Django makes those of settings.configure().
+    if run.defers and len(set(addresses)) > running and "CACHES" in vars(type(settings)):
+        run.resolve(addresses[:running])
+        vars(settings)[DEFERRED] = functools.partial(_repointed, caches, moved)
+        del settings.CACHES
+        for address in set(addresses).difference(run.servers()) if run.guards else ():
+            guard.guard(address)
+    else:
+        settings.CACHES = _repointed(caches, moved)
+
+
+def _repointed(caches: Mapping[str, Any], moved: Iterable[str]) -> dict[str, Any]:
+    """Returns CACHES with servers of the run, which are started if they are missing."""
+    spelled = {alias: caches[alias].get("LOCATION", "") for alias in moved}
+    wanted = {alias: locations.addresses(location) for alias, location in spelled.items()}
+    resolved = current_run().resolve([address for each in wanted.values() for address in each])
+    for alias, addresses in wanted.items():
+        _guard(addresses, alias)
+    return {
         **caches,
         **{
-            alias: {**caches[alias], "LOCATION": locations.repointed(spelled[alias], resolved)}
-            for alias in moved
+            alias: {**caches[alias], "LOCATION": locations.repointed(location, resolved)}
+            for alias, location in spelled.items()
         },
     }
-    _undoing.append(functools.partial(_put_back, settings, caches))
 
 
 def _report_others(caches: Mapping[str, Any], moved: Collection[str]) -> None:

@@ -6,6 +6,8 @@ loaded already and is told not to mind: PYTEST_DONT_REWRITE.
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from . import hooks
@@ -88,9 +90,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_load_initial_conftests() -> None:
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Changes modules of pytest's plugins, too: pytest finds them itself, to rewrite assertions."""
     hooks.come_first()
+    if not hooks.lost and distributes(early_config):
+        current_run().defers = True
+
+
+def distributes(config: pytest.Config) -> bool:
+    """Returns whether pytest-xdist leaves the tests to workers, of which this process is none."""
+    options = config.known_args_namespace
+    is_told = any(getattr(options, name, None) for name in ("numprocesses", "tx"))
+    return is_told and "PYTEST_XDIST_WORKER" not in os.environ
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -47,6 +47,9 @@ class Run:
         self.resolved: dict[str, str] = {}
         # Those of other processes, which a worker may have captured before it had its own.
         self.captured: set[str] = set()
+        # Whether servers are asked for when CACHES are read, not when settings load: a process that
+        # leaves the tests to workers hardly ever reads them.
+        self.defers = False
         self.tests_in = 0  # the process that takes refusals, to blame tests for them
         self._refusals: list[Refusal] = []  # those of this process
         self._emptier: Emptier | None = None
@@ -170,15 +173,15 @@ def current_run() -> Run:
     """Returns the run that this process is in: the environment names it if no code has."""
     global _run  # noqa: PLW0603
     if _run is None:
-        from .sources import EnvironmentSource, SocketSource, failed
+        from .sources import OWNER, EnvironmentSource, SocketSource, failed
 
         if hooks.lost:
             raise failed(
                 f"this process has the PYTHONPATH of a sandbox, but not {' and '.join(hooks.lost)}:"
                 " pass on all variables MEMCACHED_SANDBOX_* to it"
             )
-        under_exec = "MEMCACHED_SANDBOX_CONTROL" in os.environ
-        _run = Run(SocketSource() if under_exec else EnvironmentSource())
+        control = os.environ.get("MEMCACHED_SANDBOX_CONTROL") or os.environ.get(OWNER)
+        _run = Run(SocketSource(control) if control else EnvironmentSource())
     return _run
 
 

@@ -1,8 +1,8 @@
 """Gets the sandbox addresses for a process that is not the owner of its run.
 
-The owner is asked at its control socket if it is ``sandbox exec``. If it is the process of the
-tests, its children read their environment: it has no thread that could answer, since a fork of a
-process with threads is not safe, and Python warns of it.
+The owner is asked at its control socket if it is ``sandbox exec``, or a controller of pytest-xdist.
+If it is the process of the tests, its children read their environment: it has no thread that could
+answer, since a fork of a process with threads is not safe, and Python warns of it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from .refusals import Refusal
 
 
+# Names the control socket of a controller of pytest-xdist.
+OWNER = "MEMCACHED_SANDBOX_OWNER"
+
 # Seconds between attempts to connect to an owner at which many other clients wait.
 SHORTEST_PAUSE = 0.001
 LONGEST_PAUSE = 0.1
@@ -34,8 +37,8 @@ LONGEST_PAUSE = 0.1
 class SocketSource:
     """Asks the owner of the run at its control socket."""
 
-    def __init__(self) -> None:
-        self._path = os.environ["MEMCACHED_SANDBOX_CONTROL"]
+    def __init__(self, path: str) -> None:
+        self._path = path
 
     def worker(self) -> str:
         """Returns the name of the worker that this process is; "" if it is none."""
