@@ -28,17 +28,12 @@ if TYPE_CHECKING:
 
 
 class LocalSource:
-    """Owns the servers of a run, and starts them when they are first asked for.
-
-    :raises SandboxError: an option is wrong, or there is no place for the files of the run.
-    """
+    """Owns the servers of a run, and starts them when they are first asked for."""
 
     def __init__(self, options: MemcachedOptions) -> None:
         from .sandbox import Sandbox  # Who only joins a run needs none.
 
         self._sandbox = Sandbox(**options)
-        # The children of this process report to it, whether or not there is a server.
-        self.refusals_file = self._sandbox.control_directory.refusals
         self._control: Control | None = None
         self._worker_sets = 0
 
@@ -52,7 +47,7 @@ class LocalSource:
         :raises SandboxError: a server cannot be started.
         """
         resolved = self._sandbox.resolve(addresses, sources.set_of(worker, self._worker_sets))
-        self._publish()
+        self.publish()
         return resolved
 
     def others(self, worker: str) -> list[str]:
@@ -72,14 +67,14 @@ class LocalSource:
             (server,) = self._sandbox.launch(1)
             server.wait()
             guard.undelay([server.address])
-            self._publish()
+            self.publish()
         return self._sandbox.servers[0]
 
     def start_worker_sets(self, addresses: Iterable[str], count: int) -> None:
         """Starts the servers of all workers of a pool, so that this process owns them, too."""
         self._sandbox.prepare(addresses, map(str, range(count)))
         self._worker_sets = count
-        self._publish()
+        self.publish()
 
     def serve(self) -> None:
         """Answers later children, which may ask for servers before this process does."""
@@ -96,10 +91,14 @@ class LocalSource:
         finally:
             self._sandbox.stop()
 
-    def _publish(self) -> None:
-        """Tells the processes that this one starts."""
+    def publish(self) -> None:
+        """Tells the processes that this one starts what they need to know.
+
+        :raises SandboxError: there is no place for the files of the run.
+        """
+        os.environ[refusals.VARIABLE] = self._sandbox.control_directory.refusals
         if not self._sandbox.servers:
-            return  # A worker of a project without memcached has asked for nothing.
+            return
         for name, value in child_variables(self._sandbox.servers[0]).items():
             os.environ.setdefault(name, value)  # A worker has set its own already.
         os.environ[ADDRESSES] = json.dumps(self._sandbox.resolved)
@@ -211,7 +210,7 @@ def _owned(
     crawl = options.get("crawl", False)
     with injection(os.environ, Injection(exclude, children_flush, crawl, guarded)):
         source = LocalSource(options)
-        os.environ[refusals.VARIABLE] = source.refusals_file
+        source.publish()
         own = run.Run(source)
         own.flushed_after, own.crawls = flush, crawl
         own.exclude_option = exclude_option

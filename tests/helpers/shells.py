@@ -12,6 +12,7 @@ import pytest
 from sandbox.registry import inventory
 
 if TYPE_CHECKING:
+    from _pytest.mark import ParameterSet
     from typing_extensions import Self
 
 # The line that starts a sandbox in each shell.
@@ -30,16 +31,14 @@ FORGOTTEN = {
     "fish": "sandbox stop | source",
 }
 
-each_shell = pytest.mark.parametrize(
-    "shell",
-    [
-        pytest.param(
-            name,
-            marks=pytest.mark.skipif(shutil.which(name) is None, reason=f"there is no {name} here"),
-        )
-        for name in EVALUATED
-    ],
-)
+
+def if_here(name: str) -> ParameterSet:
+    """Return the parameter of a test that is skipped on machines without that shell."""
+    missing = shutil.which(name) is None
+    return pytest.param(name, marks=pytest.mark.skipif(missing, reason=f"there is no {name} here"))
+
+
+each_shell = pytest.mark.parametrize("shell", [*map(if_here, EVALUATED)])
 
 
 class Shell:
