@@ -79,7 +79,7 @@ def test_start_after_a_sandbox_has_ended_replaces_its_variables(shell: Shell) ->
     assert lasting(shell) == before
 
 
-@pytest.mark.parametrize("kind", map(if_here, ["zsh", "bash"]))
+@pytest.mark.parametrize("kind", [if_here("zsh"), if_here("bash")])
 def test_second_start_survives_a_variable_that_the_shell_refuses(kind: str) -> None:
     """Those of the second start are set before it, whatever the first one had set."""
     name = {"bash": "UID", "zsh": "status"}[kind]
