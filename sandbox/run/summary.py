@@ -63,9 +63,17 @@ class Summary:
         :param servers: those that were added, and those that have ended.
         """
         usage = Usage.sum(self._usages)
-        is_flushed = any(refusal.kind == refusals.FLUSHED for refusal in self.refusals)
-        is_asked = usage.bytes_read > usage.servers * ASKED and not is_flushed
-        return bool(usage.operations) or is_asked or usage.servers < len(servers)
+        if usage.operations or usage.servers < len(servers):
+            return True
+        flushes = [refusal.at for refusal in self.refusals if refusal.kind == refusals.FLUSHED]
+        if not all(flushes):
+            return False  # It is not known how much of the rest were flushes.
+        tallies = [[*map(int, tally.split())] for tally in flushes]
+        tallies.append([usage.servers, usage.servers * ASKED])
+        connections, bytes_sent = map(sum, zip(*tallies, strict=True))
+        # memcached counts its listening socket, too, until a program says "stats reset".
+        was_reset = usage.connections < connections + usage.servers
+        return was_reset or usage.bytes_read != bytes_sent
 
     def report_unused(self, otherwise: str) -> None:
         """Tells that nothing used the run, and why.
@@ -118,6 +126,7 @@ class Usage(NamedTuple):
     sets: int = 0
     evictions: int = 0
     operations: int = 0
+    connections: int = 0
     bytes_read: int = 0
     peak: int = 0
     cap: int = 0
@@ -128,14 +137,16 @@ class Usage(NamedTuple):
 
         :raises ServerError: it does not answer as memcached does.
         """
-        gets, hits, sets, evictions, bytes_read, cap, *operations = numbers(
+        gets, hits, sets, evictions, connections, bytes_read, cap, *operations = numbers(
             server,
-            *("cmd_get", "get_hits", "cmd_set", "evictions", "bytes_read", "limit_maxbytes"),
+            *("cmd_get", "get_hits", "cmd_set", "evictions", "total_connections", "bytes_read"),
+            "limit_maxbytes",
             *protocol.OPERATIONS,
         )
         # Pages that a slab class took are never given back: their sum is its own peak.
         (peak,) = numbers(server, "total_malloced", group="slabs")
-        return cls(1, gets, hits, sets, evictions, sum(operations), bytes_read, peak, cap)
+        counts = (gets, hits, sets, evictions, sum(operations), connections, bytes_read)
+        return cls(1, *counts, peak, cap)
 
     @classmethod
     def sum(cls, usages: Iterable[Usage]) -> Self:

@@ -74,18 +74,72 @@ def test_quiet_run_tells_only_if_it_is_strict(run: Run) -> None:
     assert NOTHING in run("sandbox", "exec", "--quiet", "--strict", "--", "true").stderr
 
 
-@pytest.mark.parametrize("line", ["version", "stats", "flush_all", "get a"])
+@pytest.mark.parametrize("line", ["version", "stats", "flush_all", "get a", "stats reset"])
 def test_any_use_of_the_address_is_use(run: Run, line: str) -> None:
     result = run("sandbox", "exec", "--strict", "--", "sh", "-c", SENDS.format(line))
     assert (result.returncode, NOTHING in result.stderr) == (0, False)
 
 
-def test_flushes_after_tests_are_no_use(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "test_it.py").write_text("def test(): pass\n")
-    command = pytest_command("-pno:django")
+# Tests without Django. One of them may send a line.
+TESTS = """
+import os, socket, pytest
+
+@pytest.mark.parametrize("number", range(4))
+def test_it(number):
+    line = {!r}
+    if number == 1 and line:
+        host, port = os.environ["MEMCACHED_SANDBOX_ADDRESS"].split(":")
+        with socket.create_connection((host, port)) as connection:
+            connection.sendall(line)
+            connection.recv(100)
+"""
+
+ONE_PROCESS = ()
+XDIST = ("-n2",)
+
+
+@pytest.mark.parametrize("options", [ONE_PROCESS, XDIST])
+def test_flushes_after_tests_are_no_use(run: Run, tmp_path: Path, options: tuple[str, ...]) -> None:
+    (tmp_path / "test_it.py").write_text(TESTS.format(b""))
+    command = pytest_command("-pno:django", *options)
     result = run("sandbox", "exec", "--strict", "--", *command, cwd=tmp_path)
     assert f"sandbox: {NOTHING}no Django asked for it" in result.stderr
     assert result.returncode == 125
+
+
+def test_flushes_of_forks_are_no_use(run: Run) -> None:
+    """They may end without their exit handlers."""
+    script = """if 1:
+        import os, unittest
+        test = unittest.FunctionTestCase(int)
+        test()
+        if child := os.fork():
+            os.waitpid(child, 0)
+        else:
+            test()
+            os._exit(0)
+    """
+    result = run("sandbox", "exec", "--strict", "--", sys.executable, "-c", script)
+    assert (result.returncode, NOTHING in result.stderr) == (125, True)
+
+
+def test_what_a_killed_process_sent_counts_as_use(run: Run) -> None:
+    """It has told of no flush."""
+    script = "import os, unittest; unittest.FunctionTestCase(int)(); os.kill(os.getpid(), 9)"
+    command = ("sh", "-c", '"$@"; :', "sh", sys.executable, "-c", script)
+    result = run("sandbox", "exec", "--strict", "--", *command)
+    assert (result.returncode, NOTHING in result.stderr) == (0, False)
+
+
+@pytest.mark.parametrize("options", [ONE_PROCESS, XDIST])
+@pytest.mark.parametrize("line", [b"version\r\n", b"flush_all\r\n", b"get a\r\nstats reset\r\n"])
+def test_what_a_test_sends_is_use_beside_flushes(
+    run: Run, tmp_path: Path, line: bytes, options: tuple[str, ...]
+) -> None:
+    (tmp_path / "test_it.py").write_text(TESTS.format(line))
+    command = pytest_command("-pno:django", *options)
+    result = run("sandbox", "exec", "--strict", "--", *command, cwd=tmp_path)
+    assert (result.returncode, NOTHING in result.stderr) == (0, False)
 
 
 def test_project_without_memcached_is_told_of_its_backends(

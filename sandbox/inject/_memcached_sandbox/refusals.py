@@ -31,7 +31,8 @@ RESTLESS = "restless"
 EXCLUDED = "excluded"
 # CACHES has no memcached alias. The class of each alias stands in place of the address.
 OTHER = "other"
-# The servers are flushed by a process that has not been led there.
+# A process that has not been led to the servers has flushed them. Over how many connections, and
+# with how many bytes, stands in place of "file:line", or "" if it may end without a word.
 FLUSHED = "flushed"
 # A Python was started without what makes it a process of the run. The address tells how.
 CHILD = "child"
