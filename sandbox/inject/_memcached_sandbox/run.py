@@ -198,12 +198,19 @@ def current_run() -> Run:
     if _run is None:
         from .sources import EnvironmentSource, SocketSource, failed
 
+        under_exec = "MEMCACHED_SANDBOX_CONTROL" in os.environ
         if hooks.lost:
-            raise failed(
-                f"this process has the PYTHONPATH of a sandbox, but not {' and '.join(hooks.lost)}:"
+            lost = " and ".join(hooks.lost)
+            error = failed(
+                f"this process has the PYTHONPATH of a sandbox, but not {lost}:"
                 " pass on all variables MEMCACHED_SANDBOX_* to it"
             )
-        under_exec = "MEMCACHED_SANDBOX_CONTROL" in os.environ
+            if under_exec:
+                try:
+                    SocketSource().report_refusal(refusals.Refusal(lost, "", "", refusals.LOST))
+                except RunError:
+                    pass  # It was printed, too.
+            raise error
         _run = Run(SocketSource() if under_exec else EnvironmentSource())
     return _run
 
