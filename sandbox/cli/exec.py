@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import redirect_stderr, suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 UNUSED = "no program used MEMCACHED_SANDBOX_ADDRESS"
 
 UNUSED_BY_DJANGO = (
-    f"no Django asked for it, and {UNUSED}; if the command runs Django, its Python may lack "
-    "PYTHONPATH and MEMCACHED_SANDBOX_*, as in PEX files and under 'python -I', 'env -i' and "
+    f"no Django reached it, and {UNUSED}; if the command runs Django, its Python may lack "
+    "PYTHONPATH or MEMCACHED_SANDBOX_*, as in PEX files and under 'python -I', 'env -i' and "
     "'su -': pass them on"
 )
 
@@ -101,29 +102,40 @@ def _run(
     control = Control(sandbox, sandbox.control_directory.socket)
     variables = variables_of(options, os.environ, launched, control.path)
     watcher = ExitWatcher(sandbox)
-    summary = Summary("--memory")
+    summary = Summary("--memory", strict, quiet)
+    _tell_outer_run()
     child = Command(command, {**os.environ, **variables}, mask)
     status = child.wait(on_child=watcher.check)
     with child.errors:
         control.stop()
     with child.errors:
         running = watcher.running()
-        if not quiet or strict:
+        if summary.tells_use:
             summary.add_servers(running)
-    is_unused = False
     with child.errors:
         summary.refusals += control.refusals
-        if not _was_asked(sandbox) and (not quiet or strict):
-            is_unused = not summary.shows_use(sandbox.servers)
-        if is_unused:
+        if not _was_asked(sandbox) and not summary.shows_use(sandbox.servers):
             summary.report_unused(UNUSED if options["no_inject"] else UNUSED_BY_DJANGO)
-        for line in summary.lines(quiet):
+        for line in summary.lines():
             say(line.text)
-    if strict and refusals.faults(control.refusals):
-        status = FAILURE
-    elif strict and is_unused:
-        status = status or FAILURE
+    if summary.has_failed:
+        # A command that failed, and used nothing, may have failed before it could.
+        status = FAILURE if refusals.faults(summary.refusals) else status or FAILURE
     return child, status
+
+
+def _tell_outer_run() -> None:
+    """Tells the run that this process is in, if any, that the command has another sandbox.
+
+    If that run has ended, it has no need to know.
+    """
+    if "MEMCACHED_SANDBOX_CONTROL" not in os.environ:
+        return
+    from ..errors import RunError
+    from ..inject import refusals, sources
+
+    with redirect_stderr(None), suppress(RunError):
+        sources.SocketSource().report_refusal(refusals.Refusal("", "", "", refusals.NESTED))
 
 
 def _was_asked(sandbox: Sandbox) -> bool:

@@ -13,7 +13,6 @@ from django.core.management.base import CommandError
 from django.test.runner import DiscoverRunner
 
 from ..errors import MainMemcachedRefused, OptionError, SandboxError
-from ..inject import refusals
 from ..run.local import is_in_a_run, local_source, sandbox_run
 from ..run.options import read_run
 from ..run.summary import Summary
@@ -122,21 +121,19 @@ class SandboxRunnerMixin(Base):
             with sandbox_run(exclude_option=exclude_option, **options) as entered:
                 self._sandbox_run = entered
                 failures = super().run_tests(*args, **kwargs)
-                summary = Summary(_flag(BY_KEYWORD["memory_mb"]))
+                summary = Summary(
+                    _flag(BY_KEYWORD["memory_mb"]),
+                    switches.get("strict", False),
+                    switches.get("quiet", False),
+                )
                 summary.refusals += entered.take_refusals()
-                is_unused = False
                 if (source := local_source(entered)) and not joins:
                     summary.add_servers(source.servers())
-                    is_unused = not source.servers() and bool(
-                        switches.get("strict") or not switches.get("quiet")
-                    )
-                    if is_unused:
+                    if not source.servers():
                         summary.report_unused("no alias of CACHES is a memcached")
-                    for line in summary.lines(quiet=switches.get("quiet", False)):
+                    for line in summary.lines():
                         self.log(f"memcached-sandbox: {line.text}")
-                has_failed = refusals.faults(summary.refusals) or is_unused
-                failures += bool(switches.get("strict") and has_failed)
-                return failures
+                return failures + summary.has_failed
         except MainMemcachedRefused:
             raise  # by code of the project: its traceback shows which
         except SandboxError as error:

@@ -45,6 +45,7 @@ def memcached_factory(pytestconfig: pytest.Config) -> Iterator[Callable[..., Mem
     with ExitStack() as servers:
 
         def start(**options: Unpack[MemcachedOptions]) -> Memcached:
+            session_of(pytestconfig).note_other_servers()
             return servers.enter_context(Memcached(**memcached_options(pytestconfig) | options))
 
         yield start

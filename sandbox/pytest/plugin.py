@@ -68,11 +68,12 @@ class SandboxedSession(FailureContents):
         self._config = config
         self._run = entered
         self._joins = joins
-        self._strict = is_set(config, "strict")
         self._quiet = is_set(config, "quiet")
         self._has_tests = False
         # Its refusals are those that no test is to blame for.
-        self._summary = Summary(flag(f"{NAME}_memory"))
+        self._summary = Summary(
+            flag(f"{NAME}_memory"), is_set(config, "strict"), is_set(config, "quiet")
+        )
 
     def default_server(self) -> Server:
         """Returns the server behind the default alias or, without any alias, the run's own."""
@@ -178,26 +179,26 @@ class SandboxedSession(FailureContents):
             self._config.workeroutput[NAME] = self._summary.packed()
 
         yield
-        has_failed = self._is_unused() or refusals.faults(self._summary.refusals)
-        if has_failed and self._strict and session.exitstatus == pytest.ExitCode.OK:
+        self._report_unused()
+        if self._summary.has_failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_runtest_logreport(self) -> None:
         """Notes that a test was run, here or in a worker."""
         self._has_tests = True
 
-    def _is_unused(self) -> bool:
-        """Returns whether no test could reach a server, and has the summary say so."""
+    def note_other_servers(self) -> None:
+        """Notes that a test has started servers of its own."""
+        self._summary.has_others = True
+
+    def _report_unused(self) -> None:
+        """Has the summary tell if no test could reach a server."""
         source = local_source(self._run)
         if source is None or self._joins or hasattr(self._config, "workeroutput"):
-            return False
-        if not self._has_tests or (self._quiet and not self._strict):
-            return False
+            return
         self._summary.refusals += self._run.take_refusals()
-        if self._summary.has_servers or source.servers():
-            return False
-        self._summary.report_unused("no settings of Django were loaded")
-        return True
+        if self._has_tests and not self._summary.has_servers and not source.servers():
+            self._summary.report_unused("no settings of Django were loaded")
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -208,7 +209,7 @@ class SandboxedSession(FailureContents):
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Prints the summary of the run."""
         self._complete_summary()
-        for line in self._summary.lines(quiet=self._quiet):
+        for line in self._summary.lines():
             terminalreporter.write_line(
                 f"{TITLE}: {line.text}", yellow=line.is_warning, red=line.is_problem
             )

@@ -23,6 +23,9 @@ ASKED = len(b"stats\r\n")
 # How many items of a server are listed.
 MOST_ITEMS = 20
 
+# How many places are named where something was started.
+MOST_PLACES = 3
+
 
 class Line(NamedTuple):
     """Holds a line of the summary, and whether something went wrong."""
@@ -36,19 +39,34 @@ class Summary:
     """Collects what a run tells at its end; the ways in only print its lines.
 
     :param memory_option: the option to raise if items were evicted, as it is called there.
+    :param strict: fail for a refused connection, and if nothing used the run.
+    :param quiet: tell only what went wrong.
     """
 
-    def __init__(self, memory_option: str) -> None:
+    def __init__(self, memory_option: str, strict: bool = False, quiet: bool = False) -> None:
         self.refusals: list[refusals.Refusal] = []
+        self.has_others = False  # Tests had servers that are not added here.
         self._memory_option = memory_option
+        self._strict = strict
+        self._quiet = quiet
         self._usages: list[Usage] = []
         self._problems: list[str] = []
         self._unused = ""
 
     @property
+    def tells_use(self) -> bool:
+        """Whether it matters what used the run."""
+        return self._strict or not self._quiet
+
+    @property
     def has_servers(self) -> bool:
-        """Whether a server was added."""
-        return bool(self._usages)
+        """Whether a server was added, or tests had others."""
+        return bool(self._usages) or self.has_others
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the run fails for what the summary tells."""
+        return self._strict and bool(self._unused or refusals.faults(self.refusals))
 
     def add_servers(self, servers: Sequence[Server]) -> None:
         """Asks servers what they were used for."""
@@ -63,18 +81,35 @@ class Summary:
         :param servers: those that were added, and those that have ended.
         """
         usage = Usage.sum(self._usages)
-        is_flushed = any(refusal.kind == refusals.FLUSHED for refusal in self.refusals)
-        is_asked = usage.bytes_read > usage.servers * ASKED and not is_flushed
-        return bool(usage.operations) or is_asked or usage.servers < len(servers)
+        kinds = {refusal.kind for refusal in self.refusals}
+        if usage.operations or usage.servers < len(servers) or refusals.NESTED in kinds:
+            return True
+        flushes = [refusal.at for refusal in self.refusals if refusal.kind == refusals.FLUSHED]
+        if not all(flushes):
+            return False  # It is not known how much of the rest were flushes.
+        tallies = [[*map(int, tally.split())] for tally in flushes]
+        tallies.append([usage.servers, usage.servers * ASKED])
+        connections, bytes_sent = map(sum, zip(*tallies, strict=True))
+        # memcached counts its listening socket, too, until a program says "stats reset".
+        was_reset = usage.connections < connections + usage.servers
+        return was_reset or usage.bytes_read != bytes_sent
 
     def report_unused(self, otherwise: str) -> None:
-        """Tells that nothing used the run, and why.
+        """Tells that nothing used the run, and why, if that matters.
 
-        :param otherwise: the reason, if what processes have reported of CACHES is none.
+        :param otherwise: the reason, if what processes have reported is none.
         """
+        if not self.tells_use:
+            return
+        lost = dict.fromkeys(r.address for r in self.refusals if r.kind == refusals.LOST)
         others = {r.alias: r.address for r in self.refusals if r.kind == refusals.OTHER}
         reason = otherwise
-        if others:
+        if lost:
+            reason = (
+                f"a process had its PYTHONPATH, but not {', or not '.join(lost)}: "
+                "pass on all variables MEMCACHED_SANDBOX_*"
+            )
+        elif others:
             classes = ", ".join(f"{alias!r} is {name}" for alias, name in others.items())
             reason = f"no alias of CACHES is a memcached ({classes})"
         elif any(refusal.kind == refusals.EXCLUDED for refusal in self.refusals):
@@ -83,28 +118,27 @@ class Summary:
 
     def packed(self) -> Any:
         """Returns all of it in lists and tuples, for another process to unpack."""
-        return [*map(tuple, self._usages)], [*map(tuple, self.refusals)], self._problems
+        told = [*map(tuple, self._usages)], [*map(tuple, self.refusals)], self._problems
+        return *told, self.has_others
 
     def add_packed(self, packed: Any) -> None:
         """Adds what `packed` has returned in another process."""
-        usages, refused, problems = packed
+        usages, refused, problems, has_others = packed
         self._usages += [Usage(*usage) for usage in usages]
         self.refusals += [refusals.Refusal(*refusal) for refusal in refused]
         self._problems += problems
+        self.has_others = self.has_others or has_others
 
-    def lines(self, quiet: bool = False) -> list[Line]:
-        """Returns the lines of the summary.
-
-        :param quiet: only what went wrong.
-        """
+    def lines(self) -> list[Line]:
+        """Returns the lines of the summary."""
         lines = []
         if self._unused:
             lines.append(Line(self._unused, is_warning=True))
-        elif self._usages and not quiet:
+        elif self._usages and not self._quiet:
             usage = Usage.sum(self._usages)
             lines.append(Line(usage.line(self._memory_option), is_warning=bool(usage.evictions)))
         lines += [Line(problem, is_problem=True) for problem in self._problems]
-        told = [r for r in self.refusals if not (quiet and r.kind == refusals.EXCLUDED)]
+        told = [r for r in self.refusals if not (self._quiet and r.kind == refusals.EXCLUDED)]
         lines += [Line(line, is_problem=True) for line in refused(told)]
         return lines
 
@@ -118,6 +152,7 @@ class Usage(NamedTuple):
     sets: int = 0
     evictions: int = 0
     operations: int = 0
+    connections: int = 0
     bytes_read: int = 0
     peak: int = 0
     cap: int = 0
@@ -128,14 +163,16 @@ class Usage(NamedTuple):
 
         :raises ServerError: it does not answer as memcached does.
         """
-        gets, hits, sets, evictions, bytes_read, cap, *operations = numbers(
+        gets, hits, sets, evictions, connections, bytes_read, cap, *operations = numbers(
             server,
-            *("cmd_get", "get_hits", "cmd_set", "evictions", "bytes_read", "limit_maxbytes"),
+            *("cmd_get", "get_hits", "cmd_set", "evictions", "total_connections", "bytes_read"),
+            "limit_maxbytes",
             *protocol.OPERATIONS,
         )
         # Pages that a slab class took are never given back: their sum is its own peak.
         (peak,) = numbers(server, "total_malloced", group="slabs")
-        return cls(1, gets, hits, sets, evictions, sum(operations), bytes_read, peak, cap)
+        counts = (gets, hits, sets, evictions, sum(operations), connections, bytes_read)
+        return cls(1, *counts, peak, cap)
 
     @classmethod
     def sum(cls, usages: Iterable[Usage]) -> Self:
@@ -163,7 +200,7 @@ def refused(taken: Iterable[refusals.Refusal]) -> list[str]:
     """Returns a line for each kind of refusals: what was refused, and where to look first."""
     kinds: dict[str, list[refusals.Refusal]] = {}
     for refusal in taken:
-        if refusal.kind not in (refusals.OTHER, refusals.FLUSHED):
+        if refusal.kind not in refusals.NOTES:
             kinds.setdefault(refusal.kind, []).append(refusal)
     return [printable(_refused(kind, of_kind)) for kind, of_kind in kinds.items()]
 
@@ -193,10 +230,8 @@ def _refused(kind: str, taken: Sequence[refusals.Refusal]) -> str:
         left = dict.fromkeys(f"{refusal.alias!r} at {refusal.address}" for refusal in taken)
         return f"excluded aliases were left where they are: {', '.join(left)}"
     if kind == refusals.CHILD:
-        return (
-            f"a Python was started without the sandbox {times}; first {first.address} at "
-            f"{first.at}: it may use the main memcached"
-        )
+        started = _places(taken)
+        return f"a Python was started without the sandbox{started}: it may use the main memcached"
     if kind == refusals.RESTLESS:
         return f"the memcached at {addresses} {emptying.RESTLESS}"
     alias = f", CACHES[{first.alias!r}]," if first.alias else ""
@@ -204,6 +239,15 @@ def _refused(kind: str, taken: Sequence[refusals.Refusal]) -> str:
         f"connecting to the main memcached was refused {times} ({addresses}); "
         f"first to {first.address}{alias} at {first.at}"
     )
+
+
+def _places(taken: Iterable[refusals.Refusal]) -> str:
+    """Returns what was started where: some of it if it is much."""
+    # Several processes may have reported the same place.
+    places = [*dict.fromkeys(f"{refusal.address} at {refusal.at}" for refusal in taken)]
+    count = f" at {len(places)} places" if len(places) > 1 else ""
+    more = len(places) - MOST_PLACES
+    return f"{count}: {', '.join(places[:MOST_PLACES])}{f', and {more} more' * (more > 0)}"
 
 
 def contents(server: Server) -> str:

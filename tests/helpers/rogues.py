@@ -48,8 +48,8 @@ def slowly(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 def counters(**values: object) -> bytes:
     """Return an answer to stats, with the counters that the summary reads."""
-    names = ("get_hits", "evictions", "limit_maxbytes", "total_malloced", "bytes_read")
-    others = ("curr_items", "bytes", "pid")
+    names = ("get_hits", "evictions", "limit_maxbytes", "total_malloced", "total_connections")
+    others = ("bytes_read", "curr_items", "bytes", "pid")
     all_values = {**dict.fromkeys((*protocol.OPERATIONS, *names, *others), 0), **values}
     lines = [f"STAT {name} {value}\r\n" for name, value in all_values.items()]
     return "".join([*lines, "END\r\n"]).encode()

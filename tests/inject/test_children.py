@@ -125,13 +125,26 @@ subprocess.run([sys.executable, "-c", ""])
 
 
 def test_pythons_apart_are_told_at_the_end(run: Run, tmp_path: Path) -> None:
-    """Each place once. They may need no cache, and fail no strict run."""
+    """Each place once, some by name. They may need no cache, and fail no strict run."""
     (tmp_path / "starts.py").write_text(STARTS)
     result = run("sandbox", "exec", "--", sys.executable, "starts.py")
     name = os.path.basename(sys.executable)
     assert result.stderr.splitlines()[-1] == (
-        f"sandbox: a Python was started without the sandbox 5 times; first {name} -I at "
-        f"{tmp_path}/starts.py:5: it may use the main memcached"
+        f"sandbox: a Python was started without the sandbox at 5 places: {name} -I at "
+        f"{tmp_path}/starts.py:5, python without PYTHONPATH at {tmp_path}/starts.py:6, "
+        f"python -S at {tmp_path}/starts.py:7, and 2 more: it may use the main memcached"
+    )
+
+
+def test_place_that_several_processes_report_is_told_once(run: Run, tmp_path: Path) -> None:
+    start = "import subprocess, sys\nsubprocess.run([sys.executable, '-I', '-c', ''])\n"
+    (tmp_path / "starts.py").write_text(start)
+    twice = ("sh", "-c", '"$@" && "$@"', "sh", sys.executable, "starts.py")
+    result = run("sandbox", "exec", "--", *twice)
+    name = os.path.basename(sys.executable)
+    assert result.stderr.splitlines()[-1] == (
+        f"sandbox: a Python was started without the sandbox: {name} -I at "
+        f"{tmp_path}/starts.py:2: it may use the main memcached"
     )
 
 
@@ -145,7 +158,7 @@ def test_pythons_apart_are_told_by_the_plugin(django_in_process: InProcess) -> N
         "    subprocess.run([sys.executable, '-I', '-c', ''])\n",
     )
     result = django_in_process.pytest("--memcached-sandbox-strict")
-    assert f"without the sandbox once; first {os.path.basename(sys.executable)} -I" in result.stdout
+    assert f"without the sandbox: {os.path.basename(sys.executable)} -I at" in result.stdout
     assert result.returncode == 0
 
 

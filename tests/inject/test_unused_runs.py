@@ -40,14 +40,43 @@ def test_command_that_has_not_asked_is_told_of_its_environment(
     run: Run, command: list[str]
 ) -> None:
     line = strict(run, *command)
-    assert line.startswith(f"{NOTHING}no Django asked for it, and no program used MEMCACHED_SANDB")
-    assert "its Python may lack PYTHONPATH and MEMCACHED_SANDBOX_*, as in PEX files" in line
+    assert line.startswith(f"{NOTHING}no Django reached it, and no program used MEMCACHED_SANDBO")
+    assert "its Python may lack PYTHONPATH or MEMCACHED_SANDBOX_*, as in PEX files" in line
 
 
 def test_command_without_injection_is_told_of_the_address(run: Run) -> None:
     result = run("sandbox", "exec", "--no-inject", "--", "true")
     told = f"sandbox: {NOTHING}no program used MEMCACHED_SANDBOX_ADDRESS\n"
     assert (result.returncode, result.stderr) == (0, told)
+
+
+def test_lost_variables_are_named(make_project: MakeProject, main_memcached: MainMemcached) -> None:
+    """Without MEMCACHED_SANDBOX_CONTROL, the process cannot tell the run what it lacks."""
+    project = make_project(main_memcached.address)
+    for lost, told in (
+        (
+            "RUN_FLUSH",
+            f"{NOTHING}a process had its PYTHONPATH, but not MEMCACHED_SANDBOX_RUN_FLUSH:",
+        ),
+        (
+            "CONTROL",
+            f"{NOTHING}no Django reached it, and no program used MEMCACHED_SANDBOX_ADDRESS;",
+        ),
+    ):
+        unset = ("env", "-u", f"MEMCACHED_SANDBOX_{lost}")
+        result = project.sandboxed("--", *unset, "./manage.py", "check", "--tag", "caches")
+        assert result.stderr.splitlines()[-1].startswith(f"sandbox: {told} ")
+
+
+def test_sandbox_within_is_use(run: Run) -> None:
+    result = run("sandbox", "exec", "--strict", "--", "sandbox", "exec", "-q", "--", "true")
+    assert (result.returncode, NOTHING in result.stderr) == (0, False), result.stderr
+
+
+def test_sandbox_within_one_that_has_ended_says_nothing_of_it(run: Run, tmp_path: Path) -> None:
+    ended = f"{tmp_path}/ended"
+    result = run("sandbox", "exec", "-q", "--", "true", MEMCACHED_SANDBOX_CONTROL=ended)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_failed_command_keeps_its_status(run: Run) -> None:
@@ -74,18 +103,72 @@ def test_quiet_run_tells_only_if_it_is_strict(run: Run) -> None:
     assert NOTHING in run("sandbox", "exec", "--quiet", "--strict", "--", "true").stderr
 
 
-@pytest.mark.parametrize("line", ["version", "stats", "flush_all", "get a"])
+@pytest.mark.parametrize("line", ["version", "stats", "flush_all", "get a", "stats reset"])
 def test_any_use_of_the_address_is_use(run: Run, line: str) -> None:
     result = run("sandbox", "exec", "--strict", "--", "sh", "-c", SENDS.format(line))
     assert (result.returncode, NOTHING in result.stderr) == (0, False)
 
 
-def test_flushes_after_tests_are_no_use(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "test_it.py").write_text("def test(): pass\n")
-    command = pytest_command("-pno:django")
+# Tests without Django. One of them may send a line.
+TESTS = """
+import os, socket, pytest
+
+@pytest.mark.parametrize("number", range(4))
+def test_it(number):
+    line = {!r}
+    if number == 1 and line:
+        host, port = os.environ["MEMCACHED_SANDBOX_ADDRESS"].split(":")
+        with socket.create_connection((host, port)) as connection:
+            connection.sendall(line)
+            connection.recv(100)
+"""
+
+ONE_PROCESS = ()
+XDIST = ("-n2",)
+
+
+@pytest.mark.parametrize("options", [ONE_PROCESS, XDIST])
+def test_flushes_after_tests_are_no_use(run: Run, tmp_path: Path, options: tuple[str, ...]) -> None:
+    (tmp_path / "test_it.py").write_text(TESTS.format(b""))
+    command = pytest_command("-pno:django", *options)
     result = run("sandbox", "exec", "--strict", "--", *command, cwd=tmp_path)
-    assert f"sandbox: {NOTHING}no Django asked for it" in result.stderr
+    assert f"sandbox: {NOTHING}no Django reached it" in result.stderr
     assert result.returncode == 125
+
+
+def test_flushes_of_forks_are_no_use(run: Run) -> None:
+    """They may end without their exit handlers."""
+    script = """if 1:
+        import os, unittest
+        test = unittest.FunctionTestCase(int)
+        test()
+        if child := os.fork():
+            os.waitpid(child, 0)
+        else:
+            test()
+            os._exit(0)
+    """
+    result = run("sandbox", "exec", "--strict", "--", sys.executable, "-c", script)
+    assert (result.returncode, NOTHING in result.stderr) == (125, True)
+
+
+def test_what_a_killed_process_sent_counts_as_use(run: Run) -> None:
+    """It has told of no flush."""
+    script = "import os, unittest; unittest.FunctionTestCase(int)(); os.kill(os.getpid(), 9)"
+    command = ("sh", "-c", '"$@"; :', "sh", sys.executable, "-c", script)
+    result = run("sandbox", "exec", "--strict", "--", *command)
+    assert (result.returncode, NOTHING in result.stderr) == (0, False)
+
+
+@pytest.mark.parametrize("options", [ONE_PROCESS, XDIST])
+@pytest.mark.parametrize("line", [b"version\r\n", b"flush_all\r\n", b"get a\r\nstats reset\r\n"])
+def test_what_a_test_sends_is_use_beside_flushes(
+    run: Run, tmp_path: Path, line: bytes, options: tuple[str, ...]
+) -> None:
+    (tmp_path / "test_it.py").write_text(TESTS.format(line))
+    command = pytest_command("-pno:django", *options)
+    result = run("sandbox", "exec", "--strict", "--", *command, cwd=tmp_path)
+    assert (result.returncode, NOTHING in result.stderr) == (0, False)
 
 
 def test_project_without_memcached_is_told_of_its_backends(
@@ -125,6 +208,13 @@ def test_plugin_tells_of_it(in_process: InProcess) -> None:
     assert (result.returncode, f"memcached-sandbox: {NOTHING}no " in result.stdout) == (1, True)
     result = in_process.pytest("--collect-only", "--memcached-sandbox-strict")
     assert (result.returncode, NOTHING in result.stdout) == (0, False)
+
+
+@pytest.mark.parametrize("options", [ONE_PROCESS, XDIST])
+def test_further_servers_of_a_test_are_use(plain: Project, options: tuple[str, ...]) -> None:
+    plain.write("test_it.py", "def test(memcached_factory): memcached_factory()\n")
+    result = plain.pytest("--memcached-sandbox-strict", *options)
+    assert (result.returncode, NOTHING in result.stdout) == (0, False), result.stdout
 
 
 def test_workers_of_the_plugin_tell_of_their_backends(

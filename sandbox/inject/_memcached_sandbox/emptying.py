@@ -24,7 +24,7 @@ from io import FileIO
 
 from . import clients
 from .errors import ProtocolError
-from .protocol import Connection, now, number
+from .protocol import Connection, Tally, now, number
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
@@ -65,6 +65,7 @@ class Emptier:
         self._sees_threads = sees_threads
         self._servers: dict[str, _Server] = {}
         self._owner = os.getpid()
+        self.tally = Tally()  # of this process
 
     def empty(self, addresses: Collection[str], crawl: bool = False) -> list[str]:
         """Empties servers.
@@ -78,6 +79,7 @@ class Emptier:
         if self._owner != os.getpid():
             self.close()
             self._owner = os.getpid()
+            self.tally = Tally()
         has_kept = bool(self._servers)
         try:
             try:
@@ -97,7 +99,9 @@ class Emptier:
             if address in self._servers and not self._servers[address].is_intact():
                 self._servers.pop(address).close()
             if address not in self._servers:
-                self._servers[address] = _Server(address, self._timeout, self._sees_threads)
+                self._servers[address] = _Server(
+                    address, self._timeout, self._sees_threads, self.tally
+                )
         servers = [self._servers[address] for address in addresses]
         deadline = now() + REST_TIMEOUT
         while (held_back := clients.held_back(addresses)) and now() < deadline:
@@ -127,10 +131,11 @@ class Emptier:
 class _Server:
     """Empties one server."""
 
-    def __init__(self, address: str, timeout: float, sees_threads: bool) -> None:
+    def __init__(self, address: str, timeout: float, sees_threads: bool, tally: Tally) -> None:
         self._address = address
         self._timeout = timeout
-        self._connection = Connection.to(address, timeout)
+        self._tally = tally
+        self._connection = Connection.to(address, timeout, tally)
         self._files: list[_File] = []
         try:
             counters = self._connection.stats()
@@ -166,7 +171,7 @@ class _Server:
                 os.sched_yield()
             return True
         try:
-            with Connection.to(self._address, self._timeout) as connection:
+            with Connection.to(self._address, self._timeout, self._tally) as connection:
                 before = number(connection.stats(), "bytes_read")
                 while now() < deadline:
                     read = number(connection.stats(), "bytes_read")

@@ -77,6 +77,14 @@ OLDEST_THAT_LISTS = (1, 5, 22)
 OLDEST_THAT_WALKS_ALL = (1, 6, 9)
 
 
+class Tally:
+    """Counts connections, and the bytes that were sent over them."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.bytes_sent = 0
+
+
 class Connection:
     """Connects to a memcached. Use it as a context manager.
 
@@ -88,11 +96,13 @@ class Connection:
 
     :param peer: where the server listens: what socket.connect() takes.
     :param timeout: seconds, for connecting and for each answer but that of a whole dump.
+    :param tally: where to count this connection.
     """
 
-    def __init__(self, peer: Peer, timeout: float) -> None:
+    def __init__(self, peer: Peer, timeout: float, tally: Tally | None = None) -> None:
         self.version: tuple[int, ...] = ()  # that of the server, such as (1, 6, 18), after `stats`
         self._timeout = timeout
+        self._tally = tally or Tally()
         self._unknown: ProtocolError | None = None  # due to what was passed over in this answer
         self._lines: Iterator[str] = iter(())  # received, but not read yet
         self._rest = ""  # the beginning of the line after these
@@ -108,11 +118,12 @@ class Connection:
         except BaseException:
             self._socket.close()
             raise
+        self._tally.connections += 1
 
     @classmethod
-    def to(cls, address: str, timeout: float) -> Self:
+    def to(cls, address: str, timeout: float, tally: Tally | None = None) -> Self:
         """Connects to the server at an address."""
-        return cls(Address(address).peer, timeout)
+        return cls(Address(address).peer, timeout, tally)
 
     def stats(self, group: str = "") -> dict[str, str]:
         """Returns the counters that ``stats`` lists, or those of ``stats GROUP``."""
@@ -170,7 +181,7 @@ class Connection:
             if not line.startswith("BUSY"):
                 break
             time.sleep(0.001)
-            self._socket.sendall(request)
+            self._send(request)
             line = self._read_line()
         if line == "OK":
             line = self._read_line()
@@ -240,7 +251,11 @@ class Connection:
         self._unknown = None
         self._bytes_left = most
         self._deadline = now() + seconds
+        self._send(request)
+
+    def _send(self, request: bytes) -> None:
         self._socket.sendall(request)
+        self._tally.bytes_sent += len(request)
 
     def _read_line(self) -> str:
         while (line := next(self._lines, None)) is None:

@@ -31,13 +31,21 @@ RESTLESS = "restless"
 EXCLUDED = "excluded"
 # CACHES has no memcached alias. The class of each alias stands in place of the address.
 OTHER = "other"
-# The servers are flushed by a process that has not been led there.
+# A process that has not been led to the servers has flushed them. Over how many connections, and
+# with how many bytes, stands in place of "file:line", or "" if it may end without a word.
 FLUSHED = "flushed"
+# The command is one of `sandbox exec`, which has a sandbox of its own for what it runs.
+NESTED = "nested"
+# A process has PYTHONPATH, but lacks other variables of the run, which the address names.
+LOST = "lost"
 # A Python was started without what makes it a process of the run. The address tells how.
 CHILD = "child"
 
 # The kinds that a test, or a strict run, fails for.
 FAULTS = (MAIN, CAPTURED, OPEN)
+
+# The kinds that only say why nothing, or what, used the servers of a run.
+NOTES = (OTHER, FLUSHED, NESTED, LOST)
 
 # A connection: its address, its alias or "", from where, as "file:line", and its kind.
 Refusal = namedtuple("Refusal", ("address", "alias", "at", "kind"), defaults=(MAIN,))

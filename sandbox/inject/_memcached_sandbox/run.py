@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from . import guard, hooks, refusals
 from .errors import ProtocolError, RunError
@@ -53,6 +54,8 @@ class Run:
         self.tests_in = 0  # the process that takes refusals, to blame tests for them
         self._refusals: list[Refusal] = []  # those of this process
         self._emptier: Emptier | None = None
+        self._pid = os.getpid()
+        self._flushed_in = 0  # the process that has flushed last: this one, or one that has forked
         self._restless: set[str] = set()
 
     def become_worker(self, name: str) -> dict[str, str]:
@@ -106,13 +109,12 @@ class Run:
             from .emptying import Emptier
             from .protocol import ANSWER_TIMEOUT
 
-            if not self.resolved:
-                try:
-                    self.source.report_refusal(refusals.Refusal("", "", "", refusals.FLUSHED))
-                except RunError:
-                    pass  # It was printed, and has no say in whether the flush works.
             self._emptier = Emptier(ANSWER_TIMEOUT)
             atexit.register(self.disconnect)
+        if self._flushed_in != os.getpid():
+            self._flushed_in = os.getpid()
+            if not self._runs_atexit():
+                self._report_flushes("")
         try:
             restless = self._emptier.empty(addresses, self.crawls)
         except (OSError, ProtocolError) as error:
@@ -128,7 +130,31 @@ class Run:
 
             atexit.unregister(self.disconnect)
             self._emptier.close()
+            if self._flushed_in == os.getpid() and self._runs_atexit():
+                tally = self._emptier.tally
+                self._report_flushes(f"{tally.connections} {tally.bytes_sent}")
             self._emptier = None
+            self._flushed_in = 0
+
+    def _runs_atexit(self) -> bool:
+        """Returns whether this process runs its exit handlers, unless it is killed.
+
+        A child of multiprocessing may not, nor may a fork.
+        """
+        process = sys.modules.get("multiprocessing.process")
+        is_child = process is not None and process.parent_process() is not None
+        return not is_child and self._pid == os.getpid()
+
+    def _report_flushes(self, sent: str) -> None:
+        """Tells the owner that this process has flushed servers, if it was not led to them.
+
+        Otherwise the owner would take the flushes for use of its servers.
+        """
+        if not self.resolved:
+            try:
+                self.source.report_refusal(refusals.Refusal("", "", sent, refusals.FLUSHED))
+            except RunError:
+                pass  # It was printed, and has no say in whether the flushes have worked.
 
     def take_refusals(self) -> list[Refusal]:
         """Returns the refusals in this process and its children since the last call."""
@@ -175,13 +201,20 @@ def current_run() -> Run:
     if _run is None:
         from .sources import OWNER, EnvironmentSource, SocketSource, failed
 
+        control = os.environ.get("MEMCACHED_SANDBOX_CONTROL") or os.environ.get(OWNER)
+        source = SocketSource(control) if control else EnvironmentSource()
         if hooks.lost:
-            raise failed(
-                f"this process has the PYTHONPATH of a sandbox, but not {' and '.join(hooks.lost)}:"
+            lost = " and ".join(hooks.lost)
+            error = failed(
+                f"this process has the PYTHONPATH of a sandbox, but not {lost}:"
                 " pass on all variables MEMCACHED_SANDBOX_* to it"
             )
-        control = os.environ.get("MEMCACHED_SANDBOX_CONTROL") or os.environ.get(OWNER)
-        _run = Run(SocketSource(control) if control else EnvironmentSource())
+            try:
+                source.report_refusal(refusals.Refusal(lost, "", "", refusals.LOST))
+            except RunError:
+                pass  # It was printed, too.
+            raise error
+        _run = Run(source)
     return _run
 
 
