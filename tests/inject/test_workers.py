@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from ..helpers.django_runs import servers_of
+from ..helpers.django_runs import RUNNER, servers_of, with_runner
+from ..helpers.processes import script
 from ..helpers.projects import Project
 from ..helpers.suites import CLEAN_CACHE, START_METHODS, WORKERS_AND_CHILDREN
 
@@ -92,3 +96,69 @@ def test_run_within_a_run_has_its_own_servers(project: Project) -> None:
     assert result.stdout.split("\n")[:2] == ["outer", "inner"], result.stderr
     assert result.stdout.rstrip().endswith("outer")
     assert result.returncode == 0, result.stderr
+
+
+def bounded(project: Project) -> Project:
+    """End a run that would hang, and workers that were not forked."""
+    return with_runner(project, "import signal; signal.alarm(60)\n")
+
+
+def starting_once(folder: Path) -> str:
+    """Return the path of a memcached that starts a single time."""
+    text = f'#!/bin/sh\nmkdir {folder}/started || exit 3\nexec memcached "$@"\n'
+    return str(script(folder / "once", text))
+
+
+@pytest.mark.parametrize("runner", ["", RUNNER])
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_run_whose_workers_get_no_server_ends(
+    project: Project, start_method: str, runner: str
+) -> None:
+    project.write("tests.py", CLEAN_CACHE)
+    with_runner(bounded(project), runner)
+    options = ("--memcached", starting_once(project.folder), "--")
+    command = ("./manage.py", "test", "--parallel", "2")
+    result = project.sandboxed(*options, *command, START_METHOD=start_method)
+    assert result.returncode == 1, result.stderr
+    told = re.findall(r"^sandbox: .*exit code 3.*", result.stderr, re.MULTILINE)
+    # Of workers that were not forked, a third one may fail before the run has ended.
+    assert 1 <= len(told) <= (2 if start_method == "fork" else 4), result.stderr
+
+
+@pytest.mark.parametrize("start_method", START_METHODS[1:])
+@pytest.mark.parametrize("loads_settings", ["manage.py", "tests.py", "django"])
+def test_run_whose_workers_cannot_load_settings_ends(
+    project: Project, start_method: str, loads_settings: str
+) -> None:
+    """Covers workers that fail before their initializer, in it, and with their first tests."""
+    more = (
+        "import multiprocessing\n"
+        "if multiprocessing.current_process().name != 'MainProcess':\n"
+        "    CACHES['more'] = {**CACHES['default'], 'LOCATION': '127.0.0.1:9'}\n"
+    )
+    with_runner(bounded(project), more + RUNNER)
+    project.write("tests.py", CLEAN_CACHE)
+    if loads_settings != "django":
+        file = project.folder / loads_settings
+        load = "from django.conf import settings; settings.CACHES"
+        project.write(loads_settings, f"{file.read_text()}\n{load}\n")
+    result = project.manage("test", "--parallel", "2", START_METHOD=start_method)
+    assert result.returncode == 1, result.stderr
+    assert "there is no server for 127.0.0.1:9 in the sandbox" in result.stderr
+
+
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_run_that_loses_a_worker_ends(project: Project, start_method: str) -> None:
+    bounded(project)
+    project.write(
+        "tests.py",
+        "import os\n"
+        "from django.test import SimpleTestCase\n"
+        "class A(SimpleTestCase):\n"
+        "    def test(self): os._exit(0)\n"
+        "class B(A): pass\n",
+    )
+    command = ("./manage.py", "test", "--parallel", "2")
+    result = project.sandboxed("--", *command, START_METHOD=start_method)
+    assert result.returncode == 1, result.stderr
+    assert "RunError: a worker of the tests ended too early" in result.stderr

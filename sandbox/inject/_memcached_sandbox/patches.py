@@ -227,19 +227,26 @@ def _moved(location: object) -> object:
 def django_runner(module: Any) -> None:
     """Gives each worker of a parallel run servers of its own, before it does anything else.
 
-    Counts what reaches the servers of its parent nevertheless.
+    Counts what reaches the servers of its parent nevertheless. Ends a run that has lost a worker.
     """
-    _replace(
-        module.ParallelTestSuite, "run", workers.counting_operations(module.ParallelTestSuite.run)
-    )
-    for name in ("_init_worker", "_run_subsuite"):
+    run = workers.ending_with_workers(module.ParallelTestSuite.run)
+    _replace(module.ParallelTestSuite, "run", workers.counting_operations(run))
+    for name, wrap in (("_init_worker", _as_initializer), ("_run_subsuite", _as_worker)):
         function = getattr(module, name)
-        wrapper = _as_worker(function)
+        wrapper = wrap(function)
         _replace(module, name, wrapper)
         attribute = name[1:]
         # A class that has made one of its own calls these, or is caught by the first test.
         if getattr(module.ParallelTestSuite, attribute, None) is function:
             _replace(module.ParallelTestSuite, attribute, wrapper)
+
+
+def _as_initializer(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        workers.initialize(functools.partial(function, *args, **kwargs))
+
+    return wrapper
 
 
 def _as_worker(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import FunctionType, ModuleType
 
 from . import guard, locations, refusals
-from .errors import ProtocolError
+from .errors import ProtocolError, RunError, SandboxError
 from .run import current_run
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
@@ -31,13 +31,85 @@ _inherited: list[Any] = []
 MOST_HELD = 10_000
 
 
+# Why this process could not become a worker. Nor can it later: it would run tests half moved.
+_failures: list[Exception] = []
+
+
+def _is_child() -> bool:
+    """Returns whether multiprocessing has started this process."""
+    process = sys.modules.get("multiprocessing.process")
+    return process is not None and process.parent_process() is not None
+
+
 def become_worker_in_child() -> None:
     """Makes this process a worker if multiprocessing has started it."""
-    process = sys.modules.get("multiprocessing.process")
-    if process is None or process.parent_process() is None:
+    if not _is_child():
         return
+    if _failures:
+        raise _failures[0]
     if current_run().worker_pid != os.getpid():
-        become_worker(f"{os.getppid()}/{process.current_process().name}")
+        name = sys.modules["multiprocessing.process"].current_process().name
+        try:
+            become_worker(f"{os.getppid()}/{name}")
+        except Exception as error:
+            _failures.append(error)
+            raise
+
+
+def initialize(function: Callable[[], None]) -> None:
+    """Makes this process of a pool a worker, and calls the initializer of the pool.
+
+    A pool replaces a process whose initializer has failed, for ever. A forked one keeps an error of
+    the sandbox for its first tests, with which it comes to the parent. Any other process cannot
+    even load its tests without settings: `ending_with_workers` sees its end.
+    """
+    try:
+        become_worker_in_child()
+        function()
+    except SandboxError as error:
+        if not _is_child() or sys.modules["multiprocessing"].get_start_method() != "fork":
+            raise
+        # This type can be sent to the parent in any case.
+        _failures[:] = [RunError(str(error))]
+
+
+class _LostWorker:
+    """Is true once a pool has replaced a process, whose tests nobody would run."""
+
+    def __init__(self, processes: int) -> None:
+        self._most = len(_pool_processes()) + processes
+        self._seen = _pool_processes()
+
+    def __bool__(self) -> bool:
+        self._seen |= _pool_processes()
+        return len(self._seen) > self._most
+
+
+def _pool_processes() -> set[str]:
+    children = sys.modules["multiprocessing"].active_children()
+    return {child.name for child in children if "PoolWorker" in child.name}
+
+
+def ending_with_workers(run_workers: Callable[..., Any]) -> Callable[..., Any]:
+    """Ends a parallel run once a worker has ended, in its start or by a signal: it would hang."""
+
+    @functools.wraps(run_workers)
+    def run(suite: Any, result: Any) -> Any:
+        if result.shouldStop:
+            return run_workers(suite, result)
+        # Django looks at it ten times a second.
+        lost = result.shouldStop = _LostWorker(suite.processes)
+        try:
+            run_workers(suite, result)
+        finally:
+            is_lost = result.shouldStop is lost and bool(lost)
+            if result.shouldStop is lost:
+                result.shouldStop = False
+        if is_lost:
+            raise RunError("a worker of the tests ended too early: its error is printed above")
+        return result
+
+    return run
 
 
 def become_worker(name: str) -> None:
