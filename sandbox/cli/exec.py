@@ -129,13 +129,13 @@ def _tell_outer_run() -> None:
 
     If that run has ended, it has no need to know.
     """
-    if "MEMCACHED_SANDBOX_CONTROL" not in os.environ:
+    if not (control := os.environ.get("MEMCACHED_SANDBOX_CONTROL")):
         return
     from ..errors import RunError
     from ..inject import refusals, sources
 
     with redirect_stderr(None), suppress(RunError):
-        sources.SocketSource().report_refusal(refusals.Refusal("", "", "", refusals.NESTED))
+        sources.SocketSource(control).report_refusal(refusals.Refusal("", "", "", refusals.NESTED))
 
 
 def _was_asked(sandbox: Sandbox) -> bool:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..server import Item, Server
+    from ..server.memcached import Memcached
 
 MB = 1024 * 1024
 
@@ -75,7 +76,7 @@ class Summary:
         except ServerError as error:
             self._problems.append(f"{error}.")
 
-    def shows_use(self, servers: Sequence[Server]) -> bool:
+    def shows_use(self, servers: Sequence[Memcached]) -> bool:
         """Returns whether programs may have used servers, other than to flush them after tests.
 
         :param servers: those that were added, and those that have ended.
@@ -88,6 +89,7 @@ class Summary:
         if not all(flushes):
             return False  # It is not known how much of the rest were flushes.
         tallies = [[*map(int, tally.split())] for tally in flushes]
+        tallies += [[s.asked.connections, s.asked.bytes_sent] for s in servers if s.asked]
         tallies.append([usage.servers, usage.servers * ASKED])
         connections, bytes_sent = map(sum, zip(*tallies, strict=True))
         # memcached counts its listening socket, too, until a program says "stats reset".

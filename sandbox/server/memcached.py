@@ -30,6 +30,7 @@ from .binary import find_memcached
 from .options import check
 
 if TYPE_CHECKING:
+    from _memcached_sandbox.protocol import Tally
     from typing_extensions import Self
 
 # Seconds to wait, after a lost connection, for the server to exit, so that its exit status can be
@@ -187,6 +188,11 @@ class Memcached(Server):
             self._finalizer = self._process = self._address = None
 
     @property
+    def asked(self) -> Tally | None:
+        """What its start has asked it; None where the kernel has told all."""
+        return self._process.asked if self._process else None
+
+    @property
     def host(self) -> str | None:
         """The IP address it listens at; None on a Unix socket."""
         from ..inject import address
@@ -256,6 +262,7 @@ class _Process:
         self._control_directory = control_directory
         self._port = -1  # a descriptor: an object would warn when the interpreter exits
         self._wanted: dict[str, str] = {}  # what `stats settings` must say of its address
+        self.asked: Tally | None = None
         self._exit_reason: str | None = None
         self._lock = threading.RLock()
         self._reaper = Reaper()
@@ -372,7 +379,7 @@ class _Process:
                 port = told if asked == CHOICE else int(asked)
                 peer, address = (LOOPBACK, port), f"{LOOPBACK}:{port}"
             seconds = max(0.001, self._deadline - time.monotonic())
-            problem = problem_of_listener(peer, self.pid, self._wanted, seconds)
+            problem, self.asked = problem_of_listener(peer, self.pid, self._wanted, seconds)
             directory.add_address(address)
             in_group = self._reaper.is_in_group
         except TimeoutError:

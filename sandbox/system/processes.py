@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pwd
 
     from _memcached_sandbox.address import Peer
+    from _memcached_sandbox.protocol import Tally
 
 # From linux/sock_diag.h, linux/inet_diag.h and linux/netlink.h.
 NETLINK_SOCK_DIAG = 4
@@ -260,8 +261,10 @@ def _limit_of_reading(path: str) -> str | None:
 
 def problem_of_listener(
     peer: Peer, pid: int, wanted: Mapping[str, str], timeout: float
-) -> str | None:
+) -> tuple[str | None, Tally | None]:
     """Returns why a process is not the one that listens at an address, and only there; or None.
+
+    Also returns what the server was asked, if it had to be.
 
     :param peer: what socket.connect() takes: a path, or an IPv4 address and a port.
     :param pid: the process that must listen there.
@@ -278,24 +281,23 @@ def problem_of_listener(
             else:
                 is_listener = _tcp_listener_inode(*peer) in sockets
             if not is_listener:
-                return OTHER_PROCESS
+                return OTHER_PROCESS, None
             if len(sockets) == 1:
-                return None
+                return None, None
     except OSError:
         pass  # No socket diagnosis in this kernel or container: the server is asked.
     from ..inject import protocol
 
-    with protocol.Connection(peer, timeout) as connection:
+    asked = protocol.Tally()
+    with protocol.Connection(peer, timeout, asked) as connection:
         if connection.stats().get("pid") != str(pid):
-            return OTHER_PROCESS
+            return OTHER_PROCESS, asked
         settings = connection.stats("settings")
-        connection.send(b"stats reset\r\n")  # This was no use of the server.
-        connection.await_ok("stats reset", "RESET")
     found = {name: settings.get(name, UNKNOWN) for name in wanted}
     if found != wanted:
         settings_found = ", ".join(f"{name} {value}" for name, value in found.items())
-        return f"its settings are {settings_found}"
-    return None
+        return f"its settings are {settings_found}", asked
+    return None, asked
 
 
 def _unix_listener_pid(path: str) -> int:

@@ -101,5 +101,6 @@ def test_server_is_asked_where_the_kernel_refuses_to_tell(
 ) -> None:
     refuse_to_tell(monkeypatch)
     with Memcached(unix_socket=unix_socket) as server:
-        assert int(server.stats()["bytes_read"]) == len("stats\r\n")  # as if it was not asked
+        assert server.asked is not None
+        assert int(server.stats()["bytes_read"]) == server.asked.bytes_sent + len("stats\r\n")
         server.flush()
