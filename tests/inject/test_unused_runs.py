@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.inject import emptying
+
 from ..conftest import Run
 from ..helpers.memcacheds import MainMemcached
 from ..helpers.projects import PYMEMCACHE, InProcess, MakeProject, Project, pytest_command
@@ -134,6 +136,17 @@ def test_flushes_after_tests_are_no_use(run: Run, tmp_path: Path, options: tuple
     result = run("sandbox", "exec", "--strict", "--", *command, cwd=tmp_path)
     assert f"sandbox: {NOTHING}no Django reached it" in result.stderr
     assert result.returncode == 125
+
+
+def test_flushes_that_ask_whether_a_server_rests_are_no_use(run: Run, tmp_path: Path) -> None:
+    """They open a connection each: /proc shows nothing of a process of another namespace."""
+    (tmp_path / "test_it.py").write_text(TESTS.format(b""))
+    elsewhere = ("env", f"{emptying.NAMESPACE}=elsewhere", *pytest_command("-pno:django"))
+    result = run("sandbox", "exec", "--strict", "--", *elsewhere, cwd=tmp_path)
+    assert (result.returncode, NOTHING in result.stderr) == (125, True)
+    (tmp_path / "test_it.py").write_text(TESTS.format(b"get a\r\nstats reset\r\n"))
+    result = run("sandbox", "exec", "--strict", "--", *elsewhere, cwd=tmp_path)
+    assert (result.returncode, NOTHING in result.stderr) == (0, False)
 
 
 def test_flushes_of_forks_are_no_use(run: Run) -> None:
