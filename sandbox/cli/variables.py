@@ -36,4 +36,5 @@ def variables_of(
             given.get("exclude", ()), given.get("flush", "test"), given.get("crawl", False), guarded
         )
         injected = injection_variables(environ, injection)
-    return {**injected, **command_variables(environ, servers, control, options["env"])}
+    injects = not options["no_inject"]
+    return {**injected, **command_variables(environ, servers, control, options["env"], injects)}

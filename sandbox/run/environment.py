@@ -34,6 +34,10 @@ OF_OWN_RUN = (
 # The sections in which tox has the settings of all environments: in tox.ini, and in TOML.
 TOX_SECTIONS = ("testenv", "env_run_base")
 
+# What tox passes on: without and with the variables that inject Python.
+TOX_VARIABLES = "MEMCACHED_SANDBOX_*"
+TOX_INJECTION = f"PYTHONPATH,PYTEST_PLUGINS,{TOX_VARIABLES}"
+
 PLACEHOLDER = r"\{(\w+)\}"
 PYTEST_PLUGIN = "_memcached_sandbox.pytest_plugin"
 
@@ -68,8 +72,12 @@ def command_variables(
     servers: Sequence[Memcached],
     control: str,
     templates: Sequence[tuple[str, str]],
+    injects: bool,
 ) -> dict[str, str]:
-    """Returns the variables of a command: the servers' addresses, and those of ``--env``."""
+    """Returns the variables of a command: the servers' addresses, and those of ``--env``.
+
+    :param injects: whether the command has `injection_variables`, too.
+    """
     values: dict[str, str] = {}
     for number, server in enumerate(servers, start=1):
         at = address.Address(server.address)
@@ -86,7 +94,7 @@ def command_variables(
         "MEMCACHED_SANDBOX_OUTER_RUN": environ.get("PYTEST_XDIST_TESTRUNUID", ""),
         "MEMCACHED_SANDBOX_WORKER": "",
         BEFORE: "",  # A shell around this run is restored by itself only.
-        "TOX_OVERRIDE": _tox_override(environ, [name for name, _ in templates]),
+        "TOX_OVERRIDE": _tox_override(environ, [name for name, _ in templates], injects),
         **{
             name: re.sub(PLACEHOLDER, lambda match: values[match[1]], template)
             for name, template in templates
@@ -94,16 +102,20 @@ def command_variables(
     }
 
 
-def _tox_override(environ: Mapping[str, str], names: Iterable[str]) -> str:
+def _tox_override(environ: Mapping[str, str], names: Iterable[str], injects: bool) -> str:
     """Returns what makes tox pass on the variables of a run, which it keeps to itself otherwise.
 
     :param names: variables beside these. tox takes no other names than letters, digits and "_".
     """
-    passed = ["PYTHONPATH", "PYTEST_PLUGINS", "MEMCACHED_SANDBOX_*"]
-    passed += [name for name in names if name.isidentifier()]
     override = environ.get("TOX_OVERRIDE", "")
+    if injects:
+        passed = TOX_INJECTION
+    else:
+        passed = TOX_VARIABLES
+        override = override.replace(TOX_INJECTION, TOX_VARIABLES)  # that of an outer run
+    passed = ",".join([passed, *(name for name in names if name.isidentifier())])
     for section in TOX_SECTIONS:
-        override = _with_first(f"{section}.pass_env+={','.join(passed)}", override, ";")
+        override = _with_first(f"{section}.pass_env+={passed}", override, ";")
     return override
 
 

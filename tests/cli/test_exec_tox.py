@@ -49,3 +49,38 @@ def test_environments_of_tox_are_processes_of_the_run(
     assert f"sandbox: {count * 336} gets (90.5 % hits)" in result.stderr
     assert result.stdout.count("SEEN yes at-") == (count if file == "tox.ini" else 0)
     main_memcached.assert_untouched()
+
+
+NO_INJECTION = f"""
+[tox]
+env_list = it
+no_package = true
+[testenv]
+commands =
+    {sys.executable} -c 'import os; [print("PASSED", name) for name in sorted(os.environ)]'
+"""
+
+
+@pytest.mark.usefixtures("main_memcached")
+@pytest.mark.parametrize("outer", [(), ("-q", "--", "sandbox", "exec")])
+def test_tox_keeps_what_no_inject_does_not_set(project: Project, outer: tuple[str, ...]) -> None:
+    project.write("tox.ini", NO_INJECTION)
+    options = ("--no-inject", "--env", "URL=at-{port}", "--")
+    result = project.sandboxed(
+        *outer, *options, "tox", "-q", "--workdir", ".tox", PYTHONPATH="/else", PYTEST_PLUGINS=""
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    passed = {line[7:] for line in result.stdout.splitlines() if line.startswith("PASSED ")}
+    assert {"MEMCACHED_SANDBOX_ADDRESS", "URL"} < passed
+    assert not passed.intersection({"PYTHONPATH", "PYTEST_PLUGINS"})
+
+
+@pytest.mark.usefixtures("main_memcached")
+def test_exec_in_an_environment_of_tox_has_its_own_servers(project: Project) -> None:
+    project.write("tests.py", CLEAN_CACHE)
+    own = f"sandbox exec -- {sys.executable} manage.py test"
+    project.write("tox.ini", TOX.replace(f"{sys.executable} manage.py test", own))
+    result = project.sandboxed("--", "tox", "-q", "-p", "-o", "--workdir", ".tox")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (result.stdout + result.stderr).count("sandbox: 336 gets (90.5 % hits)") == 2
+    assert "sandbox: nothing used the sandbox" in result.stderr

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.inject import children, hooks
+from sandbox.errors import RunError
+from sandbox.inject import children, hooks, run
 from sandbox.run.environment import Injection, injection_variables
 
 from ..conftest import Run
@@ -19,6 +20,7 @@ from ..helpers.users import ANOTHER_USER, INTERPRETER, as_root
 FOLDER = children.FOLDER
 
 OTHER = {"PATH": os.environ["PATH"]}
+NAME = os.path.basename(sys.executable)
 
 
 def popen(*words: object, env: object = None, cwd: object = None) -> tuple[str, tuple[object, ...]]:
@@ -45,8 +47,9 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (*popen("python", env={b"PYTHONPATH": b"/else"}), "python without PYTHONPATH"),
         (*popen("/bin/sh", "-c", "A=1 python3 -S x"), "python3 -S"),
         ("os.system", ("python3 -I",), "python3 -I"),
-        ("os.exec", ("/bin/python3", ("any", "-I"), None), "python3 -I"),
-        ("os.posix_spawn", ("/bin/python3", ["any"], OTHER), "python3 without PYTHONPATH"),
+        ("os.exec", (sys.executable, ("any", "-I"), None), f"{NAME} -I"),
+        ("os.posix_spawn", (sys.executable, ["any"], OTHER), f"{NAME} without PYTHONPATH"),
+        ("os.posix_spawn", ("python", ["any", "-I"], None), "python -I"),
     ],
 )
 def test_python_apart_is_reported(
@@ -73,6 +76,15 @@ def test_python_apart_is_reported(
         popen("sh", "-c", env={}),
         popen("python3", 5, "-I"),
         popen("python3", env=5),
+        popen("env", f"PYTHONPATH={FOLDER}", "python", env={}),
+        popen("env", "-u", "HOME", "nice", "-n", "5", "python", "x", "-I"),
+        popen("env", "--no-such-option", "python", "-I"),
+        popen("env"),
+        popen("timeout", "python", "-I"),
+        popen("command", "-v", "python", "-I"),
+        popen("bash", "-e", "python", "-I"),
+        ("os.exec", ("/no/such/python3", ("python3", "-I"), None)),
+        ("os.posix_spawn", ("/no/such/python3", ("python3", "-I"), None)),
         ("os.exec", ("python3", None, None)),
         ("os.exec", ("", (), None)),
     ],
@@ -82,6 +94,50 @@ def test_other_programs_are_not_reported(
 ) -> None:
     children.see_start(event, arguments)
     assert starts == []
+
+
+def test_python_is_reported_if_this_process_has_lost_pythonpath(
+    starts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONPATH")
+    children.see_start(*popen("python"))
+    assert starts == [WITHOUT]
+
+
+WITHOUT = "python without PYTHONPATH"
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("env -i python x", [WITHOUT]),
+        ("env -u PYTHONPATH -uHOME python", [WITHOUT]),
+        ("env --unset=PYTHONPATH FOO=1 python", [WITHOUT]),
+        ("/usr/bin/env FOO=1 python -I", ["python -I"]),
+        ("env -S 'A=1 python -I'", ["python -I"]),
+        ("timeout -k 5 --signal KILL 5 python -I x.py", ["python -I"]),
+        ("nice -10 nohup setsid -w stdbuf -oL python -I", ["python -I"]),
+        ("A='b c' nice -n 5 env -i bash -c python", [WITHOUT]),
+        ("bash -ec 'python -I'", ["python -I"]),
+        ("bash -eo pipefail --norc -c 'python -I' -S", ["python -I"]),
+        ("PYTHONPATH=/else python", [WITHOUT]),
+        ("cd / && exec python -I x.py", ["python -I"]),
+        ("a; python -I;b | python -S 2>&1|c", ["python -I", "python -S"]),
+        ("a\nnice \\\n python -I", ["python -I"]),
+        ("echo $(python -I)", ["python -I"]),
+        ("PYTHONPATH=.:$PYTHONPATH python", []),
+        ("echo python -I", []),
+        ("echo 'a; python -I' \"it's; python -I\" \\; python -I", []),
+        ("echo '|' python -I # it's python; python -I", []),
+        ("cat <<END\npython -I\nEND", []),
+        ("python x | grep -I", []),
+        ("nice --no-such-option python -I; env python -S", ["python -S"]),
+        ("cd 'x", []),
+    ],
+)
+def test_commands_of_shells_are_seen(command: str, told: list[str], starts: list[str]) -> None:
+    children.see_start("os.system", (command,))
+    assert starts == told
 
 
 @pytest.mark.parametrize(
@@ -109,6 +165,25 @@ def test_scripts_are_known_by_their_first_line(
     (tmp_path / "folder").mkdir()
     children.see_start(*popen("script" if environ else "../script", env=environ, cwd="folder"))
     assert starts == told
+
+
+def test_report_that_has_failed_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+    failures = [RunError("the first time")]
+
+    class Run:
+        def report_refusal(self, refusal: object) -> None:
+            if failures:
+                raise failures.pop()
+            told.append(refusal)
+
+    monkeypatch.setattr(run, "_run", Run())
+    monkeypatch.setattr(children, "_reported", set())
+    counts = []
+    for _ in range(3):
+        children.see_start(*popen("python", "-I"))
+        counts.append(len(told))
+    assert counts == [0, 1, 1]
 
 
 STARTS = """

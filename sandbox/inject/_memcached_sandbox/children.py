@@ -10,7 +10,7 @@ from . import guard
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
 # Where the sitecustomize of a run is.
@@ -24,6 +24,25 @@ VERSIONS = "0123456789.t"
 INSTALLERS = {("-m", name) for name in ("pip", "ensurepip", "venv", "virtualenv")}
 
 SHELLS = ("sh", "ash", "bash", "dash", "ksh", "zsh")
+
+# A comment, a word, what ends a command, or a redirection, in the language of shells.
+TOKEN = r"""(?s)#[^\n]*|(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s;&|()<>'"\\])+|[;&|()\n]|[<>]+"""
+BETWEEN = (";", "&", "|", "(", ")", "\n")
+
+# Programs that start the one that follows: their options, and how many other words come before it.
+LAUNCHERS = {
+    "env": ("iu:C:S:v0", ["ignore-environment", "unset=", "chdir=", "split-string="], 0),
+    "exec": ("cla:", [], 0),
+    "nice": ("n:0123456789", ["adjustment="], 0),
+    "nohup": ("", [], 0),
+    "setsid": ("cfw", ["ctty", "fork", "wait"], 0),
+    "stdbuf": ("i:o:e:", ["input=", "output=", "error="], 0),
+    "timeout": (
+        "k:s:vfp",
+        ["kill-after=", "signal=", "verbose", "foreground", "preserve-status"],
+        1,
+    ),
+}
 
 # Options of Python that leave out PYTHONPATH or sitecustomize: -I, -E and -S.
 APART = "IES"
@@ -52,24 +71,27 @@ def see_start(event: str, arguments: tuple[Any, ...]) -> None:
     environ = os.environ if environ is None else environ
     try:
         words = [os.fsdecode(word) for word in (program, *given[1:])]
-        python = _python(words, _variable(environ, "PATH"), os.fsdecode(folder or ""))
-        entries = _variable(environ, "PYTHONPATH").split(os.pathsep)
+        # os.execvp() tries each folder of PATH.
+        is_exact = event == "os.exec" or (event == "os.posix_spawn" and os.sep in words[0])
+        if is_exact and not posix.access(words[0], os.X_OK):
+            return
+        places = (_variable(environ, "PATH"), os.fsdecode(folder or ""))
+        pythons = [*_pythons(words, _variable(environ, "PYTHONPATH"), *places)]
     except (TypeError, ValueError, AttributeError):
         return  # Python has something to say about it, too.
-    if python is None or not INSTALLERS.isdisjoint(zip(python, python[1:])):
-        return
-    how = _apart(python)
-    if not how and FOLDER not in map(os.path.abspath, entries):
-        how = " without PYTHONPATH"
-    if how:
-        _report(f"{os.path.basename(python[0])}{how}")
+    for python, entries in pythons:
+        if INSTALLERS.isdisjoint(zip(python, python[1:])):
+            how = _apart(python)
+            if not how and FOLDER not in map(os.path.abspath, entries.split(os.pathsep)):
+                how = " without PYTHONPATH"
+            if how:
+                _report(f"{os.path.basename(python[0])}{how}")
 
 
 def _report(how: str) -> None:
     at = guard.culprit()
     if (how, at) in _reported:
         return
-    _reported.add((how, at))
     from .errors import RunError
     from .refusals import CHILD, Refusal
     from .run import current_run
@@ -77,26 +99,93 @@ def _report(how: str) -> None:
     try:
         current_run().report_refusal(Refusal(how, "", at, CHILD))
     except RunError:
-        pass  # It was printed. The program may need no cache.
+        return  # It was printed. The program may need no cache.
+    _reported.add((how, at))
 
 
 def _variable(environ: Mapping[Any, Any], name: str) -> str:
-    return os.fsdecode(environ.get(name) or environ.get(os.fsencode(name)) or "")
+    # os.environ takes no bytes.
+    in_bytes = None if environ is os.environ else environ.get(os.fsencode(name))
+    return os.fsdecode(environ.get(name) or in_bytes or "")
 
 
 def _is_python(program: str) -> bool:
     return os.path.basename(program).rstrip(VERSIONS) in PYTHONS
 
 
-def _python(words: list[str], path: str, folder: str) -> list[str] | None:
-    """Returns a Python and its options, if a command starts one; None for another program."""
-    if os.path.basename(words[0]) in SHELLS and words[1:2] == ["-c"]:
-        words = _without_assignments("".join(words[2:3]).split())
-    if not words:
-        return None
-    if not _is_python(words[0]):
-        words = _interpreter(words[0], path, folder)
-    return words if words and _is_python(words[0]) else None
+def _pythons(
+    words: list[str], entries: str, path: str, folder: str
+) -> Iterator[tuple[list[str], str]]:
+    """Finds each Python that a command starts: its words, and its PYTHONPATH."""
+    words, entries = _launched(words, entries)
+    if words and os.path.basename(words[0]) in SHELLS:
+        for command in _commands(_script(words)):
+            yield from _pythons(command, entries, path, folder)
+        return
+    if words and not _is_python(words[0]):
+        words, entries = _launched(_interpreter(words[0], path, folder), entries)
+    if words and _is_python(words[0]):
+        yield words, entries
+
+
+def _launched(words: list[str], entries: str) -> tuple[list[str], str]:
+    """Returns the program behind assignments and launchers, with its words and PYTHONPATH."""
+    while words:
+        name, equals, value = words[0].partition("=")
+        if equals and name.isidentifier():
+            words = words[1:]
+            if name == "PYTHONPATH" and "$" not in value:
+                entries = value
+            continue
+        launcher = os.path.basename(words[0])
+        if launcher not in LAUNCHERS:
+            break
+        from getopt import GetoptError, getopt
+
+        short, long, count = LAUNCHERS[launcher]
+        try:
+            options, words = getopt(words[1:], short, long)
+        except GetoptError:
+            return [], ""
+        words = words[count:]
+        if launcher == "env":
+            for option, value in options:
+                if option in ("-S", "--split-string"):
+                    words = [*value.split(), *words]
+                elif option in ("-i", "--ignore-environment") or value == "PYTHONPATH":
+                    entries = ""
+    return words, entries
+
+
+def _script(words: list[str]) -> str:
+    """Returns the commands that a shell is given with -c."""
+    is_given = False
+    others = iter(words[1:])
+    for word in others:
+        if not word.startswith(("-", "+")):
+            return word if is_given else ""
+        if not word.startswith("--"):
+            is_given = is_given or "c" in word
+            if word.endswith(("o", "O")):
+                next(others, None)
+    return ""
+
+
+def _commands(script: str) -> Iterator[list[str]]:
+    """Splits what a shell is given into commands, as far as it can be seen without a shell."""
+    import re
+    from shlex import split
+
+    words: list[str] = []
+    for token in re.findall(TOKEN, script.replace("\\\n", "")):
+        if token.startswith("<<"):
+            break  # What follows are lines of text.
+        if token in BETWEEN:
+            yield words
+            words = []
+        elif not token.startswith("#"):
+            words += split(token)
+    yield words
 
 
 def _interpreter(program: str, path: str, folder: str) -> list[str]:
@@ -116,17 +205,8 @@ def _interpreter(program: str, path: str, folder: str) -> list[str]:
                 line, _, _ = posix.read(script, LONGEST_FIRST_LINE).partition(b"\n")
             finally:
                 posix.close(script)
-            words = os.fsdecode(line[2:]).split() if line.startswith(b"#!") else []
-            if words and os.path.basename(words[0]) == "env":
-                words = _without_assignments([word for word in words[1:] if word != "-S"])
-            return words
+            return os.fsdecode(line[2:]).split() if line.startswith(b"#!") else []
     return []
-
-
-def _without_assignments(words: list[str]) -> list[str]:
-    while words and "=" in words[0]:
-        words = words[1:]
-    return words
 
 
 def _apart(python: list[str]) -> str:
