@@ -25,9 +25,8 @@ INSTALLERS = {("-m", name) for name in ("pip", "ensurepip", "venv", "virtualenv"
 
 SHELLS = ("sh", "ash", "bash", "dash", "ksh", "zsh")
 
-# A comment, a word, what ends a command, or a redirection, in the language of shells.
-TOKEN = r"""(?s)#[^\n]*|(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s;&|()<>'"\\])+|[;&|()\n]|[<>]+"""
-BETWEEN = (";", "&", "|", "(", ")", "\n")
+# What stands between the commands of a shell.
+BETWEEN = ";&|()\n"
 
 # Programs that start the one that follows: their options, and how many other words come before it.
 LAUNCHERS = {
@@ -173,18 +172,19 @@ def _script(words: list[str]) -> str:
 
 def _commands(script: str) -> Iterator[list[str]]:
     """Splits what a shell is given into commands, as far as it can be seen without a shell."""
-    import re
-    from shlex import split
+    from shlex import shlex
 
+    lexer = shlex(script.replace("\\\n", ""), posix=True, punctuation_chars=f"{BETWEEN}<>")
+    lexer.whitespace, lexer.whitespace_split = " \t", True
     words: list[str] = []
-    for token in re.findall(TOKEN, script.replace("\\\n", "")):
+    for token in lexer:
         if token.startswith("<<"):
             break  # What follows are lines of text.
-        if token in BETWEEN:
+        if token.strip(BETWEEN):
+            words.append(token)
+        else:
             yield words
             words = []
-        elif not token.startswith("#"):
-            words += split(token)
     yield words
 
 
