@@ -28,20 +28,11 @@ SHELLS = ("sh", "ash", "bash", "dash", "ksh", "zsh")
 # What stands between the commands of a shell.
 BETWEEN = ";&|()\n"
 
-# Programs that start the one that follows: their options, and how many other words come before it.
-LAUNCHERS = {
-    "env": ("iu:C:S:v0", ["ignore-environment", "unset=", "chdir=", "split-string="], 0),
-    "exec": ("cla:", [], 0),
-    "nice": ("n:0123456789", ["adjustment="], 0),
-    "nohup": ("", [], 0),
-    "setsid": ("cfw", ["ctty", "fork", "wait"], 0),
-    "stdbuf": ("i:o:e:", ["input=", "output=", "error="], 0),
-    "timeout": (
-        "k:s:vfp",
-        ["kill-after=", "signal=", "verbose", "foreground", "preserve-status"],
-        1,
-    ),
-}
+# Programs that start the one that follows, with options of their own before it.
+LAUNCHERS = ("env", "exec", "nice", "nohup", "setsid", "stdbuf", "timeout")
+
+# Options of env by which PYTHONPATH is lost.
+UNSETTING = ("-i", "-", "--ignore-environment", "-uPYTHONPATH", "--unset=PYTHONPATH")
 
 # Options of Python that leave out PYTHONPATH or sitecustomize: -I, -E and -S.
 APART = "IES"
@@ -129,30 +120,20 @@ def _pythons(
 
 def _launched(words: list[str], entries: str) -> tuple[list[str], str]:
     """Returns the program behind assignments and launchers, with its words and PYTHONPATH."""
+    launcher = ""
     while words:
         name, equals, value = words[0].partition("=")
+        program = os.path.basename(words[0])
         if equals and name.isidentifier():
-            words = words[1:]
             if name == "PYTHONPATH" and "$" not in value:
                 entries = value
-            continue
-        launcher = os.path.basename(words[0])
-        if launcher not in LAUNCHERS:
+        elif program in LAUNCHERS:
+            launcher = program
+        elif not launcher or _is_python(program) or program in SHELLS or os.sep in words[0]:
             break
-        from getopt import GetoptError, getopt
-
-        short, long, count = LAUNCHERS[launcher]
-        try:
-            options, words = getopt(words[1:], short, long)
-        except GetoptError:
-            return [], ""
-        words = words[count:]
-        if launcher == "env":
-            for option, value in options:
-                if option in ("-S", "--split-string"):
-                    words = [*value.split(), *words]
-                elif option in ("-i", "--ignore-environment") or value == "PYTHONPATH":
-                    entries = ""
+        elif launcher == "env" and (words[0] in UNSETTING or words[:2] == ["-u", "PYTHONPATH"]):
+            entries = ""
+        words = words[1:]
     return words, entries
 
 
