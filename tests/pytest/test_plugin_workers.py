@@ -9,7 +9,7 @@ import pytest
 
 from ..helpers.memcacheds import MainMemcached
 from ..helpers.processes import wait_until_gone
-from ..helpers.projects import Project, header, passed, summary
+from ..helpers.projects import PYMEMCACHE, Project, header, passed, summary
 from ..helpers.suites import CLEAN_CACHE
 
 
@@ -67,6 +67,36 @@ def test_controller_that_reads_caches_has_a_server(
     assert passed(result) == 1
     assert "in the fullest of 2 servers" in result.stdout
     assert "refused 2 times" in result.stdout
+
+
+def test_controller_that_configures_settings_starts_no_server(
+    plain: Project, main_memcached: MainMemcached
+) -> None:
+    """Settings without a module, and overrides of them, defer CACHES in the same way."""
+    caches = {"default": {"BACKEND": PYMEMCACHE, "LOCATION": main_memcached.address}}
+    plain.write(
+        "conftest.py",
+        "from django.conf import settings\n"
+        "from django.test import override_settings\n"
+        "def pytest_configure(config):\n"
+        f"    settings.configure(CACHES={caches!r}, APPEND_SLASH=False)\n"
+        "    with override_settings(APPEND_SLASH=True):\n"
+        "        assert settings.APPEND_SLASH\n"
+        "        if 'READS' in config.invocation_params.args[-1]:\n"
+        f"            assert {main_memcached.address!r} not in str(settings.CACHES)\n",
+    )
+    plain.write(
+        "test_it.py",
+        "def test_READS():\n"
+        "    from django.core.cache import cache\n"
+        "    assert cache.add('key', 1)\n",
+    )
+    result = plain.pytest("-n2", "--dist=each", "-Werror")
+    assert passed(result) == 2
+    assert summary(result).endswith("in the fullest of 2 servers")
+    result = plain.pytest("-n2", "--dist=each", "-k", "READS")
+    assert passed(result) == 2
+    assert summary(result).endswith("in the fullest of 3 servers")
 
 
 def test_child_of_a_controller_shares_its_server(project: Project) -> None:

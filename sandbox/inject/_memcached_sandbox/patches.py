@@ -53,9 +53,10 @@ def django_conf(module: Any) -> None:
             value = workers.of_this_worker(value)
         override(self, name, value)
 
-    deferred = functools.cached_property(lambda settings: vars(settings)[DEFERRED]())
+    deferred = functools.cached_property(_deferred_caches)
     deferred.__set_name__(module.Settings, "CACHES")
-    _replace(module.Settings, "CACHES", deferred)
+    for owner in (module.Settings, module.UserSettingsHolder):
+        _replace(owner, "CACHES", deferred)
     _replace(module.Settings, "__init__", __init__)
     _replace(module.LazySettings, "configure", configured)
     _replace(module.UserSettingsHolder, "__setattr__", __setattr__)
@@ -103,18 +104,27 @@ def _repoint(settings: Any) -> None:
             run.unclear.update(locations.addresses(spelled[alias]))
     _report_others(caches, moved)
     locations.check_options(caches, moved, run.exclude_option)
-    _undoing.append(functools.partial(_put_back, settings, caches))
     addresses = [address for alias in moved for address in locations.addresses(spelled[alias])]
     running = len(hooks.launched())
-    # Of other classes than Settings, Django makes those of settings.configure().
-    if run.defers and len(set(addresses)) > running and "CACHES" in vars(type(settings)):
+    if run.defers and len(set(addresses)) > running and hasattr(type(settings), "CACHES"):
         run.resolve(addresses[:running])
         vars(settings)[DEFERRED] = functools.partial(_repointed, caches, moved)
-        del settings.CACHES
+        del vars(settings)["CACHES"]
         for address in set(addresses).difference(run.servers()) if run.guards else ():
             guard.guard(address)
     else:
         settings.CACHES = _repointed(caches, moved)
+    _undoing.append(functools.partial(_put_back, settings, caches))
+
+
+def _deferred_caches(settings: Any) -> Any:
+    """Returns the CACHES of settings that were made without them.
+
+    :raises AttributeError: they are not these settings' own, but those that these override.
+    """
+    if DEFERRED not in vars(settings):
+        raise AttributeError("CACHES")
+    return vars(settings)[DEFERRED]()
 
 
 def _repointed(caches: Mapping[str, Any], moved: Iterable[str]) -> dict[str, Any]:
