@@ -187,3 +187,15 @@ def test_no_server_is_started_before_the_first_request() -> None:
         assert source.first_server() is first
         # The first address in CACHES has that server, as under sandbox exec.
         assert entered.resolve(["main:5"]) == {"main:5": first.address}
+
+
+def test_run_that_leaves_tests_to_workers_restores_settings(main: MainMemcached) -> None:
+    before = everything(), dict(vars(settings._wrapped))
+    with sandbox_run(distributes=True) as entered:
+        source = local_source(entered)
+        assert source is not None
+        assert "CACHES" in dir(settings)
+        assert settings.CACHES["default"]["LOCATION"] == source.servers()[0].address
+        assert cache.add("key", "sandbox")
+    main.assert_untouched()
+    assert (everything(), dict(vars(settings._wrapped))) == before

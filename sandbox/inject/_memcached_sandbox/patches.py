@@ -185,6 +185,7 @@ def _check_override(caches: Any) -> None:
 
 
 def _put_back(settings: Any, caches: object) -> None:
+    vars(settings).pop(DEFERRED, None)
     settings.CACHES = caches
     _announce_caches(entered=False)
 
