@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import unittest
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,11 +19,20 @@ from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.test import SimpleTestCase, override_settings
 from django.test.signals import setting_changed
 
-from sandbox import BinaryError, MainMemcachedRefused, OptionError, RunError, StartError
+from sandbox import (
+    BinaryError,
+    MainMemcachedRefused,
+    Memcached,
+    OptionError,
+    RunError,
+    StartError,
+)
 from sandbox.inject import run
 from sandbox.run.local import local_source, sandbox_run
 
+from ..conftest import Run
 from ..helpers.memcacheds import MainMemcached
+from ..helpers.processes import eventually
 from ..helpers.projects import PYMEMCACHE
 
 
@@ -187,6 +198,21 @@ def test_no_server_is_started_before_the_first_request() -> None:
         assert source.first_server() is first
         # The first address in CACHES has that server, as under sandbox exec.
         assert entered.resolve(["main:5"]) == {"main:5": first.address}
+
+
+def test_what_a_run_without_a_server_leaves_when_killed_is_removed_by_the_next_start(
+    python: Run, run_folder: Path
+) -> None:
+    result = python(
+        "import os\n"
+        "from sandbox.run.local import sandbox_run\n"
+        "with sandbox_run(distributes=True): os.kill(os.getpid(), 9)\n"
+    )
+    assert result.returncode == -signal.SIGKILL
+    assert [*run_folder.glob("*/*")]
+    with Memcached():
+        pass
+    eventually(lambda: list(run_folder.iterdir()) == [])
 
 
 def test_run_that_leaves_tests_to_workers_restores_settings(main: MainMemcached) -> None:
