@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-# Prints the name of each signal, until its standard input ends.
+# Prints the name of each signal, until its standard input ends. A signal that comes just before
+# select() has sent a byte, its number, by then: it is not missed.
 RECORDER = """
-import os, signal, sys
-def say(word): os.write(1, word.encode() + b"\\n")  # print() could be interrupted within itself
-def record(number, frame): say(signal.Signals(number).name)
+import os, select, signal, sys
+def say(word): os.write(1, word.encode() + b"\\n")
+reader, writer = os.pipe()
+os.set_blocking(writer, False)
+signal.set_wakeup_fd(writer)
 for name in sys.argv[1:]:
-    signal.signal(getattr(signal, name), record)
+    signal.signal(getattr(signal, name), lambda *_: None)
 say("ready")
-sys.stdin.read()
+while True:
+    readable, _, _ = select.select([0, reader], [], [])
+    if reader in readable:
+        for number in os.read(reader, 100): say(signal.Signals(number).name)
+    if 0 in readable and not os.read(0, 100): break
 """
