@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from types import BuiltinFunctionType
 
 import pytest
 
@@ -25,7 +27,9 @@ def begin(config: pytest.Config) -> None:
     joins = is_in_a_run()
     stack = ExitStack()
     config.add_cleanup(stack.close)
-    distributes = pytest_plugin.distributes(config)
+    # gevent and eventlet replace threads by what would block the whole process.
+    has_threads = isinstance(_thread.start_new_thread, BuiltinFunctionType)
+    distributes = has_threads and pytest_plugin.distributes(config)
     entered = stack.enter_context(
         sandbox_run(exclude_option=option, distributes=distributes, **options)
     )

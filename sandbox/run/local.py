@@ -31,10 +31,11 @@ class LocalSource:
     """Owns the servers of a run, and starts them when they are first asked for."""
 
     def __init__(self, options: MemcachedOptions) -> None:
-        from .sandbox import Sandbox  # Who only joins a run needs none.
+        from .sandbox import Sandbox  # A process that only joins a run needs none.
 
         self._sandbox = Sandbox(**options)
         self._control: Control | None = None
+        self._owner = os.getpid()
         self._worker_sets = 0
 
     def worker(self) -> str:
@@ -46,6 +47,8 @@ class LocalSource:
 
         :raises SandboxError: a server cannot be started.
         """
+        if self._control is not None and self._owner != os.getpid():
+            return sources.SocketSource(self._control.path).resolve(addresses, worker)
         resolved = self._sandbox.resolve(addresses, sources.set_of(worker, self._worker_sets))
         self.publish()
         return resolved

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 
 import pytest
 
 from ..helpers.memcacheds import MainMemcached
 from ..helpers.processes import wait_until_gone
-from ..helpers.projects import PYMEMCACHE, Project, header, passed, summary
+from ..helpers.projects import PYMEMCACHE, Project, header, passed, pytest_command, summary
 from ..helpers.suites import CLEAN_CACHE
 
 
@@ -128,6 +129,60 @@ def test_child_of_a_controller_shares_its_server(project: Project) -> None:
     result = project.pytest("-n1", "-W", "error")
     assert passed(result) == 1
     assert "in the fullest of 2 servers" in result.stdout
+
+
+def test_child_that_a_controller_forks_shares_its_server(project: Project) -> None:
+    project.write(
+        "conftest.py",
+        "import os\n"
+        "def pytest_sessionstart(session):\n"
+        "    if 'workerinput' in vars(session.config): return\n"
+        "    from django.core.cache import cache\n"
+        "    pid = os.fork()\n"
+        "    if not pid:\n"
+        "        os._exit(not cache.add('key', 'by the child'))\n"
+        "    assert os.waitpid(pid, 0)[1] == 0\n"
+        "    assert cache.get('key') == 'by the child'\n",
+    )
+    project.write("test_it.py", "def test(memcached): pass\n")
+    result = project.pytest("-n1")
+    assert passed(result) == 1
+    assert "1 gets (100.0 % hits), 1 sets" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [["-nauto", "--pdb"], ["--tx=2*popen"]])
+def test_session_that_xdist_does_not_distribute_has_a_server(
+    project: Project, arguments: list[str]
+) -> None:
+    project.write(
+        "test_it.py",
+        "import threading\n"
+        "def test():\n"
+        "    assert [each.name for each in threading.enumerate()] == ['MainThread']\n",
+    )
+    result = project.pytest("--memcached-sandbox-strict", *arguments)
+    assert passed(result) == 1
+    assert " in place of " in header(result)
+
+
+@pytest.mark.parametrize("library", ["gevent", "eventlet"])
+def test_controller_with_green_threads_has_a_server(project: Project, library: str) -> None:
+    """No thread of it could answer children, so it starts one at once."""
+    if library == "gevent":
+        patch = "from gevent import monkey; monkey.patch_all()"
+    else:
+        patch = "import eventlet; eventlet.monkey_patch()"
+    main = f"{patch}; import pytest, sys; sys.exit(pytest.main(sys.argv[1:]))"
+    project.write("test_it.py", "def test(memcached): pass\n")
+    result = subprocess.run(
+        [sys.executable, "-c", main, *pytest_command("-n1")[3:]],
+        cwd=project.folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert passed(result) == 1
 
 
 def test_controller_without_django_starts_no_server(plain: Project) -> None:

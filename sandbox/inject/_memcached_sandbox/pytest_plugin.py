@@ -98,10 +98,13 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 
 
 def distributes(config: pytest.Config) -> bool:
-    """Returns whether pytest-xdist leaves the tests to workers, of which this process is none."""
-    options = config.known_args_namespace
-    is_told = any(getattr(options, name, None) for name in ("numprocesses", "tx"))
-    return is_told and "PYTEST_XDIST_WORKER" not in os.environ
+    """Returns whether this is a controller of pytest-xdist, which leaves all tests to workers."""
+    options = vars(config.known_args_namespace)
+    processes = options.get("numprocesses")
+    if options.get("usepdb") and processes in ("auto", "logical"):
+        processes = 0  # as pytest_cmdline_main() in xdist/plugin.py decides later
+    has_workers = processes or (options.get("tx") and options.get("dist") != "no")
+    return bool(has_workers) and "PYTEST_XDIST_WORKER" not in os.environ
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -106,7 +106,9 @@ def ending_with_workers(run_workers: Callable[..., Any]) -> Callable[..., Any]:
             if result.shouldStop is lost:
                 result.shouldStop = False
         if is_lost:
-            raise RunError("a worker of the tests ended too early: its error is printed above")
+            raise RunError(
+                "a worker of the tests ended too early, and the results of its tests are lost"
+            )
         return result
 
     return run
