@@ -119,7 +119,7 @@ def _run(
         for line in summary.lines():
             say(line.text)
     if summary.has_failed:
-        # A command that failed, and used nothing, may have failed before it could.
+        # A command that failed may have ended before it used the sandbox.
         status = FAILURE if refusals.faults(summary.refusals) else status or FAILURE
     return child, status
 

@@ -92,7 +92,8 @@ class Summary:
         tallies += [[s.asked.connections, s.asked.bytes_sent] for s in servers if s.asked]
         tallies.append([usage.servers, usage.servers * ASKED])
         connections, bytes_sent = map(sum, zip(*tallies, strict=True))
-        # memcached counts its listening socket, too, until a program says "stats reset".
+        # memcached counts its listening socket as a connection, until a program says "stats reset":
+        # a server that only this summary asked has two.
         was_reset = usage.connections < connections + usage.servers
         return was_reset or usage.bytes_read != bytes_sent
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
     from typing import Any
 
-# What makes the CACHES of settings when they are read, as an attribute of these.
+# The attribute of settings that holds the function which makes their CACHES.
 DEFERRED = "_memcached_sandbox_caches"
 
 # What undoes the changes, in the order of these.

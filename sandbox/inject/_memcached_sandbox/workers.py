@@ -59,9 +59,9 @@ def become_worker_in_child() -> None:
 def initialize(function: Callable[[], None]) -> None:
     """Makes this process of a pool a worker, and calls the initializer of the pool.
 
-    A pool replaces a process whose initializer has failed, for ever. A forked one keeps an error of
-    the sandbox for its first tests, with which it comes to the parent. Any other process cannot
-    even load its tests without settings: `ending_with_workers` sees its end.
+    A pool replaces a process whose initializer has failed, for ever. So a forked process keeps an
+    error of the sandbox, and raises it in place of its first tests: that reaches the parent. Any
+    other process cannot even load its tests without settings: `ending_with_workers` sees its end.
     """
     try:
         become_worker_in_child()
@@ -74,7 +74,7 @@ def initialize(function: Callable[[], None]) -> None:
 
 
 class _LostWorker:
-    """Is true once a pool has replaced a process, whose tests nobody would run."""
+    """Is true once a pool has replaced a process: nobody would run the tests that it had."""
 
     def __init__(self, processes: int) -> None:
         self._most = len(_pool_processes()) + processes
