@@ -105,7 +105,10 @@ def test_fork_may_start_a_server_of_its_own(python: Run) -> None:
 
 
 def test_fork_during_a_start_in_another_thread_holds_no_descriptor(python: Run) -> None:
-    """The fork waits until the descriptors are stored, and then closes them."""
+    """The fork waits until the descriptors are stored, and then closes them.
+
+    The thread only launches: the connection by which a start asks memcached may be open in a fork.
+    """
     result = python(
         "import os, threading, time\n"
         "from sandbox import Memcached\n"
@@ -118,7 +121,7 @@ def test_fork_during_a_start_in_another_thread_holds_no_descriptor(python: Run) 
         "    return above(*arguments)\n"
         "reaper._above = slowly\n"
         "server = Memcached()\n"
-        "thread = threading.Thread(target=server.start)\n"
+        "thread = threading.Thread(target=server.launch)\n"
         "thread.start()\n"
         "begun.wait()\n"
         "child = os.fork()\n"
