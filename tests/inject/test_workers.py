@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ..conftest import Run
 from ..helpers.django_runs import RUNNER, servers_of, with_runner
 from ..helpers.processes import script
 from ..helpers.projects import Project
@@ -50,6 +51,22 @@ def test_workers_of_a_custom_suite_have_their_own_servers(
         settings.write("TEST_RUNNER = 'runner.Runner'\n")
     project.write("tests.py", CLEAN_CACHE)
     assert servers_of(project.test("--parallel", "2", START_METHOD=start_method)) == 3
+
+
+def test_pool_can_send_its_initializer_after_its_run(python: Run) -> None:
+    """Covers a run that has failed: Django leaves its pool to the end of the interpreter."""
+    result = python(
+        "import pickle\n"
+        "from django.test import runner\n"
+        "from sandbox.run.local import sandbox_run\n"
+        "plain = runner._init_worker\n"
+        "with sandbox_run():\n"
+        "    during = runner.ParallelTestSuite.init_worker\n"
+        "assert pickle.loads(pickle.dumps(during)) is during is not plain\n"
+        "with sandbox_run():\n"
+        "    assert runner._init_worker is runner.ParallelTestSuite.init_worker is during\n"
+    )
+    assert (result.stderr, result.returncode) == ("", 0)
 
 
 def test_worker_does_not_use_inherited_connections(project: Project) -> None:

@@ -92,10 +92,10 @@ def test_interrupt_at_any_line_leaves_nothing(
     action: Callable[[], None], files: str, run_folder: Path
 ) -> None:
     action()  # imports now what is imported on first use
+    gc.collect()  # Other tests may have left descriptors in cycles.
     before = resources()
     handler = signal.getsignal(signal.SIGINT)
     assert before[1] is False
-    gc.collect()
     gc.freeze()  # hundreds of collections pass over the objects that exist now
     number = lines = 0
     while lines == number:

@@ -29,6 +29,9 @@ DEFERRED = "_memcached_sandbox_caches"
 # What undoes the changes, in the order of these.
 _undoing: list[Callable[[], object]] = []
 
+# The initializers of Django's pools of workers, which stay.
+_initializers: list[Callable[..., object]] = []
+
 
 def django_conf(module: Any) -> None:
     """Repoints CACHES as soon as there are settings, before anyone can read them."""
@@ -240,22 +243,31 @@ def django_runner(module: Any) -> None:
 
     Counts what reaches the servers of its parent nevertheless. Ends a run that has lost a worker.
     """
-    run = workers.ending_with_workers(module.ParallelTestSuite.run)
-    _replace(module.ParallelTestSuite, "run", workers.counting_operations(run))
-    for name, wrap in (("_init_worker", _as_initializer), ("_run_subsuite", _as_worker)):
-        function = getattr(module, name)
-        wrapper = wrap(function)
-        _replace(module, name, wrapper)
-        attribute = name[1:]
-        # A class that has made one of its own calls these, or is caught by the first test.
-        if getattr(module.ParallelTestSuite, attribute, None) is function:
-            _replace(module.ParallelTestSuite, attribute, wrapper)
+    suite = module.ParallelTestSuite
+    run = workers.ending_with_workers(suite.run)
+    _replace(suite, "run", workers.counting_operations(run))
+    # A class that has made one of its own calls these, or is caught by the first test.
+    initializer = module._init_worker
+    if initializer not in _initializers:
+        # For good: a pool that has survived its run finds it by its name, or hangs at the exit.
+        module._init_worker = _as_initializer(initializer)
+        _initializers.append(module._init_worker)
+        if vars(suite).get("init_worker") is initializer:
+            suite.init_worker = module._init_worker
+    function = module._run_subsuite
+    _replace(module, "_run_subsuite", _as_worker(function))
+    if vars(suite).get("run_subsuite") is function:
+        _replace(suite, "run_subsuite", module._run_subsuite)
 
 
 def _as_initializer(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> None:
-        workers.initialize(functools.partial(function, *args, **kwargs))
+        initialize = functools.partial(function, *args, **kwargs)
+        if hooks.installed():
+            workers.initialize(initialize)
+        else:
+            initialize()
 
     return wrapper
 
