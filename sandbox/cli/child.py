@@ -96,15 +96,23 @@ class Command:
     """Starts a command, and waits for it.
 
     :param mask: the signals to block in it, as `hold_signals` has returned them.
+    :param spawn: calls what starts the command, and returns its pid.
     :raises NotFoundError: there is no such command.
     :raises NotExecutableError: it cannot be executed.
     """
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str], mask: set[int]) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        mask: set[int],
+        spawn: Callable[[Callable[[], int]], int] | None = None,
+    ) -> None:
         self.errors = PostponedErrors()  # since the command was started
         self._interrupt_was_typed = False
-        try:
-            self.pid = os.posix_spawnp(
+
+        def start() -> int:
+            return os.posix_spawnp(
                 command[0],
                 list(command),
                 env,
@@ -112,6 +120,9 @@ class Command:
                 # Python ignores these two, and the command would inherit that.
                 setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
             )
+
+        try:
+            self.pid = start() if spawn is None else spawn(start)
         except (FileNotFoundError, ValueError):  # ValueError: the name is empty.
             raise NotFoundError(f"{command[0] or repr('')}: command not found") from None
         except OSError as error:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import redirect_stderr, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stderr, suppress
 from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import SandboxError
+from ..inject import refusals
 from ..server.options import BY_KEYWORD
+from .guards import Guards
 from .options import CONTEXT_SETTINGS, SandboxOption, sandbox_of, sandbox_options, table_option
 from .output import FAILURE, ExitWatcher, say
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from ..run.kernel_guard import KernelGuard
     from ..run.sandbox import Sandbox
     from ..server.memcached import Memcached
     from .child import Command
@@ -36,6 +40,18 @@ UNUSED_BY_DJANGO = (
 @table_option(BY_KEYWORD["strict"])
 @table_option(BY_KEYWORD["quiet"])
 @click.option(
+    "--redirect",
+    cls=SandboxOption,
+    is_flag=True,
+    help="Lead connections to the main memcached to the sandbox, whatever the program.",
+)
+@click.option(
+    "--kernel-guard/--no-kernel-guard",
+    cls=SandboxOption,
+    default=None,
+    help="Guard all programs, not only Python; on with --strict and --redirect.",
+)
+@click.option(
     "-v",
     "--verbose",
     cls=SandboxOption,
@@ -46,6 +62,8 @@ UNUSED_BY_DJANGO = (
 def command(
     strict: bool,
     quiet: bool,
+    redirect: bool,
+    kernel_guard: bool | None,
     verbose: bool,
     command: tuple[str, ...],
     **options: Unpack[SandboxOptions],
@@ -56,6 +74,8 @@ def command(
     address, one set of servers for each parallel worker. They are emptied after each test. Other
     programs read MEMCACHED_SANDBOX_ADDRESS and MEMCACHED_SANDBOX_PID.
 
+    On Linux the kernel guards programs in any language, with --strict or --redirect.
+
     The exit status is COMMAND's; 125 if the sandbox failed, 126 if COMMAND cannot be executed, 127
     if it is not found.
 
@@ -64,10 +84,12 @@ def command(
     \b
         sandbox exec -- ./manage.py test
         sandbox exec -m 128 --env 'CACHE_URL=pymemcache://{address}' -- pytest -x
+        sandbox exec --redirect -- ./run-tests.sh
     """  # fmt: skip
     with sandbox_of(options) as sandbox:
+        guards = Guards.of(redirect, kernel_guard, strict, options["unix"])
         launched = sandbox.launch(options["servers"])
-        child, status = _run(sandbox, launched, command, options, quiet, strict, verbose)
+        child, status = _run(sandbox, launched, command, options, guards, quiet, strict, verbose)
         with child.errors:
             sandbox.stop()
     child.errors.report()
@@ -80,16 +102,16 @@ def _run(
     launched: Sequence[Memcached],
     command: Sequence[str],
     options: SandboxOptions,
+    guards: Guards,
     quiet: bool,
     strict: bool,
     verbose: bool,
 ) -> tuple[Command, int]:
     """Runs the command, prints the summary, and returns the command with the exit status."""
     # While the servers come up:
-    from ..inject import refusals
     from ..run.control import Control
     from ..run.summary import Summary
-    from .child import Command, hold_signals
+    from .child import hold_signals
     from .variables import variables_of
 
     for server in launched:
@@ -99,29 +121,60 @@ def _run(
 
             say(f"memcached at {server.address}, pid {server.pid}: {shlex.join(server.command)}")
     mask = hold_signals()
-    control = Control(sandbox, sandbox.control_directory.socket)
-    variables = variables_of(options, os.environ, launched, control.path)
+    kernel_guard = guards.kernel_guard(sandbox)
+    control = Control(sandbox, sandbox.control_directory.socket, kernel_guard)
+    filters = guards.filters_of_command()
+    variables = variables_of(options, os.environ, launched, control.path, filters)
     watcher = ExitWatcher(sandbox)
     summary = Summary("--memory", strict, quiet)
     _tell_outer_run()
-    child = Command(command, {**os.environ, **variables}, mask)
-    status = child.wait(on_child=watcher.check)
-    with child.errors:
-        control.stop()
+    with kernel_guard or nullcontext():
+        env = {**os.environ, **variables}
+        child = _start(command, env, mask, guards, kernel_guard, not options["no_inject"])
+        status = child.wait(on_child=watcher.check)
+        with child.errors:
+            control.stop()
+        if kernel_guard is not None:
+            with child.errors:
+                kernel_guard.stop()
     with child.errors:
         running = watcher.running()
         if summary.tells_use:
             summary.add_servers(running)
     with child.errors:
         summary.refusals += control.refusals
-        if not _was_asked(sandbox) and not summary.shows_use(sandbox.servers):
-            summary.report_unused(UNUSED if options["no_inject"] else UNUSED_BY_DJANGO)
+        if kernel_guard is not None and kernel_guard.is_on:
+            guards.tell(summary, kernel_guard, control, launched)
+        if not control.was_asked and not summary.shows_use(sandbox.servers):
+            reason = UNUSED if options["no_inject"] else UNUSED_BY_DJANGO
+            summary.report_unused(reason, guards.hint())
+        elif any(refusal.kind == refusals.MAIN for refusal in summary.refusals) and guards.hint():
+            summary.add_note(guards.hint())
         for line in summary.lines():
             say(line.text)
     if summary.has_failed:
         # A command that failed may have ended before it used the sandbox.
         status = FAILURE if refusals.faults(summary.refusals) else status or FAILURE
     return child, status
+
+
+def _start(
+    command: Sequence[str],
+    env: Mapping[str, str],
+    mask: set[int],
+    guards: Guards,
+    kernel_guard: KernelGuard | None,
+    injects: bool,
+) -> Command:
+    """Starts the command, without the guard of the kernel if there is none to be had."""
+    from .child import Command
+
+    if kernel_guard is not None:
+        try:
+            return Command(command, env, mask, kernel_guard.spawn)
+        except SandboxError as error:
+            guards.explain_absence(error, injects)
+    return Command(command, env, mask)
 
 
 def _tell_outer_run() -> None:
@@ -132,16 +185,7 @@ def _tell_outer_run() -> None:
     if not (control := os.environ.get("MEMCACHED_SANDBOX_CONTROL")):
         return
     from ..errors import RunError
-    from ..inject import refusals, sources
+    from ..inject import sources
 
     with redirect_stderr(None), suppress(RunError):
         sources.SocketSource(control).report_refusal(refusals.Refusal("", "", "", refusals.NESTED))
-
-
-def _was_asked(sandbox: Sandbox) -> bool:
-    """Returns whether a process has asked for the address of an alias of its CACHES."""
-    servers = {server.address for server in sandbox.servers}
-    # A worker asks for its own in place of those in its environment, whatever its CACHES are.
-    return any(
-        not worker or not servers.issuperset(mains) for worker, mains in sandbox.resolved.items()
-    )

@@ -24,8 +24,12 @@ def variables_of(
     environ: Mapping[str, str],
     servers: Sequence[Memcached],
     control: str,
+    filters: int = 0,
 ) -> dict[str, str]:
-    """Returns the variables that lead into a sandbox, beside those that are in ``environ``."""
+    """Returns the variables that lead into a sandbox, beside those that are in ``environ``.
+
+    :param filters: how many filters of the kernel a process has that is led to the servers.
+    """
     if options["no_inject"]:
         injected = without_injection(environ)
     else:
@@ -33,7 +37,11 @@ def variables_of(
         guard = given.get("guard", ())
         guarded = [] if guard is None else [hooks.MAIN_MEMCACHED, *guard]
         injection = Injection(
-            given.get("exclude", ()), given.get("flush", "test"), given.get("crawl", False), guarded
+            given.get("exclude", ()),
+            given.get("flush", "test"),
+            given.get("crawl", False),
+            guarded,
+            filters,
         )
         injected = injection_variables(environ, injection)
     injects = not options["no_inject"]

@@ -3,8 +3,9 @@
 A request is one line of JSON on a connection of its own, and so is the answer:
 ``{"resolve": [ADDRESS...], "worker": NAME}`` is answered with
 ``{"addresses": {ADDRESS: ADDRESS...}}``, ``{"others": NAME}`` with ``{"others": [ADDRESS...]}``,
-``{"refused": {"address": ..., "alias": ..., "at": ..., "kind": ...}}`` with ``{}``, and what cannot
-be done with ``{"error": REASON}``.
+``{"refused": {"address": ..., "alias": ..., "at": ..., "kind": ...}}`` with ``{}``, and the same
+with "leads" in place of "refused" with ``{"leads": ...}``: whether such a connection will be led to
+the sandbox by the guard of the kernel. What cannot be done is answered with ``{"error": REASON}``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import _socket
 import json
 import os
 import posix  # gevent and eventlet replace functions of os, but none of posix
+import struct
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,6 +26,7 @@ from ..inject import protocol, refusals
 if TYPE_CHECKING:
     from typing import TypeGuard
 
+    from .kernel_guard import KernelGuard
     from .sandbox import Sandbox
 
 # Clients that may wait until they are accepted. The kernel allows fewer: 4096 since Linux 5.4.
@@ -43,11 +46,17 @@ class Control:
     """Answers other processes at the control socket of a run, which they ask for addresses.
 
     :param path: where to make it: in a directory that only this user may enter.
+    :param kernel_guard: the guard to tell of the addresses in each CACHES, if there is one.
     :raises SandboxError: it cannot be made there, or not be served.
     """
 
-    def __init__(self, sandbox: Sandbox, path: str) -> None:
+    def __init__(
+        self, sandbox: Sandbox, path: str, kernel_guard: KernelGuard | None = None
+    ) -> None:
         self.path = path
+        self.was_asked = False  # Whether a process has asked for the address of its own CACHES.
+        self.emptied: set[str] = set()  # servers that processes know, which empty them
+        self._kernel_guard = kernel_guard
         self.refusals: list[refusals.Refusal] = []
         self._sandbox = sandbox
         self._stopped = threading.Event()
@@ -94,7 +103,7 @@ class Control:
     def _serve(self, connection: _socket.socket, timeout: float) -> None:
         try:
             line = protocol.receive_line(connection, timeout)
-            reply = json.dumps(self._reply(line)).encode() + b"\n"
+            reply = json.dumps(self._reply(line, connection)).encode() + b"\n"
             connection.settimeout(timeout)
             connection.sendall(reply)
         except OSError:
@@ -102,33 +111,59 @@ class Control:
         finally:
             connection.close()
 
-    def _reply(self, line: bytes) -> Mapping[str, object]:
+    def _reply(self, line: bytes, client: _socket.socket) -> Mapping[str, object]:
         try:
             request = json.loads(line)
         except (ValueError, RecursionError):
             return {"error": f"the request is not a line of JSON: {line[:80]!r}"}
         try:
-            return self._answer(request)
+            return self._answer(request, client)
         except SandboxError as error:
             reason = str(error)
         except Exception as error:  # noqa: BLE001 - whatever it was, the client is told
             reason = repr(error)
         return {"error": f"the process that owns the sandbox failed: {reason}"}
 
-    def _answer(self, request: object) -> Mapping[str, object]:
+    def _answer(self, request: object, client: _socket.socket) -> Mapping[str, object]:
         if isinstance(request, dict):
             addresses, worker = request.get("resolve"), request.get("worker", "")
             if _are_strings(addresses) and isinstance(worker, str):
-                return {"addresses": self._sandbox.resolve(addresses, worker)}
+                return {"addresses": self._resolve(addresses, worker, client)}
             if isinstance(request.get("others"), str):
                 return {"others": self._sandbox.others(request["others"])}
-            refused = request.get("refused")
-            if isinstance(refused, dict) and set(refused) == set(refusals.Refusal._fields):
-                self.refusals.append(
-                    refusals.Refusal(**{k: str(value) for k, value in refused.items()})
-                )
+            if refused := _refusal(request.get("refused")):
+                self.refusals.append(refused)
                 return {}
+            if refused := _refusal(request.get("leads")):
+                guard = self._kernel_guard
+                return {"leads": guard is not None and guard.note(_pid_of(client), refused)}
         return {"error": f"the request asks for nothing that is known: {str(request)[:80]}"}
+
+    def _resolve(self, addresses: list[str], worker: str, client: _socket.socket) -> dict[str, str]:
+        servers = {server.address for server in self._sandbox.servers}
+        # A worker asks for its own in place of those in its environment, whatever its CACHES are.
+        self.was_asked |= not worker or not servers.issuperset(addresses)
+        if self._kernel_guard is not None:
+            self._kernel_guard.learn(_pid_of(client), worker, addresses)
+        resolved = self._sandbox.resolve(addresses, worker)
+        self.emptied.update(resolved.values())
+        if self._kernel_guard is not None:
+            self._kernel_guard.learn_servers()
+        return resolved
+
+
+def _refusal(value: object) -> refusals.Refusal | None:
+    """Returns what a process reports; None if it is none."""
+    if not isinstance(value, dict) or set(value) != set(refusals.Refusal._fields):
+        return None
+    return refusals.Refusal(**{name: str(field) for name, field in value.items()})
+
+
+def _pid_of(client: _socket.socket) -> int:
+    """Returns the pid of the process that has connected: SO_PEERCRED in unix(7)."""
+    credentials = client.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+    pid: int = struct.unpack("=iII", credentials)[0]
+    return pid
 
 
 def _listening_socket(path: str) -> _socket.socket:

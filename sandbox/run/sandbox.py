@@ -115,7 +115,7 @@ class Sandbox:
         # Who asks meanwhile under the same name gets the same answer; others need not wait.
         with worker_lock:
             with self._lock:
-                mains = {address: self._main(address) for address in addresses}
+                mains = self._mains(addresses)
                 wanted = list(dict.fromkeys(mains.values()))
                 if not worker:
                     self._take(wanted)
@@ -124,6 +124,13 @@ class Sandbox:
                 return {
                     address: self._servers[worker, main].address for address, main in mains.items()
                 }
+
+    def find(self, address: str, worker: str) -> str | None:
+        """Returns the sandbox address for a main address, or None if no server runs for it yet."""
+        with self._lock:
+            (main,) = self._mains([address]).values()
+            server = self._servers.get((worker, main))
+            return server.address if server else None
 
     def others(self, worker: str) -> list[str]:
         """Returns the addresses of the servers that this worker does not use."""
@@ -134,15 +141,18 @@ class Sandbox:
     def prepare(self, addresses: Iterable[str], workers: Iterable[str]) -> None:
         """Starts the servers of several workers side by side, before any of them asks."""
         with self._lock:
-            mains = [self._main(address) for address in addresses]
-        self._start((worker, main) for worker in workers for main in mains)
+            mains = self._mains(addresses).values()
+        self._start((worker, main) for worker in workers for main in dict.fromkeys(mains))
 
-    def _main(self, address: str) -> str:
-        """Returns the main address of a sandbox address, or the address itself if it is none."""
+    def _mains(self, addresses: Iterable[str]) -> dict[str, str]:
+        """Returns the main address of each: of a sandbox address, or as it was spelled first."""
+        from ..inject import address
+
+        known: dict[str, str] = {}
         for (_, main), server in self._servers.items():
-            if server.address == address:
-                return main
-        return address
+            known.setdefault(address.Address(main).place, main)
+            known[address.Address(server.address).place] = main
+        return {text: known.setdefault(address.Address(text).place, text) for text in addresses}
 
     def _take(self, mains: list[str]) -> None:
         """Gives those of the main process the servers that were launched ahead."""

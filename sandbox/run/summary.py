@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,8 +25,11 @@ ASKED = len(b"stats\r\n")
 # How many items of a server are listed.
 MOST_ITEMS = 20
 
-# How many places are named where something was started.
+# How many places are named where something was started, or led to the sandbox.
 MOST_PLACES = 3
+
+# How many different connections are listed that the kernel guard has refused.
+MOST_BARRED = 20
 
 
 class Line(NamedTuple):
@@ -52,6 +56,7 @@ class Summary:
         self._quiet = quiet
         self._usages: list[Usage] = []
         self._problems: list[str] = []
+        self._notes: list[str] = []
         self._unused = ""
 
     @property
@@ -69,12 +74,20 @@ class Summary:
         """Whether the run fails for what the summary tells."""
         return self._strict and bool(self._unused or refusals.faults(self.refusals))
 
+    def add_problem(self, problem: str) -> None:
+        """Tells of something that went wrong."""
+        self._problems.append(f"{problem}.")
+
+    def add_note(self, note: str) -> None:
+        """Tells of something that may be as it should."""
+        self._notes.append(note)
+
     def add_servers(self, servers: Sequence[Server]) -> None:
         """Asks servers what they were used for."""
         try:
             self._usages += [Usage.of(server) for server in servers]
         except ServerError as error:
-            self._problems.append(f"{error}.")
+            self.add_problem(str(error))
 
     def shows_use(self, servers: Sequence[Memcached]) -> bool:
         """Returns whether programs may have used servers, other than to flush them after tests.
@@ -83,7 +96,9 @@ class Summary:
         """
         usage = Usage.sum(self._usages)
         kinds = {refusal.kind for refusal in self.refusals}
-        if usage.operations or usage.servers < len(servers) or refusals.NESTED in kinds:
+        if usage.operations or usage.servers < len(servers):
+            return True
+        if kinds & {refusals.NESTED, refusals.LED, refusals.LED_HOME}:
             return True
         flushes = [refusal.at for refusal in self.refusals if refusal.kind == refusals.FLUSHED]
         if not all(flushes):
@@ -97,10 +112,11 @@ class Summary:
         was_reset = usage.connections < connections + usage.servers
         return was_reset or usage.bytes_read != bytes_sent
 
-    def report_unused(self, otherwise: str) -> None:
+    def report_unused(self, otherwise: str, hint: str = "") -> None:
         """Tells that nothing used the run, and why, if that matters.
 
         :param otherwise: the reason, if what processes have reported is none.
+        :param hint: what would have helped.
         """
         if not self.tells_use:
             return
@@ -117,7 +133,8 @@ class Summary:
             reason = f"no alias of CACHES is a memcached ({classes})"
         elif any(refusal.kind == refusals.EXCLUDED for refusal in self.refusals):
             reason = "each memcached alias of CACHES is excluded"
-        self._unused = f"nothing used the sandbox: {printable(reason)}"
+        advice = f"; {hint}" if hint else ""
+        self._unused = f"nothing used the sandbox: {printable(reason)}{advice}"
 
     def packed(self) -> Any:
         """Returns all of it in lists and tuples, for another process to unpack."""
@@ -141,8 +158,9 @@ class Summary:
             usage = Usage.sum(self._usages)
             lines.append(Line(usage.line(self._memory_option), is_warning=bool(usage.evictions)))
         lines += [Line(problem, is_problem=True) for problem in self._problems]
-        told = [r for r in self.refusals if not (self._quiet and r.kind == refusals.EXCLUDED)]
+        told = [r for r in self.refusals if not (self._quiet and r.kind in refusals.NO_FAULTS)]
         lines += [Line(line, is_problem=True) for line in refused(told)]
+        lines += [Line(note) for note in self._notes if not self._quiet]
         return lines
 
 
@@ -205,7 +223,9 @@ def refused(taken: Iterable[refusals.Refusal]) -> list[str]:
     for refusal in taken:
         if refusal.kind not in refusals.NOTES:
             kinds.setdefault(refusal.kind, []).append(refusal)
-    return [printable(_refused(kind, of_kind)) for kind, of_kind in kinds.items()]
+    barred = kinds.pop(refusals.BARRED, [])
+    lines = [_refused(kind, of_kind) for kind, of_kind in kinds.items()]
+    return [printable(line) for line in [*lines, *_barred(barred)]]
 
 
 def _refused(kind: str, taken: Sequence[refusals.Refusal]) -> str:
@@ -235,6 +255,16 @@ def _refused(kind: str, taken: Sequence[refusals.Refusal]) -> str:
     if kind == refusals.CHILD:
         started = _places(taken)
         return f"a Python was started without the sandbox{started}: it may use the main memcached"
+    if kind in (refusals.LED, refusals.LED_HOME):
+        count = "a connection" if len(taken) == 1 else f"{len(taken):,} connections"
+        led = f"{'was' if len(taken) == 1 else 'were'} led to"
+        places = _places(taken, "of")
+        if kind == refusals.LED:
+            return f"{count} to the main memcached {led} the sandbox{places}"
+        return f"{count} to the server of another process {led} the worker's own{places}"
+    if kind == refusals.UNSEEN:
+        unseen = ", ".join(refusal.at for refusal in taken)
+        return f"the kernel guard could not look at {unseen}: its connections were not guarded"
     if kind == refusals.RESTLESS:
         return f"the memcached at {addresses} {emptying.RESTLESS}"
     alias = f", CACHES[{first.alias!r}]," if first.alias else ""
@@ -244,10 +274,29 @@ def _refused(kind: str, taken: Sequence[refusals.Refusal]) -> str:
     )
 
 
-def _places(taken: Iterable[refusals.Refusal]) -> str:
-    """Returns what was started where: some of it if it is much."""
+def _barred(taken: Iterable[refusals.Refusal]) -> list[str]:
+    """Returns a line for each kind of connection that the kernel guard has refused."""
+    counts = Counter(taken)
+    lines = []
+    for refusal, count in [*counts.items()][:MOST_BARRED]:
+        alias = f", CACHES[{refusal.alias!r}]," if refusal.alias else ""
+        times = "once" if count == 1 else f"{count:,} times"
+        lines.append(
+            f"connecting to the main memcached at {refusal.address}{alias} was refused {times} by "
+            f"the kernel guard, to {refusal.at}"
+        )
+    if more := len(counts) - MOST_BARRED > 0:
+        lines.append(f"and {more:,} more of these")
+    return lines
+
+
+def _places(taken: Iterable[refusals.Refusal], joint: str = "at") -> str:
+    """Returns what was started where: some of it if it is much.
+
+    :param joint: what stands between an address and its place.
+    """
     # Several processes may have reported the same place.
-    places = [*dict.fromkeys(f"{refusal.address} at {refusal.at}" for refusal in taken)]
+    places = [*dict.fromkeys(f"{refusal.address} {joint} {refusal.at}" for refusal in taken)]
     count = f" at {len(places)} places" if len(places) > 1 else ""
     more = len(places) - MOST_PLACES
     return f"{count}: {', '.join(places[:MOST_PLACES])}{f', and {more} more' * (more > 0)}"

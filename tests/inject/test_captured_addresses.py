@@ -207,7 +207,7 @@ def test_captured_address_is_refused_and_reported_without_a_guard_too(
     project: Project, way: str
 ) -> None:
     project.write("tests.py", OUTSIDE_DJANGO)
-    options = ["--strict", "--no-guard", "--servers", "2", "--env", "SECOND={address2}"]
+    options = ["--strict", "--servers", "2", "--env", "SECOND={address2}"]
     runner_options = ["--memcached-strict", "--memcached-no-guard"]
     result = run_tests(project, way, options, runner_options)
     assert "OK" in result.stderr, result.stderr
@@ -271,7 +271,8 @@ def test_operations_of_a_client_that_no_guard_sees_are_counted(project: Project,
         "        client.delete(name)\n"
         "class B(A): pass\n",
     )
-    result = run_tests(project, way, ["--strict"], ["--memcached-strict"])
+    strict = ["--strict", "--no-kernel-guard"]
+    result = run_tests(project, way, strict, ["--memcached-strict"])
     assert "OK" in result.stderr, result.stderr
     assert re.search(
         r"while workers ran, a server of their main process was used: 10 operations at "

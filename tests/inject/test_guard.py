@@ -69,7 +69,9 @@ def hard_coded(project: Project, main_memcached: MainMemcached) -> Project:
 
 def test_guard_refuses_and_reports_each_way_to_connect(hard_coded: Project) -> None:
     result = hard_coded.test()
-    line = result.stderr.splitlines()[-1]
+    line, hint = result.stderr.splitlines()[-2:]
+    assert "--redirect leads" in hint
+    assert "--strict refuses" in hint
     assert re.match(r"sandbox: connecting to the main memcached was refused 9 times \(", line)
     assert "localhost:11211" in line
     assert re.search(r"first to \S+ CACHES\['default'\], at \S+/tests\.py:\d+$", line), line

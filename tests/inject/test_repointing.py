@@ -202,9 +202,9 @@ def test_settings_cost_one_round_trip(
     requests: list[object] = []
     answer = Control._answer
 
-    def recorded(control: Control, request: object) -> Mapping[str, object]:
+    def recorded(control: Control, request: object, client: Any) -> Mapping[str, object]:
         requests.append(request)
-        return answer(control, request)
+        return answer(control, request, client)
 
     monkeypatch.setattr(Control, "_answer", recorded)
     with Sandbox() as sandbox:

@@ -76,12 +76,11 @@ def undelay(servers: Iterable[str]) -> None:
 def check(address: Address) -> bool:
     """Refuses what is guarded or captured to a client whose connects are not seen.
 
-    :returns: whether it is that of a sandbox server, to which the client must send at once.
+    :returns: whether it leads to a sandbox server, to which the client must send at once.
     :raises MainMemcachedRefused: it is refused.
     """
     place = address.place
-    _refuse(address, place)
-    return place in clients.places
+    return _refuse(address, place) or place in clients.places
 
 
 def open_to_others() -> list[tuple[Any, Address, str]]:
@@ -107,8 +106,8 @@ def _see_connect(_: str, arguments: tuple[Any, ...]) -> None:
     address = _address(peer)
     if address is not None:
         place = address.place
-        _refuse(address, place)
-        if place in clients.places and _is_stream(connection):
+        is_led = _refuse(address, place)
+        if (is_led or place in clients.places) and _is_stream(connection):
             clients.undelay(connection)
             clients.remember(connection, address, place, culprit())
 
@@ -146,20 +145,25 @@ def _is_stream(connection: Any) -> bool:
     return is_stream
 
 
-def _refuse(address: Address, place: Address) -> None:
-    """Refuses an address whose place is captured or guarded."""
+def _refuse(address: Address, place: Address) -> bool:
+    """Refuses an address whose place is captured or guarded.
+
+    :returns: whether the guard of the kernel leads the client to a sandbox server instead.
+    """
     captured = place in _captured
     alias = "" if captured else _guarded.get(place)
     if alias is None:
-        return
+        return False
     at = culprit()
     from .errors import MainMemcachedRefused, RunError
     from .refusals import CAPTURED, MAIN, Refusal
     from .run import current_run
 
-    kind = CAPTURED if captured else MAIN
+    refusal = Refusal(str(address), alias, at, CAPTURED if captured else MAIN)
     try:
-        current_run().report_refusal(Refusal(str(address), alias, at, kind))
+        if current_run().is_led(refusal):
+            return True
+        current_run().report_refusal(refusal)
     except RunError:
         pass  # It was printed. The connection is refused all the same.
     if captured:

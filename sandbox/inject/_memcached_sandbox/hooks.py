@@ -39,6 +39,9 @@ MAIN_MEMCACHED = "127.0.0.1:11211"
 # Names the servers after the first one that a command was given by `--servers`, one in a line.
 FURTHER = "MEMCACHED_SANDBOX_FURTHER_ADDRESSES"
 
+# How many filters of the kernel a process has that is led from main memcacheds to sandbox servers.
+FILTERS = "MEMCACHED_SANDBOX_RUN_FILTERS"
+
 # Once it is imported: the addresses to guard, and the servers to which clients send at once.
 _to_guard: "list[str]" = []
 _to_undelay: "list[str]" = []
@@ -55,6 +58,7 @@ SETTINGS = (
     "MEMCACHED_SANDBOX_GUARDED",
     "MEMCACHED_SANDBOX_RUN_CRAWL",
     "MEMCACHED_SANDBOX_RUN_EXCLUDE",
+    FILTERS,
     "MEMCACHED_SANDBOX_RUN_FLUSH",
 )
 

@@ -41,8 +41,19 @@ LOST = "lost"
 # A Python was started without what makes it a process of the run. The address tells how.
 CHILD = "child"
 
+# By the guard of the kernel, which sees all programs: connecting to a main memcached was refused,
+# or led to a server of the run, or from the server of another process to the worker's own; or a
+# process could not be looked at. The process stands after "file:line", or in its place.
+BARRED = "barred"
+LED = "led"
+LED_HOME = "led home"
+UNSEEN = "unseen"
+
 # The kinds that a test, or a strict run, fails for.
-FAULTS = (MAIN, CAPTURED, OPEN)
+FAULTS = (MAIN, CAPTURED, OPEN, BARRED)
+
+# The kinds that a quiet run does not tell.
+NO_FAULTS = (EXCLUDED, LED, LED_HOME)
 
 # The kinds that only say why nothing, or what, used the servers of a run.
 NOTES = (OTHER, FLUSHED, NESTED, LOST)

@@ -162,6 +162,19 @@ class Run:
         path = os.environ.get(refusals.VARIABLE)
         return taken + (refusals.take(path) if path else [])
 
+    def is_led(self, refusal: Refusal) -> bool:
+        """Returns whether the kernel leads this process from an address to a sandbox server.
+
+        :raises RunError: the owner does not answer.
+        """
+        from .sources import SocketSource
+
+        filters = int(os.environ.get(hooks.FILTERS) or 0)
+        if not filters or not isinstance(self.source, SocketSource):
+            return False
+        # One that was started elsewhere may have the variables of a run, and none of its filters.
+        return filters <= kernel_filters() and self.source.leads(refusal)
+
     def report_refusal(self, refusal: Refusal) -> None:
         """Tells the run that a connection to a main memcached was refused."""
         path = os.environ.get(refusals.VARIABLE)
@@ -170,6 +183,16 @@ class Run:
         else:
             self._refusals.append(refusal)
         self.source.report_refusal(refusal)
+
+
+def kernel_filters() -> int:
+    """Returns how many filters of seccomp(2) this process has; 0 where that is not told."""
+    try:
+        with open("/proc/self/status", "rb", 0) as file:
+            lines = dict(line.split(b":\t", 1) for line in file.read().splitlines())
+        return int(lines[b"Seccomp_filters"])
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def _move_variables(moved: dict[str, str]) -> None:

@@ -20,7 +20,7 @@ from .protocol import ANSWER_TIMEOUT, receive_line
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from .refusals import Refusal
@@ -42,13 +42,7 @@ class SocketSource:
 
     def worker(self) -> str:
         """Returns the name of the worker that this process is; "" if it is none."""
-        name = os.environ.get("MEMCACHED_SANDBOX_WORKER", "")
-        xdist = os.environ.get("PYTEST_XDIST_WORKER")
-        run = os.environ.get("PYTEST_XDIST_TESTRUNUID", "")
-        # If sandbox exec itself runs in a worker of pytest-xdist, that worker's name is ignored.
-        if xdist and not name and run != os.environ.get("MEMCACHED_SANDBOX_OUTER_RUN"):
-            return f"{run}/{xdist}"
-        return name
+        return worker_of(os.environ)
 
     def resolve(self, addresses: Iterable[str], worker: str) -> dict[str, str]:
         """Returns the sandbox address for each main address.
@@ -73,6 +67,14 @@ class SocketSource:
         :raises RunError: it does not answer.
         """
         self._request({"refused": refusal._asdict()})
+
+    def leads(self, refusal: Refusal) -> bool:
+        """Returns whether the owner leads this process from a refused address to a server.
+
+        :raises RunError: it does not answer.
+        """
+        leads: bool = self._request({"leads": refusal._asdict()})["leads"]
+        return leads
 
     def _request(self, request: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -101,6 +103,17 @@ class SocketSource:
         if "error" in answer:
             raise failed(answer["error"])
         return answer
+
+
+def worker_of(environ: Mapping[str, str]) -> str:
+    """Returns the name of the worker that a process is, by its variables; "" if it is none."""
+    name = environ.get("MEMCACHED_SANDBOX_WORKER", "")
+    xdist = environ.get("PYTEST_XDIST_WORKER")
+    run = environ.get("PYTEST_XDIST_TESTRUNUID", "")
+    # If sandbox exec itself runs in a worker of pytest-xdist, that worker's name is ignored.
+    if xdist and not name and run != environ.get("MEMCACHED_SANDBOX_OUTER_RUN"):
+        return f"{run}/{xdist}"
+    return name
 
 
 def _connect(connection: _socket.socket, path: str) -> None:

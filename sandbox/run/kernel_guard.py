@@ -1,0 +1,314 @@
+"""Keeps a command of any language from the main memcached: what the kernel asks is decided here.
+
+A connect to a main address is refused, or led to the sandbox server of that address. A worker's
+connect to the server of another worker, or of their parent, is led to its own.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import threading
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ..errors import SandboxError
+from ..inject import address, refusals, sources
+from ..system import seccomp
+from ..system.connects import LIMITS
+from ..system.processes import Identity
+from ..system.supervisor import REFUSED, Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
+    from typing_extensions import Self
+
+    from ..system.connects import Connect
+    from ..system.supervisor import Decision
+    from .sandbox import Sandbox
+
+    Host: TypeAlias = "tuple[bytes, int]"  # an IP address in network byte order, and a port
+
+GO_ON = 0
+
+# Any port: no packet is sent to find the way to a host.
+ANY_PORT = 9
+
+# Seconds that a process of the run waits until it is known where the name of a host leads.
+LOOKUP_TIME = 2.0
+
+
+class KernelGuard:
+    """Starts a command whose connects the kernel asks about, and decides about them.
+
+    :param sandbox: its servers take the place of main memcacheds.
+    :param guarded: main addresses that are known before a process tells its CACHES.
+    :param redirects: lead connects to main addresses to servers of the sandbox; without it they are
+        refused.
+    """
+
+    def __init__(self, sandbox: Sandbox, guarded: Iterable[str], redirects: bool) -> None:
+        self.is_on = False  # Whether the command was started under it.
+        self.knows_caches = False  # Whether a process of the run has told its CACHES.
+        self.problems: dict[str, None] = {}
+        self.led_to: set[str] = set()  # servers
+        self.redirects = redirects
+        self._sandbox = sandbox
+        self._lock = threading.Lock()
+        # Main addresses: those of this machine by their port, and others by IP address and port.
+        self._here: dict[int, str] = {}
+        self._hosts: dict[Host, str] = {}
+        self._paths: dict[str, str] = {}
+        self._ports: frozenset[int] = frozenset()  # those of all of these
+        self._lookups: dict[str, threading.Thread] = {}
+        # The ports of servers, once there is more than one set of them.
+        self._own_ports: frozenset[int] = frozenset()
+        self._workers: dict[int, tuple[Identity, str]] = {}
+        self._notes: dict[tuple[int, str], refusals.Refusal] = {}
+        self._unseen: set[int] = set()
+        self._counts: dict[refusals.Refusal, int] = {}
+        self._supervisor = Supervisor(self)
+        for main in guarded:
+            self._add(main)
+
+    def spawn(self, start: Callable[[], int]) -> int:
+        """Calls what starts the command, and returns its pid; `stop` must follow.
+
+        :raises SandboxError: the kernel cannot guard it; nothing was started.
+        """
+        try:
+            pid = self._supervisor.spawn(start)
+            self.is_on = True
+            return pid
+        except seccomp.UnavailableError as error:
+            raise SandboxError(str(error)) from None
+
+    @property
+    def told(self) -> list[refusals.Refusal]:
+        """What was refused or led, or not to be seen."""
+        with self._lock:
+            return [refusal for refusal, count in self._counts.items() for _ in range(count)]
+
+    def stop(self) -> None:
+        """Ends the guard. Processes that the command has left behind connect as they like."""
+        self._supervisor.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def learn(self, pid: int, worker: str, addresses: Iterable[str]) -> None:
+        """Takes notice of the addresses in a process's CACHES, and of which worker it is."""
+        servers = {server.address for server in self._sandbox.servers}
+        mains = [each for each in addresses if each not in servers]
+        self.knows_caches |= bool(mains)
+        for main in mains:
+            self._add(main)
+        with self._lock:
+            self._workers[pid] = Identity.of(pid), worker
+
+    def learn_servers(self) -> None:
+        """Takes notice of new servers. With one set of them there is nothing to mix up."""
+        with self._lock:
+            if len({worker for _, worker in self._workers.values()}) > 1:
+                ports = (address.Address(s.address).port for s in self._sandbox.servers)
+                self._own_ports = frozenset(int(port) for port in ports if port)
+
+    def note(self, pid: int, refusal: refusals.Refusal) -> bool:
+        """Takes notice of where in Python a process is about to connect.
+
+        :returns: whether it will be led, so that its Python need not refuse it.
+        """
+        place = address.Address(refusal.address).place
+        if refusal.kind == refusals.CAPTURED:
+            servers = {address.Address(s.address).place for s in self._sandbox.servers}
+            is_known = place in servers
+        else:
+            if lookup := self._lookups.get(place):
+                lookup.join(LOOKUP_TIME)
+            with self._lock:
+                mains = [*self._here.values(), *self._hosts.values(), *self._paths.values()]
+            is_known = any(address.Address(main).place == place for main in mains)
+        if is_known:
+            with self._lock:
+                self._notes[pid, place] = refusal
+        return is_known
+
+    def decide(self, connect: Connect) -> Decision:
+        """Returns the answer to a caller, or what finds it if a server has to be started."""
+        if connect.port in self._ports or (connect.path and self._paths):
+            main = self._main(connect)
+            if main is not None and connect.is_of_stream() and connect.is_waiting():
+                if self.redirects and connect.port:
+                    return self._lead(connect, main, self._worker(connect), refusals.LED)
+                return self._refuse(connect, main)
+        elif connect.port in self._own_ports and connect.host[0] == address.LOOPBACK:
+            return self._lead_home(connect)
+        return GO_ON
+
+    def report_unseen(self, connect: Connect) -> None:
+        """Tells of a process that may not be looked at, once."""
+        process = next(connect.processes(), connect.pid)
+        if process not in self._unseen:
+            self._unseen.add(process)
+            self._keep(refusals.Refusal("", "", _described(process, connect), refusals.UNSEEN))
+
+    def report_failure(self, connect: Connect, error: Exception) -> None:
+        """Tells of a process that was refused a connection because of an error."""
+        text = str(error) if isinstance(error, SandboxError) else repr(error)
+        process = next(connect.processes(), connect.pid)
+        self.problems[
+            f"a connection of {_described(process, connect)} was refused, since the kernel guard "
+            f"failed: {text}"
+        ] = None
+
+    def _add(self, main: str) -> None:
+        """Guards a main address. The name of a host is looked up, which may take long."""
+        place = address.Address(main).place
+        if place.path:
+            with self._lock:
+                self._paths.setdefault(place.path, main)
+        elif place.host == "localhost":
+            self._add_here(int(place.port), main)
+        elif host := _packed(place.host):
+            self._add_host(host, int(place.port), main)
+        else:
+            self._look_up(place, main)
+
+    def _look_up(self, place: address.Address, main: str) -> None:
+        def look_up() -> None:
+            try:
+                found = _socket.getaddrinfo(place.host, place.port, 0, _socket.SOCK_STREAM)
+            except OSError:
+                return  # Only the guard in Python knows it.
+            for *_, peer in found:
+                self._add_host(_packed(str(peer[0])), int(place.port), main)
+
+        if place not in self._lookups:
+            self._lookups[place] = thread = threading.Thread(target=look_up, daemon=True)
+            thread.start()
+
+    def _add_host(self, host: bytes, port: int, main: str) -> None:
+        if _is_here(host):
+            self._add_here(port, main)
+        else:
+            with self._lock:
+                self._hosts.setdefault((host, port), main)
+                self._ports |= {port}
+
+    def _add_here(self, port: int, main: str) -> None:
+        with self._lock:
+            self._here.setdefault(port, main)
+            self._ports |= {port}
+
+    def _main(self, connect: Connect) -> str | None:
+        """Returns the main address that a caller connects to, or None if it is none."""
+        if connect.path:
+            found = (main for path, main in [*self._paths.items()] if connect.leads_to_file(path))
+            return next(found, None)
+        main = self._hosts.get((connect.host, connect.port))
+        if main is None and connect.port in self._here and _is_here(connect.host, connect.scope):
+            main = self._here[connect.port]
+        return main if main is not None and connect.is_in_own_network() else None
+
+    def _lead_home(self, connect: Connect) -> Decision:
+        """Leads a worker that connects to the server of another process to its own."""
+        server = next((s for s in self._sandbox.servers if s.address == connect.address), None)
+        if server is None or not connect.is_in_own_network():
+            return GO_ON
+        worker = self._worker(connect)
+        if not worker or connect.address in self._sandbox.resolved.get(worker, {}).values():
+            return GO_ON
+        return self._lead(connect, connect.address, worker, refusals.LED_HOME)
+
+    def _worker(self, connect: Connect) -> str:
+        """Returns the name of the worker that a caller is, or comes from; "" for none."""
+        for pid in connect.processes():
+            with self._lock:
+                identity, worker = self._workers.get(pid, (None, ""))
+            if identity is not None and identity.is_running():
+                return worker
+            if pid == os.getpid():
+                break
+        return sources.worker_of(connect.environ())
+
+    def _lead(self, connect: Connect, main: str, worker: str, kind: str) -> Decision:
+        server = self._sandbox.find(main, worker)
+        if server is not None:
+            return self._lead_to(connect, main, server, kind)
+
+        def start_and_lead() -> int:
+            started = self._sandbox.resolve([main], worker)[main]
+            return self._lead_to(connect, main, started, kind)
+
+        return start_and_lead
+
+    def _lead_to(self, connect: Connect, main: str, server: str, kind: str) -> int:
+        at = address.Address(server)
+        attempt = self._attempt(connect, main, kind)  # It may have gone when it was led.
+        if not connect.lead(at.host, int(at.port)):
+            return self._refuse(connect, main)
+        self.led_to.add(server)
+        self._keep(attempt)
+        return GO_ON
+
+    def _refuse(self, connect: Connect, main: str) -> int:
+        self._keep(self._attempt(connect, main, refusals.BARRED))
+        return REFUSED
+
+    def _attempt(self, connect: Connect, main: str, kind: str) -> refusals.Refusal:
+        process = next(connect.processes(), connect.pid)
+        with self._lock:
+            note = self._notes.get((process, address.Address(main).place))
+        at = _described(process, connect)
+        if note is not None:
+            at = f"{note.at} in {at}"
+        return refusals.Refusal(connect.address, note.alias if note else "", at, kind)
+
+    def _keep(self, refusal: refusals.Refusal) -> None:
+        with self._lock:
+            self._counts[refusal] = self._counts.get(refusal, 0) + 1
+
+
+def _described(process: int, connect: Connect) -> str:
+    command = connect.command()
+    return f"process {process} ({command})" if command else f"process {process}"
+
+
+def _packed(host: str) -> bytes:
+    """Returns an IP address in network byte order; b"" for the name of a host."""
+    host = host.partition("%")[0]
+    try:
+        return _socket.inet_pton(_socket.AF_INET6 if ":" in host else _socket.AF_INET, host)
+    except OSError:
+        return b""
+
+
+def _is_here(host: bytes, scope: int = 0) -> bool:
+    """Returns whether an IP address is one of this machine.
+
+    The kernel takes such an address as that of the sender, too: it is asked for its route.
+    """
+    is_ipv4 = len(host) == len(address.ALL_INTERFACES)
+    if is_ipv4 and host[0] == address.LOOPBACK:
+        return True
+    if host in (address.ALL_INTERFACES, address.ALL_INTERFACES_6, address.LOOPBACK_6):
+        return True
+    family = _socket.AF_INET if is_ipv4 else _socket.AF_INET6
+    text = _socket.inet_ntop(family, host)
+    try:
+        probe = _socket.socket(family, _socket.SOCK_DGRAM)
+        try:
+            probe.connect((text, ANY_PORT) if is_ipv4 else (text, ANY_PORT, 0, scope))
+            sender: str = probe.getsockname()[0]
+        finally:
+            probe.close()
+    except OSError as error:
+        if error.errno in LIMITS:
+            raise
+        return False  # There is no way there, or no such family here.
+    return sender.partition("%")[0] == text
