@@ -25,6 +25,7 @@ from ..server.binary import find_memcached, install_command
 from ..server.memcached import Memcached
 from ..server.others import other_memcacheds, other_people
 from ..system.processes import shows_processes
+from ..system.seccomp import reason_of_absence
 from .output import PROBLEM
 
 UNTOLD = "which does not tell its version"
@@ -128,6 +129,14 @@ def _version_of(binary: str) -> str:
     return output.strip().removeprefix("memcached ") or UNTOLD
 
 
+def _guard() -> Iterator[Finding]:
+    if (absence := reason_of_absence()) is None:
+        found = "the kernel guards all programs, by --strict, --redirect or --kernel-guard"
+    else:
+        found = f"only Python programs are guarded, as there is no kernel guard: {absence}"
+    yield Finding("guard", found)
+
+
 def _run_directory() -> Iterator[Finding]:
     try:
         directory = run_directory()
@@ -185,4 +194,12 @@ def _python() -> Iterator[Finding]:
 
 
 # What is stale comes before a server is started, which removes it.
-CHECKS = [_run_directory, _stale, _of_other_versions, _memcached, _other_processes, _python]
+CHECKS = [
+    _run_directory,
+    _stale,
+    _of_other_versions,
+    _memcached,
+    _guard,
+    _other_processes,
+    _python,
+]

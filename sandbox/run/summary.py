@@ -285,7 +285,7 @@ def _barred(taken: Iterable[refusals.Refusal]) -> list[str]:
             f"connecting to the main memcached at {refusal.address}{alias} was refused {times} by "
             f"the kernel guard, to {refusal.at}"
         )
-    if more := len(counts) - MOST_BARRED > 0:
+    if (more := len(counts) - MOST_BARRED) > 0:
         lines.append(f"and {more:,} more of these")
     return lines
 
