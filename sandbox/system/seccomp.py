@@ -218,9 +218,10 @@ def _program(machine: Machine) -> bytes:
 
 
 def main(listener: int) -> None:
-    """Answers "go on" until no caller is left. Signals do not end it."""
+    """Answers "go on" until no caller is left, and holds nothing that others may wait for."""
     os.setsid()
     os.chdir("/")
+    os.closerange(listener + 1, os.sysconf("SC_OPEN_MAX"))
 
     def go_on(request: bytes) -> None:
         cookie, *_ = struct.unpack(REQUEST, request)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..helpers.cli import assert_one_line
 from ..helpers.django_runs import servers_of
 from ..helpers.projects import MakeProject
 from ..helpers.suites import CLEAN_CACHE
-from ..helpers.users import ANOTHER_USER, as_root, run_as
+from ..helpers.users import ANOTHER_USER, as_root, run_as, stripped
 
 pytestmark = as_root
 
@@ -28,14 +27,6 @@ pytestmark = as_root
 def _nothing_left(run_folder: Path) -> Iterator[None]:
     yield
     assert list(run_folder.iterdir()) == []
-
-
-def stripped(change: str, namespace: str = "--mount") -> tuple[str, ...]:
-    """Return the command before one that shall see a changed machine."""
-    words = ("unshare", namespace, "sh", "-c", f'{change}; exec "$@"', "sh")
-    if not shutil.which("unshare") or subprocess.run([*words, "true"], check=False).returncode:
-        pytest.skip("nothing may be mounted here")
-    return words
 
 
 @pytest.fixture
