@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -185,6 +185,55 @@ def pytest_that_is_off(folder: str) -> Iterator[Benchmark]:
     )
 
 
+# Connects 100 times for each line that it reads, and answers when it has.
+CONNECTS = """
+import socket, sys
+with socket.create_server(("127.0.0.1", 0)) as server:
+    for line in sys.stdin:
+        for _ in range(100):
+            with socket.socket() as client:
+                client.connect(server.getsockname())
+            server.accept()[0].close()
+        print(flush=True)
+"""
+
+
+def commands_under_the_kernel_guard() -> Iterator[Benchmark]:
+    sandbox = str(Path(sys.executable).parent / "sandbox")
+    quiet = (sandbox, "exec", "--quiet", "--no-inject")
+    with_guard, without = (*quiet, "--kernel-guard", "--"), (*quiet, "--no-kernel-guard", "--")
+    true = shutil.which("true") or ""
+    yield Benchmark(
+        "sandbox exec -- true with the kernel guard, without",
+        run(*with_guard, true),
+        run(*without, true),
+        more_ms=8,
+    )
+
+    def hundred_connects(*options: str) -> Action:
+        process = stack.enter_context(
+            subprocess.Popen(
+                [*options, sys.executable, "-c", CONNECTS],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                bufsize=0,
+            )
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        stack.callback(process.stdin.close)
+        lines, answers = process.stdin, process.stdout
+        return lambda: (lines.write(b"\n"), answers.readline())
+
+    with ExitStack() as stack:
+        yield Benchmark(
+            "100 connects with the kernel guard, without",
+            hundred_connects(*with_guard),
+            hundred_connects(*without),
+            more_ms=10,
+        )
+
+
 def benchmarks() -> Iterator[Benchmark]:
     compileall.compile_dir(str(Path(sandbox.__file__).parent), quiet=1)  # as pip does
     yield Benchmark("start and stop, bare memcached", start_and_stop, BareMemcached(), times=1.15)
@@ -226,6 +275,7 @@ def benchmarks() -> Iterator[Benchmark]:
     yield Benchmark(
         "1,000 connects with the guard, none", connects(True), connects(False), more_ms=2
     )
+    yield from commands_under_the_kernel_guard()
 
 
 def milliseconds(action: Action) -> float:
