@@ -121,7 +121,8 @@ def _run(
 
             say(f"memcached at {server.address}, pid {server.pid}: {shlex.join(server.command)}")
     mask = hold_signals()
-    kernel_guard = guards.kernel_guard(sandbox)
+    injects = not options["no_inject"]
+    kernel_guard = guards.kernel_guard(sandbox, injects)
     control = Control(sandbox, sandbox.control_directory.socket, kernel_guard)
     filters = guards.filters_of_command()
     variables = variables_of(options, os.environ, launched, control.path, filters)
@@ -130,7 +131,7 @@ def _run(
     _tell_outer_run()
     with kernel_guard or nullcontext():
         env = {**os.environ, **variables}
-        child = _start(command, env, mask, guards, kernel_guard, not options["no_inject"])
+        child = _start(command, env, mask, guards, kernel_guard, injects)
         status = child.wait(on_child=watcher.check)
         with child.errors:
             control.stop()
@@ -146,8 +147,7 @@ def _run(
         if kernel_guard is not None and kernel_guard.is_on:
             guards.tell(summary, kernel_guard, control, launched)
         if not control.was_asked and not summary.shows_use(sandbox.servers):
-            reason = UNUSED if options["no_inject"] else UNUSED_BY_DJANGO
-            summary.report_unused(reason, guards.hint())
+            summary.report_unused(UNUSED_BY_DJANGO if injects else UNUSED, guards.hint())
         elif any(refusal.kind == refusals.MAIN for refusal in summary.refusals) and guards.hint():
             summary.add_note(guards.hint())
         for line in summary.lines():

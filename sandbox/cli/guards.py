@@ -71,14 +71,22 @@ class Guards(NamedTuple):
         demanded = words[0] if redirects or kernel else ""
         return cls(bool(demanded) or (strict and kernel is None), demanded, redirects, unix)
 
-    def kernel_guard(self, sandbox: Sandbox) -> KernelGuard | None:
-        """Returns the guard of the kernel if the command is to have it."""
+    def kernel_guard(self, sandbox: Sandbox, injects: bool) -> KernelGuard | None:
+        """Returns the guard of the kernel if the command is to have it, and can.
+
+        :param injects: whether the command has the guard in Python.
+        :raises SandboxError: it was asked for, and there is none on this kind of machine.
+        """
         if not self.kernel:
             return None
         from ..run.kernel_guard import KernelGuard
 
         guarded = [hooks.MAIN_MEMCACHED, *run_options().get("guard", ())]
-        return KernelGuard(sandbox, guarded, self.redirects)
+        try:
+            return KernelGuard(sandbox, guarded, self.redirects)
+        except SandboxError as error:
+            self.explain_absence(error, injects)
+            return None
 
     def filters_of_command(self) -> int:
         """Returns how many filters of the kernel the command has if it is led; 0 if it is not."""
@@ -91,6 +99,7 @@ class Guards(NamedTuple):
     def explain_absence(self, error: SandboxError, injects: bool) -> None:
         """Prints that the command goes on without the guard of the kernel.
 
+        :param injects: whether it has the guard in Python.
         :raises SandboxError: it was asked for.
         """
         if self.demanded:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import _socket
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import SandboxError
@@ -47,9 +48,12 @@ class KernelGuard:
     :param guarded: main addresses that are known before a process tells its CACHES.
     :param redirects: lead connects to main addresses to servers of the sandbox; without it they are
         refused.
+    :raises SandboxError: there is no such guard on this kind of machine.
     """
 
     def __init__(self, sandbox: Sandbox, guarded: Iterable[str], redirects: bool) -> None:
+        with _absence_explained():
+            seccomp.this_machine()
         self.is_on = False  # Whether the command was started under it.
         self.knows_caches = False  # Whether a process of the run has told its CACHES.
         self.problems: dict[str, None] = {}
@@ -78,12 +82,10 @@ class KernelGuard:
 
         :raises SandboxError: the kernel cannot guard it; nothing was started.
         """
-        try:
+        with _absence_explained():
             pid = self._supervisor.spawn(start)
-            self.is_on = True
-            return pid
-        except seccomp.UnavailableError as error:
-            raise SandboxError(str(error)) from None
+        self.is_on = True
+        return pid
 
     @property
     def told(self) -> list[refusals.Refusal]:
@@ -140,13 +142,13 @@ class KernelGuard:
 
     def decide(self, connect: Connect) -> Decision:
         """Returns the answer to a caller, or what finds it if a server has to be started."""
-        if connect.port in self._ports or (connect.path and self._paths):
+        if (connect.host and connect.port in self._ports) or (connect.path and self._paths):
             main = self._main(connect)
             if main is not None and connect.is_of_stream() and connect.is_waiting():
-                if self.redirects and connect.port:
+                if self.redirects and connect.host:
                     return self._lead(connect, main, self._worker(connect), refusals.LED)
                 return self._refuse(connect, main)
-        elif connect.port in self._own_ports and connect.host[0] == address.LOOPBACK:
+        elif connect.host and connect.port in self._own_ports:
             return self._lead_home(connect)
         return GO_ON
 
@@ -182,15 +184,19 @@ class KernelGuard:
     def _look_up(self, place: address.Address, main: str) -> None:
         def look_up() -> None:
             try:
-                found = _socket.getaddrinfo(place.host, place.port, 0, _socket.SOCK_STREAM)
-            except OSError:
+                found = _socket.getaddrinfo(place.host, None, 0, _socket.SOCK_STREAM)
+            except (OSError, ValueError):
                 return  # Only the guard in Python knows it.
             for *_, peer in found:
                 self._add_host(_packed(str(peer[0])), int(place.port), main)
 
         if place not in self._lookups:
-            self._lookups[place] = thread = threading.Thread(target=look_up, daemon=True)
-            thread.start()
+            thread = threading.Thread(target=look_up, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return  # No thread can be started. It is left to the guard in Python.
+            self._lookups[place] = thread
 
     def _add_host(self, host: bytes, port: int, main: str) -> None:
         if _is_here(host):
@@ -274,6 +280,15 @@ class KernelGuard:
             self._counts[refusal] = self._counts.get(refusal, 0) + 1
 
 
+@contextmanager
+def _absence_explained() -> Iterator[None]:
+    """Makes an error of the package of what keeps the kernel from guarding."""
+    try:
+        yield
+    except seccomp.UnavailableError as error:
+        raise SandboxError(str(error)) from None
+
+
 def _described(process: int, connect: Connect) -> str:
     command = connect.command()
     return f"process {process} ({command})" if command else f"process {process}"
@@ -284,7 +299,7 @@ def _packed(host: str) -> bytes:
     host = host.partition("%")[0]
     try:
         return _socket.inet_pton(_socket.AF_INET6 if ":" in host else _socket.AF_INET, host)
-    except OSError:
+    except (OSError, ValueError):
         return b""
 
 

@@ -458,6 +458,27 @@ def test_strict_goes_on_without_a_kernel_guard_and_says_so(
         assert result.returncode == 3, result.stderr
 
 
+@pytest.mark.parametrize(("option", "status"), [("--strict", 3), ("--redirect", 125)])
+def test_machine_of_another_kind_has_no_kernel_guard(
+    project: Project, python: Run, option: str, status: int
+) -> None:
+    """Nor does the control socket ask for what only Linux tells."""
+    code = (
+        "import _socket\n"
+        "from sandbox.cli import main\n"
+        "from sandbox.run import kernel_guard\n"
+        "from sandbox.system import seccomp\n"
+        "seccomp.MACHINES.clear()\n"
+        "del _socket.SO_PEERCRED\n"
+        "main()\n"
+    )
+    django = "from django.core.cache import cache; cache.get(1)"
+    command = f"cd {project.folder}; ./manage.py shell -c '{django}'; exit 3"
+    result = python(code, "exec", option, "--", "sh", "-c", command)
+    assert result.returncode == status, result.stderr
+    assert " kernel guard: it needs a 64-bit Python on x86-64 or arm64, not " in result.stderr
+
+
 def test_doctor_says_which_guards_there_are(run: Run, python: Run) -> None:
     assert re.search("(?m)^guard +the kernel guards all programs", run("sandbox", "doctor").stdout)
     without = python(WITHOUT_SECCOMP, "sandbox", "doctor").stdout
