@@ -115,6 +115,8 @@ class Guards(NamedTuple):
         launched: Sequence[Memcached],
     ) -> None:
         """Adds to the summary what the guard of the kernel has seen."""
+        # A Python without the sandbox cannot use the main memcached unsaid.
+        summary.refusals = [r for r in summary.refusals if r.kind != refusals.CHILD]
         summary.refusals += kernel_guard.told
         for problem in kernel_guard.problems:
             summary.add_problem(problem)

@@ -58,7 +58,7 @@ class KernelGuard:
         self.knows_caches = False  # Whether a process of the run has told its CACHES.
         self.problems: dict[str, None] = {}
         self.led_to: set[str] = set()  # servers
-        self.redirects = redirects
+        self._redirects = redirects
         self._sandbox = sandbox
         self._lock = threading.Lock()
         # Main addresses: those of this machine by their port, and others by IP address and port.
@@ -67,8 +67,8 @@ class KernelGuard:
         self._paths: dict[str, str] = {}
         self._ports: frozenset[int] = frozenset()  # those of all of these
         self._lookups: dict[str, threading.Thread] = {}
-        # The ports of servers, once there is more than one set of them.
-        self._own_ports: frozenset[int] = frozenset()
+        # The servers of the sandbox, once there are workers with others than their own.
+        self._own: frozenset[str] = frozenset()
         self._workers: dict[int, tuple[Identity, str]] = {}
         self._notes: dict[tuple[int, str], refusals.Refusal] = {}
         self._unseen: set[int] = set()
@@ -114,11 +114,11 @@ class KernelGuard:
             self._workers[pid] = Identity.of(pid), worker
 
     def learn_servers(self) -> None:
-        """Takes notice of new servers. With one set of them there is nothing to mix up."""
+        """Takes notice of new servers. Without workers there is nothing to mix up."""
         with self._lock:
-            if len({worker for _, worker in self._workers.values()}) > 1:
-                ports = (address.Address(s.address).port for s in self._sandbox.servers)
-                self._own_ports = frozenset(int(port) for port in ports if port)
+            workers = {worker for _, worker in self._workers.values() if worker}
+            if any(map(self._sandbox.others, workers)):
+                self._own = frozenset(server.address for server in self._sandbox.servers)
 
     def note(self, pid: int, refusal: refusals.Refusal) -> bool:
         """Takes notice of where in Python a process is about to connect.
@@ -145,10 +145,10 @@ class KernelGuard:
         if (connect.host and connect.port in self._ports) or (connect.path and self._paths):
             main = self._main(connect)
             if main is not None and connect.is_of_stream() and connect.is_waiting():
-                if self.redirects and connect.host:
+                if self._redirects and connect.host:
                     return self._lead(connect, main, self._worker(connect), refusals.LED)
                 return self._refuse(connect, main)
-        elif connect.host and connect.port in self._own_ports:
+        elif self._own and (connect.host or connect.path) and connect.address in self._own:
             return self._lead_home(connect)
         return GO_ON
 
@@ -223,8 +223,7 @@ class KernelGuard:
 
     def _lead_home(self, connect: Connect) -> Decision:
         """Leads a worker that connects to the server of another process to its own."""
-        server = next((s for s in self._sandbox.servers if s.address == connect.address), None)
-        if server is None or not connect.is_in_own_network():
+        if connect.host and not connect.is_in_own_network():
             return GO_ON
         worker = self._worker(connect)
         if not worker or connect.address in self._sandbox.resolved.get(worker, {}).values():
@@ -254,10 +253,9 @@ class KernelGuard:
         return start_and_lead
 
     def _lead_to(self, connect: Connect, main: str, server: str, kind: str) -> int:
-        at = address.Address(server)
         attempt = self._attempt(connect, main, kind)  # It may have gone when it was led.
-        if not connect.lead(at.host, int(at.port)):
-            return self._refuse(connect, main)
+        if not connect.lead(address.Address(server).peer):
+            return self._refuse(connect, main) if connect.is_waiting() else REFUSED
         self.led_to.add(server)
         self._keep(attempt)
         return GO_ON

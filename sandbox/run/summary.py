@@ -263,8 +263,8 @@ def _refused(kind: str, taken: Sequence[refusals.Refusal]) -> str:
             return f"{count} to the main memcached {led} the sandbox{places}"
         return f"{count} to the server of another process {led} the worker's own{places}"
     if kind == refusals.UNSEEN:
-        unseen = ", ".join(refusal.at for refusal in taken)
-        return f"the kernel guard could not look at {unseen}: its connections were not guarded"
+        unseen = f"{len(taken)} processes, {first.at} first" if len(taken) > 1 else first.at
+        return f"the kernel guard could not look at {unseen}: connections were not guarded"
     if kind == refusals.RESTLESS:
         return f"the memcached at {addresses} {emptying.RESTLESS}"
     alias = f", CACHES[{first.alias!r}]," if first.alias else ""

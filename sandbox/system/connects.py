@@ -9,8 +9,12 @@ import os
 import struct
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from .seccomp import ID_VALID, MACHINES, REQUEST
+
+if TYPE_CHECKING:
+    from _memcached_sandbox.address import Peer
 
 # How many bytes of an address are looked at: sizeof(struct sockaddr_un).
 LONGEST_ADDRESS = 110
@@ -130,15 +134,24 @@ class Connect:
         except (FileNotFoundError, NotADirectoryError):
             return False
 
-    def lead(self, host: str, port: int) -> bool:
+    def lead(self, peer: Peer) -> bool:
         """Writes another address over the caller's own, and returns whether that was done.
 
-        :param host: an IPv4 address. A socket of IPv6 gets that which stands for it.
+        :param peer: a path, for which the caller's own must have room, or an IPv4 address and a
+            port. A socket of IPv6 gets the address that stands for it.
         """
-        changed = self._address[:2] + port.to_bytes(2, "big")
-        if int.from_bytes(self._address[:2], sys.byteorder) == _socket.AF_INET6:
-            changed += self._address[4:8] + MAPPED
-        changed += _socket.inet_aton(host)
+        changed = self._address[:2]
+        if isinstance(peer, str):
+            room = len(self._address) - len(changed)
+            changed += os.fsencode(peer).ljust(room, b"\0")
+            if len(changed) > len(self._address):
+                return False
+        else:
+            host, port = peer
+            changed += port.to_bytes(2, "big")
+            if int.from_bytes(self._address[:2], sys.byteorder) == _socket.AF_INET6:
+                changed += self._address[4:8] + MAPPED
+            changed += _socket.inet_aton(host)
         # Constants are written over, too, in the caller's own copy of their page: proc(5).
         try:
             with open(f"/proc/{self.pid}/mem", "r+b", 0) as memory:

@@ -317,40 +317,50 @@ def test_host_that_does_not_resolve_is_left_to_the_guard_in_python(
     assert result.stdout == "MainMemcachedRefused\n", result.stderr
 
 
-# The address of the parent's server, captured before the fork, is known to a program of no Python.
+# The address of the parent's server, captured before the fork, is passed to another program.
 CAPTURED = """
-import subprocess
+import subprocess, sys
 from django.conf import settings
 from django.core.cache import cache
 from django.test import SimpleTestCase
 
-settings.CACHES
 CAPTURED = settings.CACHES["default"]["LOCATION"]
-ASK = 'exec 3<>/dev/tcp/$0/$1; printf "get :1:name\\r\\nquit\\r\\n" >&3; cat <&3'
+ASK = r'''
+import socket, sys
+kind, _, where = sys.argv[1].rpartition(":")
+if kind == "unix":
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(where)
+else:
+    connection = socket.create_connection((kind, int(where)))
+connection.sendall(b"get :1:name\\r\\n")
+print(connection.recv(100))
+'''
 
 def make(name):
     def test(self):
         cache.set("name", name)
-        command = ["bash", "-c", ASK, *CAPTURED.split(":")]
-        self.assertIn(name, subprocess.check_output(command, text=True, env={{}}))
-    return type(name, (SimpleTestCase,), {{"test": test}})
+        command = [sys.executable, "-I", "-c", ASK, CAPTURED]
+        self.assertIn(name, subprocess.check_output(command, text=True, env={}))
+    return type(name, (SimpleTestCase,), {"test": test})
 
 for number in range(4):
-    globals()[f"Tests{{number}}"] = make(f"Tests{{number}}")
+    globals()[f"Tests{number}"] = make(f"Tests{number}")
 """
 
 
-@pytest.mark.parametrize("option", ["--redirect", "--strict"])
+@pytest.mark.parametrize("options", [["--redirect"], ["--strict"], ["--strict", "--unix"]])
 def test_captured_server_of_the_parent_leads_to_the_workers_own(
-    project: Project, main_memcached: MainMemcached, option: str
+    project: Project, main_memcached: MainMemcached, options: list[str]
 ) -> None:
-    project.write("tests.py", CAPTURED.format())
-    result = project.sandboxed(option, "--", "./manage.py", "test", "--parallel", "2")
+    project.write("tests.py", CAPTURED)
+    result = project.sandboxed(*options, "--", "./manage.py", "test", "--parallel", "2")
     assert result.returncode == 0, result.stderr
     assert "4 connections to the server of another process were led to the worker's own" in (
         result.stderr
     )
-    result = project.sandboxed(option, "--", "./manage.py", "test")
+    assert "without the sandbox" not in result.stderr  # It cannot use the main memcached.
+    result = project.sandboxed(*options, "--", "./manage.py", "test")
     assert (result.returncode, "led to" in result.stderr) == (0, False), result.stderr
     main_memcached.assert_untouched()
 

@@ -16,6 +16,15 @@ from ..conftest import Run
 from ..helpers.processes import script
 
 
+def test_spellings_of_one_place_share_a_server() -> None:
+    with Sandbox() as box:
+        first = box.resolve(["localhost:11211", "127.0.0.1:11211", "[::1]:11211"])
+        assert len(set(first.values())) == 1
+        again = box.resolve(["127.0.0.2:11211", *first.values()])
+        assert {*again.values()} == {*first.values()}
+        assert len(box.servers) == 1
+
+
 def test_each_distinct_address_has_a_server() -> None:
     with Sandbox(memory_mb=8) as box:
         first = box.resolve(["a:1", "b:1", "a:1"])
