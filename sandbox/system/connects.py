@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import _socket  # without what socket adds, whose import takes 3 ms
 import errno
-import fcntl
 import os
 import struct
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .seccomp import ID_VALID, MACHINES, REQUEST
+from . import seccomp
 
 if TYPE_CHECKING:
     from _memcached_sandbox.address import Peer
@@ -32,7 +31,8 @@ MOST_ANCESTORS = 64
 LONGEST_COMMAND = 120
 
 # The call of a 32-bit program that connects by the call for all of sockets.
-SOCKETCALL_32 = MACHINES["x86_64"].socketcall_32, MACHINES["x86_64"].architecture_32
+_X86 = seccomp.MACHINES["x86_64"]
+SOCKETCALL_32 = _X86.socketcall_32, _X86.architecture_32
 
 
 class Connect:
@@ -50,7 +50,7 @@ class Connect:
     def __init__(self, listener: int, request: bytes) -> None:
         self._listener = listener
         self.cookie, self.pid, _, self._number, self._architecture, _, *arguments = struct.unpack(
-            REQUEST, request
+            seccomp.REQUEST, request
         )
         self._arguments = arguments
         self._pointer = 0
@@ -99,11 +99,7 @@ class Connect:
 
     def is_waiting(self) -> bool:
         """Returns whether the caller still waits: what was read by its pid is its own then."""
-        try:
-            fcntl.ioctl(self._listener, ID_VALID, struct.pack("Q", self.cookie))
-        except FileNotFoundError:
-            return False
-        return True
+        return seccomp.control(self._listener, seccomp.ID_VALID, struct.pack("Q", self.cookie))
 
     def is_of_stream(self) -> bool:
         """Returns whether the socket may be a stream; getaddrinfo(3) connects datagram sockets.

@@ -9,13 +9,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import posix
 import select
 import struct
 import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import NamedTuple
 
 # From linux/prctl.h, linux/seccomp.h, and linux/filter.h with linux/bpf_common.h.
@@ -83,7 +83,7 @@ def reason_of_absence() -> str | None:
 
     def probe() -> None:
         try:
-            os.close(install())  # noqa: TID251
+            posix.close(install())
             reasons.append(None)
         except UnavailableError as error:
             reasons.append(str(error))
@@ -99,7 +99,7 @@ def serve(listener: int, answer: Callable[[bytes], object], stopped: int = -1) -
 
     :param stopped: a descriptor; it ends, too, once there is something to read.
     """
-    poll = select.poll()  # noqa: TID251
+    poll = select.poll()  # noqa: TID251 - nothing has patched the process of a command
     poll.register(listener, select.POLLIN)
     if stopped >= 0:
         poll.register(stopped, select.POLLIN)
@@ -110,12 +110,11 @@ def serve(listener: int, answer: Callable[[bytes], object], stopped: int = -1) -
             try:
                 request = bytearray(struct.calcsize(REQUEST))
                 fcntl.ioctl(listener, RECV, request)
+                answer(bytes(request))
             except (FileNotFoundError, InterruptedError):
                 continue  # The caller was interrupted or killed meanwhile.
-            except Exception:  # noqa: BLE001 - whatever it was, callers wait
+            except Exception:  # noqa: BLE001 - whatever it was, other callers wait
                 time.sleep(RETRY_PAUSE)
-                continue
-            answer(bytes(request))
 
 
 def send(listener: int, cookie: int, answer: int) -> None:
@@ -124,8 +123,22 @@ def send(listener: int, cookie: int, answer: int) -> None:
     :param answer: 0 for "go on", or an error number for the caller.
     """
     flags = 0 if answer else USER_NOTIF_FLAG_CONTINUE
-    with suppress(FileNotFoundError):  # The caller was killed meanwhile.
-        fcntl.ioctl(listener, SEND, struct.pack(RESPONSE, cookie, 0, -answer, flags))
+    control(listener, SEND, struct.pack(RESPONSE, cookie, 0, -answer, flags))
+
+
+def control(listener: int, request: int, argument: bytes) -> bool:
+    """Has the kernel do something for a caller; returns whether that one still waits.
+
+    A signal may interrupt it: Python does not repeat an ioctl(2).
+    """
+    while True:
+        try:
+            fcntl.ioctl(listener, request, argument)
+            return True
+        except InterruptedError:
+            continue
+        except FileNotFoundError:
+            return False  # The caller was interrupted or killed meanwhile.
 
 
 def this_machine() -> Machine:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import posix
 import select
 import signal
 import sys
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
         def report_failure(self, connect: Connect, error: Exception) -> None:
             """Takes notice that a caller was refused, since the decision has failed."""
 
+
+# The errors by which /proc keeps a process from being looked at.
+HIDDEN = PermissionError, FileNotFoundError, ProcessLookupError
 
 # Seconds between attempts to look at a caller after such an error, and how many there are.
 RETRY_PAUSE = 0.01
@@ -120,8 +124,8 @@ class Supervisor:
             poll.register(self._listener, 0)
             if not poll.poll(0):
                 self._hand_over()
-            os.close(self._listener)  # noqa: TID251
-        os.close(self._stopped)  # noqa: TID251
+            posix.close(self._listener)
+        posix.close(self._stopped)
         self._listener = self._stopped = -1
 
     def _hand_over(self) -> None:
@@ -156,21 +160,21 @@ class Supervisor:
             self._answer_later(connect, answer)
 
     def _decide(self, connect: Connect) -> Decision:
-        for retry in range(MOST_RETRIES):
+        retries = 0
+        while True:
             try:
                 connect.look()
                 return self._policy.decide(connect)
+            except HIDDEN:
+                if not connect.is_waiting():
+                    raise
+                self._policy.report_unseen(connect)
+                return 0
             except OSError as error:
-                if error.errno in LIMITS and retry < MOST_RETRIES - 1:
-                    time.sleep(RETRY_PAUSE)
-                elif error.errno in LIMITS or not connect.is_waiting():
+                if error.errno not in LIMITS or retries == MOST_RETRIES:
                     raise
-                elif isinstance(error, (PermissionError, FileNotFoundError, ProcessLookupError)):
-                    self._policy.report_unseen(connect)
-                    return 0
-                else:
-                    raise
-        raise AssertionError  # The last retry returns or raises.
+            retries += 1
+            time.sleep(RETRY_PAUSE)
 
     def _answer_later(self, connect: Connect, find: Callable[[], Answer]) -> None:
         def answer() -> None:
