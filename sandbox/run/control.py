@@ -3,9 +3,10 @@
 A request is one line of JSON on a connection of its own, and so is the answer:
 ``{"resolve": [ADDRESS...], "worker": NAME}`` is answered with
 ``{"addresses": {ADDRESS: ADDRESS...}}``, ``{"others": NAME}`` with ``{"others": [ADDRESS...]}``,
-``{"refused": {"address": ..., "alias": ..., "at": ..., "kind": ...}}`` with ``{}``, and the same
-with "leads" in place of "refused" with ``{"leads": ...}``: whether such a connection will be led to
-the sandbox by the guard of the kernel. What cannot be done is answered with ``{"error": REASON}``.
+``{"refused": {"address": ..., "alias": ..., "at": ..., "kind": ...}}`` with ``{}``. The same with
+"leads" in place of "refused", and with a worker, is answered with ``{"leads": ADDRESS}``: where the
+guard of the kernel leads such a connection, "" if it refuses it, or null if it does neither. What
+cannot be done is answered with ``{"error": REASON}``.
 """
 
 from __future__ import annotations
@@ -134,9 +135,8 @@ class Control:
             if refused := _refusal(request.get("refused")):
                 self.refusals.append(refused)
                 return {}
-            if refused := _refusal(request.get("leads")):
-                guard = self._kernel_guard
-                return {"leads": guard is not None and guard.note(_pid_of(client), refused)}
+            if (noted := _refusal(request.get("leads"))) and isinstance(worker, str):
+                return {"leads": self._note(noted, worker, client)}
         return {"error": f"the request asks for nothing that is known: {str(request)[:80]}"}
 
     def _resolve(self, addresses: list[str], worker: str, client: _socket.socket) -> dict[str, str]:
@@ -150,6 +150,14 @@ class Control:
         if self._kernel_guard is not None:
             self._kernel_guard.learn_servers()
         return resolved
+
+    def _note(self, refusal: refusals.Refusal, worker: str, client: _socket.socket) -> str | None:
+        if self._kernel_guard is None:
+            return None
+        server = self._kernel_guard.note(_pid_of(client), worker, refusal)
+        if server:
+            self.emptied.add(server)
+        return server
 
 
 def _refusal(value: object) -> refusals.Refusal | None:

@@ -120,25 +120,24 @@ class KernelGuard:
             if any(map(self._sandbox.others, workers)):
                 self._own = frozenset(server.address for server in self._sandbox.servers)
 
-    def note(self, pid: int, refusal: refusals.Refusal) -> bool:
+    def note(self, pid: int, worker: str, refusal: refusals.Refusal) -> str | None:
         """Takes notice of where in Python a process is about to connect.
 
-        :returns: whether it will be led, so that its Python need not refuse it.
+        :returns: the server that it will be led to, so that its Python can empty it; "" if it will
+            be refused, and None if its Python has to do that.
+        :raises SandboxError: the server cannot be started.
         """
         place = address.Address(refusal.address).place
-        if refusal.kind == refusals.CAPTURED:
-            servers = {address.Address(s.address).place for s in self._sandbox.servers}
-            is_known = place in servers
-        else:
-            if lookup := self._lookups.get(place):
-                lookup.join(LOOKUP_TIME)
-            with self._lock:
-                mains = [*self._here.values(), *self._hosts.values(), *self._paths.values()]
-            is_known = any(address.Address(main).place == place for main in mains)
-        if is_known:
-            with self._lock:
+        if lookup := self._lookups.get(place):
+            lookup.join(LOOKUP_TIME)
+        with self._lock:
+            mains = [*self._here.values(), *self._hosts.values(), *self._paths.values(), *self._own]
+            main = next((each for each in mains if address.Address(each).place == place), None)
+            if main is not None:
                 self._notes[pid, place] = refusal
-        return is_known
+        if main is None or (place.path and main not in self._own):
+            return None if main is None else ""
+        return self._start(main, worker)
 
     def decide(self, connect: Connect) -> Decision:
         """Returns the answer to a caller, or what finds it if a server has to be started."""
@@ -247,10 +246,15 @@ class KernelGuard:
             return self._lead_to(connect, main, server, kind)
 
         def start_and_lead() -> int:
-            started = self._sandbox.resolve([main], worker)[main]
-            return self._lead_to(connect, main, started, kind)
+            return self._lead_to(connect, main, self._start(main, worker), kind)
 
         return start_and_lead
+
+    def _start(self, main: str, worker: str) -> str:
+        """Returns the server for a main address, which is started if it is missing."""
+        server = self._sandbox.resolve([main], worker)[main]
+        self.learn_servers()
+        return server
 
     def _lead_to(self, connect: Connect, main: str, server: str, kind: str) -> int:
         attempt = self._attempt(connect, main, kind)  # It may have gone when it was led.

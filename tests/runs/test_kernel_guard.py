@@ -272,6 +272,18 @@ def test_what_was_led_fails_no_test_and_is_emptied_after_each(
     main_memcached.assert_untouched()
 
 
+def test_server_of_an_address_beside_caches_is_emptied_after_each_test(
+    project: Project, main_memcached: MainMemcached
+) -> None:
+    with PlainMemcached() as other:
+        project.write("tests.py", HARD_CODED.format(port=other.port))
+        options = ("--redirect", "--guard", other.address, "--")
+        result = project.sandboxed(*options, "./manage.py", "test")
+        assert result.returncode == 0, result.stderr
+        assert "of 64 MB in the fullest of 2 servers" in result.stderr
+        assert "not emptied" not in result.stderr
+
+
 @as_root
 @pytest.mark.parametrize("address", ["127.7.7.7", "192.0.2.7"])
 def test_main_host_is_known_by_its_name(

@@ -163,9 +163,9 @@ class Run:
         return taken + (refusals.take(path) if path else [])
 
     def is_led(self, refusal: Refusal) -> bool:
-        """Returns whether the kernel leads this process from an address to a sandbox server.
+        """Returns whether it is left to the kernel to lead a connection, or to refuse it.
 
-        :raises RunError: the owner does not answer.
+        :raises RunError: the owner does not answer, or cannot start the server.
         """
         from .sources import SocketSource
 
@@ -173,7 +173,12 @@ class Run:
         if not filters or not isinstance(self.source, SocketSource):
             return False
         # One that was started elsewhere may have the variables of a run, and none of its filters.
-        return filters <= kernel_filters() and self.source.leads(refusal)
+        if filters > kernel_filters():
+            return False
+        server = self.source.leads(refusal, self.worker)
+        if server:
+            self.resolved.setdefault(refusal.address, server)  # It is flushed like the others.
+        return server is not None
 
     def report_refusal(self, refusal: Refusal) -> None:
         """Tells the run that a connection to a main memcached was refused."""

@@ -68,12 +68,13 @@ class SocketSource:
         """
         self._request({"refused": refusal._asdict()})
 
-    def leads(self, refusal: Refusal) -> bool:
-        """Returns whether the owner leads this process from a refused address to a server.
+    def leads(self, refusal: Refusal, worker: str) -> str | None:
+        """Returns the server that the owner leads this process to from an address.
 
-        :raises RunError: it does not answer.
+        :returns: "" if it refuses the connection, None if it does neither.
+        :raises RunError: it does not answer, or cannot start the server.
         """
-        leads: bool = self._request({"leads": refusal._asdict()})["leads"]
+        leads: str | None = self._request({"leads": refusal._asdict(), "worker": worker})["leads"]
         return leads
 
     def _request(self, request: dict[str, Any]) -> dict[str, Any]:
