@@ -122,7 +122,8 @@ class Control:
         except SandboxError as error:
             reason = str(error)
         except Exception as error:  # noqa: BLE001 - whatever it was, the client is told
-            reason = repr(error)
+            limit = explain_limit(error) if isinstance(error, OSError) else None
+            reason = limit or repr(error)
         return {"error": f"the process that owns the sandbox failed: {reason}"}
 
     def _answer(self, request: object, client: _socket.socket) -> Mapping[str, object]:
