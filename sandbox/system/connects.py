@@ -121,14 +121,14 @@ class Connect:
 
     def leads_to_file(self, path: str) -> bool:
         """Returns whether its path is another spelling of one that this process knows."""
-        if not self.path:
-            return False
-        folder = "root" if self.path.startswith(b"/") else "cwd/"
-        there = os.fsencode(f"/proc/{self.pid}/{folder}") + self.path
+        folder = f"/proc/{self.pid}/{'root' if self.path.startswith(b'/') else 'cwd'}"
+        os.stat(folder)
         try:
-            return os.path.samestat(os.stat(there), os.stat(path))
-        except (FileNotFoundError, NotADirectoryError):
-            return False
+            return os.path.samestat(os.stat(f"{folder}/{os.fsdecode(self.path)}"), os.stat(path))
+        except OSError as error:
+            if error.errno in LIMITS:
+                raise
+            return False  # It leads nowhere, for the caller as well: it has no other rights.
 
     def lead(self, peer: Peer) -> bool:
         """Writes another address over the caller's own, and returns whether that was done.

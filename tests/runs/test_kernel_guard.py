@@ -151,6 +151,18 @@ def test_main_memcached_on_a_unix_socket_is_refused_and_never_led(
         assert result.stdout == "END\n"
 
 
+@pytest.mark.parametrize("path", ["loop", "file/sock", "missing", "n" * 100])
+def test_unix_socket_that_leads_nowhere_has_the_error_of_the_kernel(
+    run: Run, tmp_path: Path, path: str
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    command = asking("unix", path)
+    result = run("sandbox", "exec", "--strict", "--guard", f"unix:{tmp_path}/s", "--", *command)
+    assert result.stdout == run(*command).stdout
+    assert "kernel guard" not in result.stderr
+
+
 def test_sandbox_servers_datagrams_and_other_ports_are_let_alone(
     run: Run, main_memcached: MainMemcached
 ) -> None:
