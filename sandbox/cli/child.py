@@ -96,7 +96,7 @@ class Command:
     """Starts a command, and waits for it.
 
     :param mask: the signals to block in it, as `hold_signals` has returned them.
-    :param spawn: calls what starts the command, and returns its pid.
+    :param spawn: starts the command by calling its argument, and returns the pid.
     :raises NotFoundError: there is no such command.
     :raises NotExecutableError: it cannot be executed.
     """

@@ -124,8 +124,7 @@ def _run(
     injects = not options["no_inject"]
     kernel_guard = guards.kernel_guard(sandbox, injects)
     control = Control(sandbox, sandbox.control_directory.socket, kernel_guard)
-    filters = guards.filters_of_command()
-    variables = variables_of(options, os.environ, launched, control.path, filters)
+    variables = variables_of(options, os.environ, launched, control.path, guards.redirects)
     watcher = ExitWatcher(sandbox)
     summary = Summary("--memory", strict, quiet)
     _tell_outer_run()
@@ -146,10 +145,11 @@ def _run(
         summary.refusals += control.refusals
         if kernel_guard is not None and kernel_guard.is_on:
             guards.tell(summary, kernel_guard, control, launched)
+        hint = guards.hint(kernel_guard)
         if not control.was_asked and not summary.shows_use(sandbox.servers):
-            summary.report_unused(UNUSED_BY_DJANGO if injects else UNUSED, guards.hint())
-        elif any(refusal.kind == refusals.MAIN for refusal in summary.refusals) and guards.hint():
-            summary.add_note(guards.hint())
+            summary.report_unused(UNUSED_BY_DJANGO if injects else UNUSED, hint)
+        elif hint and any(refusal.kind == refusals.MAIN for refusal in summary.refusals):
+            summary.add_note(hint)
         for line in summary.lines():
             say(line.text)
     if summary.has_failed:

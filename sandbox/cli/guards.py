@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # What the end of a run tells where the kernel guard could have done more.
 REDIRECT_HINT = "--redirect leads all programs that connect to the main memcached to the sandbox"
-STRICT_HINT = "--strict refuses all of them that connection"
+STRICT_HINT = "--strict refuses connections to the main memcached to programs in any language"
 
 NOT_TOLD = "no process told its CACHES: only port 11211 and --guard were guarded"
 
@@ -43,12 +43,14 @@ class Guards(NamedTuple):
     kernel: whether to have that of the kernel.
     demanded: the option that demands it, as it was typed; "" if the run can do without.
     redirects: whether it leads connections to the sandbox.
+    strict: whether the run fails for a refused connection.
     unix: whether servers listen on Unix sockets.
     """
 
     kernel: bool
     demanded: str
     redirects: bool
+    strict: bool
     unix: bool
 
     @classmethod
@@ -69,7 +71,8 @@ class Guards(NamedTuple):
             if is_contradiction:
                 raise click.UsageError(f"{words[0]} {need}: give either it or {_typed(other)}.")
         demanded = words[0] if redirects or kernel else ""
-        return cls(bool(demanded) or (strict and kernel is None), demanded, redirects, unix)
+        wanted = bool(demanded) or (strict and kernel is None)
+        return cls(wanted, demanded, redirects, strict, unix)
 
     def kernel_guard(self, sandbox: Sandbox, injects: bool) -> KernelGuard | None:
         """Returns the guard of the kernel if the command is to have it, and can.
@@ -81,20 +84,13 @@ class Guards(NamedTuple):
             return None
         from ..run.kernel_guard import KernelGuard
 
+        control = sandbox.control_directory.socket
         guarded = [hooks.MAIN_MEMCACHED, *run_options().get("guard", ())]
         try:
-            return KernelGuard(sandbox, guarded, self.redirects)
+            return KernelGuard(sandbox, control, guarded, self.redirects)
         except SandboxError as error:
             self.explain_absence(error, injects)
             return None
-
-    def filters_of_command(self) -> int:
-        """Returns how many filters of the kernel the command has if it is led; 0 if it is not."""
-        if not self.redirects:
-            return 0
-        from ..inject import run
-
-        return run.kernel_filters() + 1
 
     def explain_absence(self, error: SandboxError, injects: bool) -> None:
         """Prints that the command goes on without the guard of the kernel.
@@ -115,26 +111,25 @@ class Guards(NamedTuple):
         launched: Sequence[Memcached],
     ) -> None:
         """Adds to the summary what the guard of the kernel has seen."""
-        # A Python without the sandbox cannot use the main memcached unsaid.
-        summary.refusals = [r for r in summary.refusals if r.kind != refusals.CHILD]
         summary.refusals += kernel_guard.told
-        for problem in kernel_guard.problems:
-            summary.add_problem(problem)
         kinds = {refusal.kind for refusal in summary.refusals}
         if not kernel_guard.knows_caches and not kinds & {refusals.OTHER, refusals.EXCLUDED}:
             summary.add_note(NOT_TOLD)
-        emptied = {*control.emptied}
+        emptied = {*control.told}
         if refusals.FLUSHED in kinds:
             emptied.update(server.address for server in launched)
         if run_options().get("flush") != "never" and not kernel_guard.led_to <= emptied:
             summary.add_note(NOT_EMPTIED)
 
-    def hint(self) -> str:
+    def hint(self, kernel_guard: KernelGuard | None) -> str:
         """Returns which options would make more of the kernel guard; "" if none would."""
+        is_absent = self.kernel and not (kernel_guard and kernel_guard.is_on)
+        if is_absent or sys.platform != "linux":
+            return ""
         hints = [REDIRECT_HINT] if not (self.redirects or self.unix) else []
-        if not self.kernel:
+        if not (self.kernel or self.strict):
             hints.append(STRICT_HINT)
-        return "; ".join(hints) if sys.platform == "linux" else ""
+        return "; ".join(hints)
 
 
 def _typed(name: str) -> str:

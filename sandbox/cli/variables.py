@@ -24,11 +24,11 @@ def variables_of(
     environ: Mapping[str, str],
     servers: Sequence[Memcached],
     control: str,
-    filters: int = 0,
+    redirects: bool = False,
 ) -> dict[str, str]:
     """Returns the variables that lead into a sandbox, beside those that are in ``environ``.
 
-    :param filters: how many filters of the kernel a process has that is led to the servers.
+    :param redirects: whether the guard of the kernel leads to the servers.
     """
     if options["no_inject"]:
         injected = without_injection(environ)
@@ -41,7 +41,7 @@ def variables_of(
             given.get("flush", "test"),
             given.get("crawl", False),
             guarded,
-            filters,
+            redirects,
         )
         injected = injection_variables(environ, injection)
     injects = not options["no_inject"]

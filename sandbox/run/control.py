@@ -3,6 +3,7 @@
 A request is one line of JSON on a connection of its own, and so is the answer:
 ``{"resolve": [ADDRESS...], "worker": NAME}`` is answered with
 ``{"addresses": {ADDRESS: ADDRESS...}}``, ``{"others": NAME}`` with ``{"others": [ADDRESS...]}``,
+``{"mains": [ADDRESS...]}``, which tells main addresses that no server is asked for, with ``{}``,
 ``{"refused": {"address": ..., "alias": ..., "at": ..., "kind": ...}}`` with ``{}``. The same with
 "leads" in place of "refused", and with a worker, is answered with ``{"leads": ADDRESS}``: where the
 guard of the kernel leads such a connection, "" if it refuses it, or null if it does neither. What
@@ -56,7 +57,7 @@ class Control:
     ) -> None:
         self.path = path
         self.was_asked = False  # Whether a process has asked for the address of its own CACHES.
-        self.emptied: set[str] = set()  # servers that processes know, which empty them
+        self.told: set[str] = set()  # the servers that processes know, and empty after tests
         self._kernel_guard = kernel_guard
         self.refusals: list[refusals.Refusal] = []
         self._sandbox = sandbox
@@ -131,6 +132,11 @@ class Control:
             addresses, worker = request.get("resolve"), request.get("worker", "")
             if _are_strings(addresses) and isinstance(worker, str):
                 return {"addresses": self._resolve(addresses, worker, client)}
+            mains = request.get("mains")
+            if _are_strings(mains):
+                if self._kernel_guard is not None:
+                    self._kernel_guard.learn_mains(mains)
+                return {}
             if isinstance(request.get("others"), str):
                 return {"others": self._sandbox.others(request["others"])}
             if refused := _refusal(request.get("refused")):
@@ -145,9 +151,10 @@ class Control:
         # A worker asks for its own in place of those in its environment, whatever its CACHES are.
         self.was_asked |= not worker or not servers.issuperset(addresses)
         if self._kernel_guard is not None:
-            self._kernel_guard.learn(_pid_of(client), worker, addresses)
+            self._kernel_guard.learn_worker(_pid_of(client), worker)
+            self._kernel_guard.learn_mains(addresses)
         resolved = self._sandbox.resolve(addresses, worker)
-        self.emptied.update(resolved.values())
+        self.told.update(resolved.values())
         if self._kernel_guard is not None:
             self._kernel_guard.learn_servers()
         return resolved
@@ -157,7 +164,7 @@ class Control:
             return None
         server = self._kernel_guard.note(_pid_of(client), worker, refusal)
         if server:
-            self.emptied.add(server)
+            self.told.add(server)
         return server
 
 

@@ -45,15 +45,14 @@ PYTEST_PLUGIN = "_memcached_sandbox.pytest_plugin"
 class Injection(NamedTuple):
     """Settings of the Python processes of a run.
 
-    filters: how many filters of the kernel a process has that is led to servers of the run; 0 where
-        none is led.
+    redirects: whether the guard of the kernel leads them from main memcacheds to servers.
     """
 
     exclude: Collection[str]
     flush: str
     crawl: bool
     guarded: Collection[str]
-    filters: int = 0
+    redirects: bool = False
 
 
 def unknown_placeholder(template: str, servers: int, unix: bool) -> str | None:
@@ -170,7 +169,7 @@ def injection_variables(environ: Mapping[str, str], injection: Injection) -> dic
         "MEMCACHED_SANDBOX_RUN_FLUSH": injection.flush,
         "MEMCACHED_SANDBOX_RUN_CRAWL": "1" if injection.crawl else "",
         "MEMCACHED_SANDBOX_GUARDED": " ".join(injection.guarded),
-        hooks.FILTERS: str(injection.filters or ""),
+        hooks.REDIRECT: "1" if injection.redirects else "",
     }
 
 

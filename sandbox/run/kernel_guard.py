@@ -9,8 +9,10 @@ from __future__ import annotations
 import _socket
 import os
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import SandboxError
@@ -45,30 +47,39 @@ class KernelGuard:
     """Starts a command whose connects the kernel asks about, and decides about them.
 
     :param sandbox: its servers take the place of main memcacheds.
+    :param control: the path of the control socket, at which processes of the run ask.
     :param guarded: main addresses that are known before a process tells its CACHES.
     :param redirects: lead connects to main addresses to servers of the sandbox; without it they are
         refused.
     :raises SandboxError: there is no such guard on this kind of machine.
     """
 
-    def __init__(self, sandbox: Sandbox, guarded: Iterable[str], redirects: bool) -> None:
+    def __init__(
+        self, sandbox: Sandbox, control: str, guarded: Iterable[str], redirects: bool
+    ) -> None:
         with _absence_explained():
             seccomp.this_machine()
         self.is_on = False  # Whether the command was started under it.
         self.knows_caches = False  # Whether a process of the run has told its CACHES.
-        self.problems: dict[str, None] = {}
         self.led_to: set[str] = set()  # servers
         self._redirects = redirects
         self._sandbox = sandbox
+        self._control = os.fsencode(control)
         self._lock = threading.Lock()
         # Main addresses: those of this machine by their port, and others by IP address and port.
         self._here: dict[int, str] = {}
         self._hosts: dict[Host, str] = {}
         self._paths: dict[str, str] = {}
+        self._mains: dict[str, str] = {}  # all of these, by their places
         self._ports: frozenset[int] = frozenset()  # those of all of these
+        # Names of hosts that are looked up, by their places.
         self._lookups: dict[str, threading.Thread] = {}
+        self._pending: dict[int, list[threading.Thread]] = {}  # the same by port
         # The servers of the sandbox, once there are workers with others than their own.
         self._own: frozenset[str] = frozenset()
+        self._own_places: dict[str, str] = {}
+        self._found: dict[tuple[str, str], str] = {}  # servers, by main address and worker
+        self._asking: set[int] = set()  # processes that were seen to connect to the control socket
         self._workers: dict[int, tuple[Identity, str]] = {}
         self._notes: dict[tuple[int, str], refusals.Refusal] = {}
         self._unseen: set[int] = set()
@@ -94,8 +105,16 @@ class KernelGuard:
             return [refusal for refusal, count in self._counts.items() for _ in range(count)]
 
     def stop(self) -> None:
-        """Ends the guard. Processes that the command has left behind connect as they like."""
-        self._supervisor.stop()
+        """Ends the guard. Processes that the command has left behind connect as they like.
+
+        :raises SandboxError: these cannot connect any more.
+        """
+        try:
+            self._supervisor.stop()
+        except OSError as error:
+            raise SandboxError(
+                f"processes that the command has left behind cannot connect any more: {error}"
+            ) from error
 
     def __enter__(self) -> Self:
         return self
@@ -103,53 +122,71 @@ class KernelGuard:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def learn(self, pid: int, worker: str, addresses: Iterable[str]) -> None:
-        """Takes notice of the addresses in a process's CACHES, and of which worker it is."""
+    def learn_worker(self, pid: int, worker: str) -> None:
+        """Records which worker a process is."""
+        with self._lock:
+            self._workers[pid] = Identity.of(pid), worker
+
+    def learn_mains(self, addresses: Iterable[str]) -> None:
+        """Guards the addresses in the CACHES of a process."""
         servers = {server.address for server in self._sandbox.servers}
         mains = [each for each in addresses if each not in servers]
         self.knows_caches |= bool(mains)
         for main in mains:
             self._add(main)
-        with self._lock:
-            self._workers[pid] = Identity.of(pid), worker
 
     def learn_servers(self) -> None:
-        """Takes notice of new servers. Without workers there is nothing to mix up."""
+        """Records new servers. Without workers there is nothing to mix up."""
         with self._lock:
             workers = {worker for _, worker in self._workers.values() if worker}
             if any(map(self._sandbox.others, workers)):
                 self._own = frozenset(server.address for server in self._sandbox.servers)
+                self._own_places = {address.Address(each).place: each for each in self._own}
 
     def note(self, pid: int, worker: str, refusal: refusals.Refusal) -> str | None:
-        """Takes notice of where in Python a process is about to connect.
+        """Records where in Python a process is about to connect.
 
         :returns: the server that it will be led to, so that its Python can empty it; "" if it will
-            be refused, and None if its Python has to do that.
+            be refused, and None if its Python has to do that: the kernel may not ask about it.
         :raises SandboxError: the server cannot be started.
         """
         place = address.Address(refusal.address).place
         if lookup := self._lookups.get(place):
             lookup.join(LOOKUP_TIME)
         with self._lock:
-            mains = [*self._here.values(), *self._hosts.values(), *self._paths.values(), *self._own]
-            main = next((each for each in mains if address.Address(each).place == place), None)
-            if main is not None:
-                self._notes[pid, place] = refusal
-        if main is None or (place.path and main not in self._own):
-            return None if main is None else ""
-        return self._start(main, worker)
+            main = self._mains.get(place) or self._own_places.get(place)
+            if main is None or pid not in self._asking:
+                return None
+            self._notes[pid, place] = refusal
+        return "" if place.path and main not in self._own else self._server(main, worker)
 
     def decide(self, connect: Connect) -> Decision:
         """Returns the answer to a caller, or what finds it if a server has to be started."""
-        if (connect.host and connect.port in self._ports) or (connect.path and self._paths):
-            main = self._main(connect)
-            if main is not None and connect.is_of_stream() and connect.is_waiting():
-                if self._redirects and connect.host:
-                    return self._lead(connect, main, self._worker(connect), refusals.LED)
-                return self._refuse(connect, main)
-        elif self._own and (connect.host or connect.path) and connect.address in self._own:
+        if connect.path and self._redirects and connect.path == self._control:
+            self._asking.update([*connect.processes()][:1])
+            return GO_ON
+        if connect.host and connect.port in self._pending:
+            if lookups := [each for each in self._pending[connect.port] if each.is_alive()]:
+                return partial(self._decide_after, lookups, connect)
+            self._pending.pop(connect.port, None)
+        main = self._main(connect)
+        if main is not None and connect.is_of_stream() and connect.is_waiting():
+            if self._redirects and connect.host:
+                return self._lead(connect, main, self._worker(connect), refusals.LED)
+            return self._refuse(connect, main)
+        if self._own and (connect.host or connect.path) and connect.address in self._own:
             return self._lead_home(connect)
         return GO_ON
+
+    def _decide_after(self, lookups: Iterable[threading.Thread], connect: Connect) -> int:
+        """Waits until it is known where the names of hosts lead that have the caller's port."""
+        deadline = time.monotonic() + LOOKUP_TIME
+        for lookup in lookups:
+            lookup.join(max(0, deadline - time.monotonic()))
+        if any(lookup.is_alive() for lookup in lookups):
+            return GO_ON  # They are left to the guard in Python.
+        decision = self.decide(connect)
+        return decision if isinstance(decision, int) else decision()
 
     def report_unseen(self, connect: Connect) -> None:
         """Tells of a process that may not be looked at, once."""
@@ -162,10 +199,7 @@ class KernelGuard:
         """Tells of a process that was refused a connection because of an error."""
         text = str(error) if isinstance(error, SandboxError) else repr(error)
         process = next(connect.processes(), connect.pid)
-        self.problems[
-            f"a connection of {_described(process, connect)} was refused, since the kernel guard "
-            f"failed: {text}"
-        ] = None
+        self._keep(refusals.Refusal(text, "", _described(process, connect), refusals.BROKEN))
 
     def _add(self, main: str) -> None:
         """Guards a main address. The name of a host is looked up, which may take long."""
@@ -173,10 +207,11 @@ class KernelGuard:
         if place.path:
             with self._lock:
                 self._paths.setdefault(place.path, main)
+                self._mains.setdefault(place, main)
         elif place.host == "localhost":
-            self._add_here(int(place.port), main)
+            self._add_here(int(place.port), place, main)
         elif host := _packed(place.host):
-            self._add_host(host, int(place.port), main)
+            self._add_host(host, place, main)
         else:
             self._look_up(place, main)
 
@@ -187,7 +222,7 @@ class KernelGuard:
             except (OSError, ValueError):
                 return  # Only the guard in Python knows it.
             for *_, peer in found:
-                self._add_host(_packed(str(peer[0])), int(place.port), main)
+                self._add_host(_packed(str(peer[0])), place, main)
 
         if place not in self._lookups:
             thread = threading.Thread(target=look_up, daemon=True)
@@ -196,18 +231,22 @@ class KernelGuard:
             except RuntimeError:
                 return  # No thread can be started. It is left to the guard in Python.
             self._lookups[place] = thread
+            self._pending.setdefault(int(place.port), []).append(thread)
 
-    def _add_host(self, host: bytes, port: int, main: str) -> None:
+    def _add_host(self, host: bytes, place: address.Address, main: str) -> None:
+        port = int(place.port)
         if _is_here(host):
-            self._add_here(port, main)
+            self._add_here(port, place, main)
         else:
             with self._lock:
                 self._hosts.setdefault((host, port), main)
+                self._mains.setdefault(place, main)
                 self._ports |= {port}
 
-    def _add_here(self, port: int, main: str) -> None:
+    def _add_here(self, port: int, place: address.Address, main: str) -> None:
         with self._lock:
             self._here.setdefault(port, main)
+            self._mains.setdefault(place, main)
             self._ports |= {port}
 
     def _main(self, connect: Connect) -> str | None:
@@ -215,6 +254,8 @@ class KernelGuard:
         if connect.path:
             found = (main for path, main in [*self._paths.items()] if connect.leads_to_file(path))
             return next(found, None)
+        if not connect.host or connect.port not in self._ports:
+            return None
         main = self._hosts.get((connect.host, connect.port))
         if main is None and connect.port in self._here and _is_here(connect.host, connect.scope):
             main = self._here[connect.port]
@@ -222,10 +263,10 @@ class KernelGuard:
 
     def _lead_home(self, connect: Connect) -> Decision:
         """Leads a worker that connects to the server of another process to its own."""
-        if connect.host and not connect.is_in_own_network():
+        if not connect.is_of_stream() or (connect.host and not connect.is_in_own_network()):
             return GO_ON
         worker = self._worker(connect)
-        if not worker or connect.address in self._sandbox.resolved.get(worker, {}).values():
+        if not worker or self._found.get((connect.address, worker)) == connect.address:
             return GO_ON
         return self._lead(connect, connect.address, worker, refusals.LED_HOME)
 
@@ -241,22 +282,20 @@ class KernelGuard:
         return sources.worker_of(connect.environ())
 
     def _lead(self, connect: Connect, main: str, worker: str, kind: str) -> Decision:
-        server = self._sandbox.find(main, worker)
-        if server is not None:
-            return self._lead_to(connect, main, server, kind)
+        if (main, worker) in self._found:
+            return self._lead_to(connect, main, self._found[main, worker], kind)
+        return lambda: self._lead_to(connect, main, self._server(main, worker), kind)
 
-        def start_and_lead() -> int:
-            return self._lead_to(connect, main, self._start(main, worker), kind)
-
-        return start_and_lead
-
-    def _start(self, main: str, worker: str) -> str:
+    def _server(self, main: str, worker: str) -> str:
         """Returns the server for a main address, which is started if it is missing."""
-        server = self._sandbox.resolve([main], worker)[main]
-        self.learn_servers()
-        return server
+        if (main, worker) not in self._found:
+            self._found[main, worker] = self._sandbox.resolve([main], worker)[main]
+            self.learn_servers()
+        return self._found[main, worker]
 
     def _lead_to(self, connect: Connect, main: str, server: str, kind: str) -> int:
+        if kind == refusals.LED_HOME and server == main:
+            return GO_ON  # It is the worker's own.
         attempt = self._attempt(connect, main, kind)  # It may have gone when it was led.
         if not connect.lead(address.Address(server).peer):
             return self._refuse(connect, main) if connect.is_waiting() else REFUSED
@@ -271,7 +310,7 @@ class KernelGuard:
     def _attempt(self, connect: Connect, main: str, kind: str) -> refusals.Refusal:
         process = next(connect.processes(), connect.pid)
         with self._lock:
-            note = self._notes.get((process, address.Address(main).place))
+            note = self._notes.pop((process, address.Address(main).place), None)
         at = _described(process, connect)
         if note is not None:
             at = f"{note.at} in {at}"

@@ -125,13 +125,6 @@ class Sandbox:
                     address: self._servers[worker, main].address for address, main in mains.items()
                 }
 
-    def find(self, address: str, worker: str) -> str | None:
-        """Returns the sandbox address for a main address, or None if no server runs for it yet."""
-        with self._lock:
-            (main,) = self._mains([address]).values()
-            server = self._servers.get((worker, main))
-            return server.address if server else None
-
     def others(self, worker: str) -> list[str]:
         """Returns the addresses of the servers that this worker does not use."""
         with self._lock:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -74,10 +74,6 @@ class Summary:
         """Whether the run fails for what the summary tells."""
         return self._strict and bool(self._unused or refusals.faults(self.refusals))
 
-    def add_problem(self, problem: str) -> None:
-        """Tells of something that went wrong."""
-        self._problems.append(f"{problem}.")
-
     def add_note(self, note: str) -> None:
         """Tells of something that may be as it should."""
         self._notes.append(note)
@@ -87,7 +83,7 @@ class Summary:
         try:
             self._usages += [Usage.of(server) for server in servers]
         except ServerError as error:
-            self.add_problem(str(error))
+            self._problems.append(f"{error}.")
 
     def shows_use(self, servers: Sequence[Memcached]) -> bool:
         """Returns whether programs may have used servers, other than to flush them after tests.
@@ -255,16 +251,8 @@ def _refused(kind: str, taken: Sequence[refusals.Refusal]) -> str:
     if kind == refusals.CHILD:
         started = _places(taken)
         return f"a Python was started without the sandbox{started}: it may use the main memcached"
-    if kind in (refusals.LED, refusals.LED_HOME):
-        count = "a connection" if len(taken) == 1 else f"{len(taken):,} connections"
-        led = f"{'was' if len(taken) == 1 else 'were'} led to"
-        places = _places(taken, "of")
-        if kind == refusals.LED:
-            return f"{count} to the main memcached {led} the sandbox{places}"
-        return f"{count} to the server of another process {led} the worker's own{places}"
-    if kind == refusals.UNSEEN:
-        unseen = f"{len(taken)} processes, {first.at} first" if len(taken) > 1 else first.at
-        return f"the kernel guard could not look at {unseen}: connections were not guarded"
+    if kind in (refusals.LED, refusals.LED_HOME, refusals.UNSEEN, refusals.BROKEN):
+        return _of_kernel_guard(kind, taken)
     if kind == refusals.RESTLESS:
         return f"the memcached at {addresses} {emptying.RESTLESS}"
     alias = f", CACHES[{first.alias!r}]," if first.alias else ""
@@ -274,20 +262,43 @@ def _refused(kind: str, taken: Sequence[refusals.Refusal]) -> str:
     )
 
 
+def _of_kernel_guard(kind: str, taken: Sequence[refusals.Refusal]) -> str:
+    """Returns a line about what the kernel guard has led, or could not decide."""
+    first = taken[0]
+    count = "a connection" if len(taken) == 1 else f"{len(taken):,} connections"
+    if kind in (refusals.LED, refusals.LED_HOME):
+        led, places = "was led to" if len(taken) == 1 else "were led to", _places(taken, "of")
+        if kind == refusals.LED:
+            return f"{count} to the main memcached {led} the sandbox{places}"
+        return f"{count} to the server of another process {led} the worker's own{places}"
+    if kind == refusals.BROKEN:
+        return f"the kernel guard failed, and refused {count}, first of {first.at}: {first.address}"
+    unseen = f"{len(taken)} processes, {first.at} first" if len(taken) > 1 else first.at
+    return f"the kernel guard could not look at {unseen}: connections were not guarded"
+
+
 def _barred(taken: Iterable[refusals.Refusal]) -> list[str]:
     """Returns a line for each kind of connection that the kernel guard has refused."""
-    counts = Counter(taken)
+    # Many processes may have the same command.
+    alike: dict[refusals.Refusal, list[refusals.Refusal]] = {}
+    for refusal in taken:
+        alike.setdefault(refusal._replace(at=_without_pid(refusal.at)), []).append(refusal)
     lines = []
-    for refusal, count in [*counts.items()][:MOST_BARRED]:
-        alias = f", CACHES[{refusal.alias!r}]," if refusal.alias else ""
-        times = "once" if count == 1 else f"{count:,} times"
+    for first, *others in [*alike.values()][:MOST_BARRED]:
+        alias = f", CACHES[{first.alias!r}]," if first.alias else ""
+        times = f"{len(others) + 1:,} times" if others else "once"
+        more = len({refusal.at for refusal in (first, *others)}) - 1
         lines.append(
-            f"connecting to the main memcached at {refusal.address}{alias} was refused {times} by "
-            f"the kernel guard, to {refusal.at}"
+            f"connecting to the main memcached at {first.address}{alias} was refused {times} by "
+            f"the kernel guard, to {first.at}{f' and {more:,} more processes' * (more > 0)}"
         )
-    if (more := len(counts) - MOST_BARRED) > 0:
+    if (more := len(alike) - MOST_BARRED) > 0:
         lines.append(f"and {more:,} more of these")
     return lines
+
+
+def _without_pid(at: str) -> str:
+    return re.sub(r"\bprocess \d+", "process", at)
 
 
 def _places(taken: Iterable[refusals.Refusal], joint: str = "at") -> str:
@@ -295,8 +306,9 @@ def _places(taken: Iterable[refusals.Refusal], joint: str = "at") -> str:
 
     :param joint: what stands between an address and its place.
     """
-    # Several processes may have reported the same place.
-    places = [*dict.fromkeys(f"{refusal.address} {joint} {refusal.at}" for refusal in taken)]
+    # Several processes may have reported the same place, or have the same command.
+    alike = {(r.address, _without_pid(r.at)): f"{r.address} {joint} {r.at}" for r in taken}
+    places = [*alike.values()]
     count = f" at {len(places)} places" if len(places) > 1 else ""
     more = len(places) - MOST_PLACES
     return f"{count}: {', '.join(places[:MOST_PLACES])}{f', and {more} more' * (more > 0)}"

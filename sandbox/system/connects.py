@@ -5,6 +5,7 @@ from __future__ import annotations
 import _socket  # without what socket adds, whose import takes 3 ms
 import errno
 import os
+import re
 import struct
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ MAPPED = bytes(10) + b"\xff\xff"
 
 # The limits of this machine, which may be reached for a moment only.
 LIMITS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+# How a process spells the folders in /proc that are its own.
+OWN = re.compile(r"^/(?:proc/(?:thread-)?self|dev(?=/fd/))(/.*)")
 
 # How many processes to go up, at most, from a caller.
 MOST_ANCESTORS = 64
@@ -121,10 +125,11 @@ class Connect:
 
     def leads_to_file(self, path: str) -> bool:
         """Returns whether its path is another spelling of one that this process knows."""
-        folder = f"/proc/{self.pid}/{'root' if self.path.startswith(b'/') else 'cwd'}"
+        spelled = re.sub(OWN, rf"/proc/{self.pid}\1", os.fsdecode(self.path))
+        folder = f"/proc/{self.pid}/{'root' if spelled.startswith('/') else 'cwd'}"
         os.stat(folder)
         try:
-            return os.path.samestat(os.stat(f"{folder}/{os.fsdecode(self.path)}"), os.stat(path))
+            return os.path.samestat(os.stat(f"{folder}/{spelled}"), os.stat(path))
         except OSError as error:
             if error.errno in LIMITS:
                 raise

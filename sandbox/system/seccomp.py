@@ -95,8 +95,9 @@ def reason_of_absence() -> str | None:
 
 
 def serve(listener: int, answer: Callable[[bytes], object], stopped: int = -1) -> None:
-    """Has each request answered until no caller is left.
+    """Receives requests until no caller is left.
 
+    :param answer: answers one, for which it must call `send`.
     :param stopped: a descriptor; it ends, too, once there is something to read.
     """
     poll = select.poll()  # noqa: TID251 - nothing has patched the process of a command
@@ -127,7 +128,7 @@ def send(listener: int, cookie: int, answer: int) -> None:
 
 
 def control(listener: int, request: int, argument: bytes) -> bool:
-    """Has the kernel do something for a caller; returns whether that one still waits.
+    """Answers a caller, or asks about it; returns whether it still waits.
 
     A signal may interrupt it: Python does not repeat an ioctl(2).
     """
@@ -142,7 +143,7 @@ def control(listener: int, request: int, argument: bytes) -> bool:
 
 
 def this_machine() -> Machine:
-    """Returns what has to be known of this machine.
+    """Returns the numbers of system calls on this machine.
 
     :raises UnavailableError: there is no filter to be had on such a machine.
     """
@@ -162,7 +163,10 @@ def install() -> int:
     :raises UnavailableError: it cannot be had here.
     """
     machine = this_machine()
-    import ctypes
+    try:
+        import ctypes
+    except ImportError as error:
+        raise UnavailableError(f"this Python was built without ctypes: {error}") from None
 
     libc = ctypes.CDLL(None, use_errno=True)
     code = _program(machine)

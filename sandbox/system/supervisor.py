@@ -40,10 +40,10 @@ if TYPE_CHECKING:
             """Returns the answer."""
 
         def report_unseen(self, connect: Connect) -> None:
-            """Takes notice that a caller may not be looked at, and goes on."""
+            """Records that a caller may not be looked at, and goes on."""
 
         def report_failure(self, connect: Connect, error: Exception) -> None:
-            """Takes notice that a caller was refused, since the decision has failed."""
+            """Records that a caller was refused, since the decision has failed."""
 
 
 # The errors by which /proc keeps a process from being looked at.
@@ -73,10 +73,11 @@ class Supervisor:
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def spawn(self, start: Callable[[], int]) -> int:
-        """Calls what starts the command, in a thread with the filter, and returns its pid.
+        """Starts the command in a thread with the filter, and returns its pid.
 
         `stop` must follow, also after an error.
 
+        :param start: starts the command, and returns its pid.
         :raises seccomp.UnavailableError: there is no filter to be had; nothing was started.
         :raises OSError: the command cannot be started.
         """
@@ -111,6 +112,8 @@ class Supervisor:
 
         That is there only if processes of the command are left, and ends with the last of them. It
         holds no terminal, no pipe and no working directory.
+
+        :raises OSError: it cannot be started, and those processes cannot connect any more.
         """
         if self._stopped < 0:
             return
@@ -119,16 +122,19 @@ class Supervisor:
             self._thread.join()
         for thread in [*self._answers]:
             thread.join()
-        if self._listener >= 0:
-            poll = select.poll()  # noqa: TID251 - nothing has patched the process of a command
-            poll.register(self._listener, 0)
-            if not poll.poll(0):
+        try:
+            if self._listener >= 0:
                 self._hand_over()
-            posix.close(self._listener)
-        posix.close(self._stopped)
-        self._listener = self._stopped = -1
+        finally:
+            for descriptor in {self._listener, self._stopped} - {-1}:
+                posix.close(descriptor)
+            self._listener = self._stopped = -1
 
     def _hand_over(self) -> None:
+        poll = select.poll()  # noqa: TID251 - nothing has patched the process of a command
+        poll.register(self._listener, 0)
+        if poll.poll(0):
+            return  # No process of the command is left.
         null = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
         listener = 3
         os.posix_spawn(

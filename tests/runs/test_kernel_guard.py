@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -25,9 +26,10 @@ from ..helpers.processes import (
     pid_in,
     read_line,
     run_command,
+    script,
     wait_until_gone,
 )
-from ..helpers.projects import MakeProject, Project, pytest_command
+from ..helpers.projects import PYMEMCACHE, MakeProject, Project, pytest_command
 from ..helpers.users import as_root, stripped
 
 pytestmark = pytest.mark.skipif(
@@ -70,9 +72,12 @@ def test_strict_refuses_each_program(
     assert not [name for name, answer in printed.items() if SINGS in answer or "VALUE" in answer]
     told = [line for line in result.stderr.splitlines() if TOLD in line]
     assert all(f":{main_memcached.port} was refused " in line for line in told)
-    more = re.search(r"and (\d+) more of these", result.stderr)
-    # Eight threads of one process are told of in one line.
-    assert len(told) + int(more[1] if more else 0) == len(programs.commands), result.stderr
+    counts = re.findall(r"was refused (once|\d+)(?: times)? by the kernel guard", result.stderr)
+    assert sum(1 if count == "once" else int(count) for count in counts) == programs.connections
+    # Those of processes with the same command are told in one line.
+    assert re.search(r"asks blocking\) and \d more processes$", result.stderr, re.MULTILINE) or (
+        "c, blocking" not in programs.commands
+    )
     assert result.returncode == 125
     main_memcached.assert_untouched()
 
@@ -133,7 +138,7 @@ def test_main_memcached_of_caches_is_known_once_a_process_has_told_it(
     main_memcached.assert_untouched()
 
 
-@pytest.mark.parametrize("spelled", ["sock", "./link", "{folder}/sock", "{folder}/link"])
+@pytest.mark.parametrize("spelled", ["sock", "./link", "{folder}/link", "/proc/self/cwd/sock"])
 def test_main_memcached_on_a_unix_socket_is_refused_and_never_led(
     run: Run, tmp_path: Path, spelled: str
 ) -> None:
@@ -240,13 +245,20 @@ for _ in range(2):
 def test_process_that_hides_its_memory_is_guarded_or_told_once(
     run: Run, main_memcached: MainMemcached
 ) -> None:
-    command = sys.executable, "-I", "-c", UNDUMPABLE, main_memcached.port
-    result = run(*guarding(main_memcached, "--strict"), *command)
+    arguments = "-c", UNDUMPABLE, main_memcached.port
+    result = run(*guarding(main_memcached, "--strict"), sys.executable, "-I", *arguments)
     if may_look_at_others():
         assert result.stdout == "Connection refused\n" * 2
     else:
         assert result.stdout == "connected\n" * 2
         assert result.stderr.count("could not look at process") == 1
+    # A Python of the run is led, or else refuses by itself.
+    result = run(*guarding(main_memcached, "--redirect"), sys.executable, *arguments)
+    if may_look_at_others():
+        assert result.stdout == "connected\n" * 2
+        assert "2 connections to the main memcached were led" in result.stderr
+    else:
+        assert "the sandbox refuses the connection to the main memcached" in result.stdout
 
 
 HARD_CODED = """
@@ -356,6 +368,9 @@ if kind == "unix":
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(where)
 else:
+    datagram = socket.socket(type=socket.SOCK_DGRAM)
+    datagram.connect((kind, int(where)))
+    assert datagram.getpeername() == (kind, int(where))
     connection = socket.create_connection((kind, int(where)))
 connection.sendall(b"get :1:name\\r\\n")
 print(connection.recv(100))
@@ -373,20 +388,92 @@ for number in range(4):
 """
 
 
-@pytest.mark.parametrize("options", [["--redirect"], ["--strict"], ["--strict", "--unix"]])
+@pytest.mark.parametrize(
+    ("options", "main"),
+    [
+        (["--redirect"], "127.0.0.1:11211"),
+        (["--strict"], "127.0.0.1:11211"),
+        (["--strict", "--unix"], "127.0.0.1:11211"),
+        (["--strict", "--unix"], "unix:/nowhere/memcached.sock"),
+    ],
+)
 def test_captured_server_of_the_parent_leads_to_the_workers_own(
-    project: Project, main_memcached: MainMemcached, options: list[str]
+    make_project: MakeProject, options: list[str], main: str
 ) -> None:
+    """Datagram sockets are let alone."""
+    project = make_project(main)
     project.write("tests.py", CAPTURED)
     result = project.sandboxed(*options, "--", "./manage.py", "test", "--parallel", "2")
     assert result.returncode == 0, result.stderr
     assert "4 connections to the server of another process were led to the worker's own" in (
         result.stderr
     )
-    assert "without the sandbox" not in result.stderr  # It cannot use the main memcached.
     result = project.sandboxed(*options, "--", "./manage.py", "test")
     assert (result.returncode, "led to" in result.stderr) == (0, False), result.stderr
+
+
+def test_addresses_that_a_controller_of_xdist_has_deferred_are_guarded(
+    make_project: MakeProject, main_memcached: MainMemcached
+) -> None:
+    """It asks for no server of theirs."""
+    with PlainMemcached() as other:
+        mains = {"default": other.address, "further": main_memcached.address}
+        caches = {alias: {"BACKEND": PYMEMCACHE, "LOCATION": main} for alias, main in mains.items()}
+        project = make_project(caches)
+        command = asking("tcp", main_memcached.port)
+        project.write(
+            "conftest.py",
+            "import os, subprocess\n"
+            "def pytest_sessionstart(session):\n"
+            "    if 'PYTEST_XDIST_WORKER' not in os.environ:\n"
+            "        import django; django.setup()\n"
+            f"        subprocess.run({command!r}, stdout=open('answer', 'w'))\n",
+        )
+        project.write("test_it.py", "def test(): pass\n")
+        pytest = pytest_command("-pxdist", "-n2", "-pno:django", "test_it.py")
+        result = project.sandboxed("--strict", "--", *pytest, DJANGO_SETTINGS_MODULE="settings")
+    assert (project.folder / "answer").read_text() == "Connection refused\n", result.stderr
+    assert f"at {main_memcached.address} was refused once by the kernel guard" in result.stderr
     main_memcached.assert_untouched()
+
+
+def test_connects_wait_for_the_lookup_of_a_host_at_their_port(
+    python: Run, main_memcached: MainMemcached
+) -> None:
+    """The name of the host is that of this machine, as a slow DNS tells."""
+    code = (
+        "import _socket, time\n"
+        "from sandbox.cli import main\n"
+        "def getaddrinfo(*_):\n"
+        "    time.sleep(0.2)\n"
+        "    return [(0, 0, 0, '', ('127.0.0.1', 0))]\n"
+        "_socket.getaddrinfo = getaddrinfo\n"
+        "main()\n"
+    )
+    guard = f"main.example:{main_memcached.port}"
+    command = asking("tcp", main_memcached.port)
+    result = python(code, "exec", "--strict", "--guard", guard, "--", *command)
+    assert result.stdout == "Connection refused\n", result.stderr
+    main_memcached.assert_untouched()
+
+
+def test_server_that_cannot_be_started_refuses_the_connection_and_fails_a_strict_run(
+    run: Run, main_memcached: MainMemcached, tmp_path: Path
+) -> None:
+    text = f'#!/bin/sh\nmkdir {tmp_path}/started || exit 3\nexec memcached "$@"\n'
+    options = ("--strict", "--redirect", "--memcached", script(tmp_path / "once", text))
+    with PlainMemcached() as other:
+        code = "\n".join(
+            f"{shlex.join(asking('tcp', main.port))}" for main in (main_memcached, other)
+        )
+        outer = guarding(main_memcached, *map(str, options), "--guard", other.address)
+        result = run(*outer, "sh", "-c", code)
+    assert result.stdout == "END\nConnection refused\n", result.stderr
+    assert "sandbox: the kernel guard failed, and refused a connection, first of process" in (
+        result.stderr
+    )
+    assert "exit code 3" in result.stderr
+    assert result.returncode == 125
 
 
 def test_django_that_has_lost_its_environment_is_led(

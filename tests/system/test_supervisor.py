@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import sys
 import threading
@@ -253,10 +254,26 @@ def test_processes_left_behind_keep_their_network(port: int, tmp_path: Path) -> 
     wait_until_gone(int((tmp_path / "output").read_text().split()[1]))
 
 
+def test_end_has_no_effect_twice_even_if_nobody_can_answer_what_is_left(
+    port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = Supervisor(Policy(lambda _: 0))
+    pid = supervisor.spawn(partial(os.posix_spawnp, "sleep", ["sleep", "600"], os.environ))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(FileNotFoundError):
+        supervisor.stop()
+    supervisor.stop()
+    assert len(os.listdir("/proc/self/fd")) == len(before) - 2
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ("sys.platform = 'darwin'", "it needs Linux"),
+        ("sys.modules['_ctypes'] = None", "this Python was built without ctypes: "),
         ("sys.maxsize = 2**31 - 1", "it needs a 64-bit Python on x86-64 or arm64, not "),
         ("seccomp.WAIT_KILLABLE_RECV = 1 << 30", "it needs Linux 5.19, and this is "),
         ("seccomp.install()", "another program supervises this process already, such as"),

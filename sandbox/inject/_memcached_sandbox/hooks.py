@@ -39,8 +39,8 @@ MAIN_MEMCACHED = "127.0.0.1:11211"
 # Names the servers after the first one that a command was given by `--servers`, one in a line.
 FURTHER = "MEMCACHED_SANDBOX_FURTHER_ADDRESSES"
 
-# How many filters of the kernel a process has that is led from main memcacheds to sandbox servers.
-FILTERS = "MEMCACHED_SANDBOX_RUN_FILTERS"
+# Set if the guard of the kernel leads from main memcacheds to sandbox servers.
+REDIRECT = "MEMCACHED_SANDBOX_RUN_REDIRECT"
 
 # Once it is imported: the addresses to guard, and the servers to which clients send at once.
 _to_guard: "list[str]" = []
@@ -58,7 +58,7 @@ SETTINGS = (
     "MEMCACHED_SANDBOX_GUARDED",
     "MEMCACHED_SANDBOX_RUN_CRAWL",
     "MEMCACHED_SANDBOX_RUN_EXCLUDE",
-    FILTERS,
+    REDIRECT,
     "MEMCACHED_SANDBOX_RUN_FLUSH",
 )
 

@@ -113,8 +113,10 @@ def _repoint(settings: Any) -> None:
         run.resolve(addresses[:running])
         vars(settings)[DEFERRED] = functools.partial(_repointed, caches, moved)
         del vars(settings)["CACHES"]
-        for address in set(addresses).difference(run.servers()) if run.guards else ():
+        mains = set(addresses).difference(run.servers())
+        for address in mains if run.guards else ():
             guard.guard(address)
+        run.defer(mains.difference(run.resolved))
     else:
         settings.CACHES = _repointed(caches, moved)
     _undoing.append(functools.partial(_put_back, settings, caches))

@@ -45,12 +45,14 @@ CHILD = "child"
 # or led to a server of the run, or from the server of another process to the worker's own; or a
 # process could not be looked at. The process stands after "file:line", or in its place.
 BARRED = "barred"
+# A connection was refused because the guard has failed. The address tells why.
+BROKEN = "broken"
 LED = "led"
 LED_HOME = "led home"
 UNSEEN = "unseen"
 
 # The kinds that a test, or a strict run, fails for.
-FAULTS = (MAIN, CAPTURED, OPEN, BARRED)
+FAULTS = (MAIN, CAPTURED, OPEN, BARRED, BROKEN)
 
 # The kinds that a quiet run does not tell.
 NO_FAULTS = (EXCLUDED, LED, LED_HOME)

@@ -162,6 +162,16 @@ class Run:
         path = os.environ.get(refusals.VARIABLE)
         return taken + (refusals.take(path) if path else [])
 
+    def defer(self, addresses: Iterable[str]) -> None:
+        """Tells the owner of main addresses for which servers are asked for later.
+
+        :raises RunError: it does not answer.
+        """
+        from .sources import SocketSource
+
+        if isinstance(self.source, SocketSource):
+            self.source.tell_mains(addresses)
+
     def is_led(self, refusal: Refusal) -> bool:
         """Returns whether it is left to the kernel to lead a connection, or to refuse it.
 
@@ -169,11 +179,7 @@ class Run:
         """
         from .sources import SocketSource
 
-        filters = int(os.environ.get(hooks.FILTERS) or 0)
-        if not filters or not isinstance(self.source, SocketSource):
-            return False
-        # One that was started elsewhere may have the variables of a run, and none of its filters.
-        if filters > kernel_filters():
+        if not os.environ.get(hooks.REDIRECT) or not isinstance(self.source, SocketSource):
             return False
         server = self.source.leads(refusal, self.worker)
         if server:
@@ -188,16 +194,6 @@ class Run:
         else:
             self._refusals.append(refusal)
         self.source.report_refusal(refusal)
-
-
-def kernel_filters() -> int:
-    """Returns how many filters of seccomp(2) this process has; 0 where that is not told."""
-    try:
-        with open("/proc/self/status", "rb", 0) as file:
-            lines = dict(line.split(b":\t", 1) for line in file.read().splitlines())
-        return int(lines[b"Seccomp_filters"])
-    except (OSError, ValueError, KeyError):
-        return 0
 
 
 def _move_variables(moved: dict[str, str]) -> None:

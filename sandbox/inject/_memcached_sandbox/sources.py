@@ -68,6 +68,13 @@ class SocketSource:
         """
         self._request({"refused": refusal._asdict()})
 
+    def tell_mains(self, addresses: Iterable[str]) -> None:
+        """Tells the owner of main addresses for which no server is asked for yet.
+
+        :raises RunError: it does not answer.
+        """
+        self._request({"mains": list(addresses)})
+
     def leads(self, refusal: Refusal, worker: str) -> str | None:
         """Returns the server that the owner leads this process to from an address.
 
