@@ -113,7 +113,7 @@ class Guards(NamedTuple):
         """Adds to the summary what the guard of the kernel has seen."""
         summary.refusals += kernel_guard.told
         kinds = {refusal.kind for refusal in summary.refusals}
-        if not kernel_guard.knows_caches and not kinds & {refusals.OTHER, refusals.EXCLUDED}:
+        if not control.was_asked and not kinds & {refusals.OTHER, refusals.EXCLUDED}:
             summary.add_note(NOT_TOLD)
         emptied = {*control.told}
         if refusals.FLUSHED in kinds:

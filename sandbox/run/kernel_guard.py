@@ -33,13 +33,15 @@ if TYPE_CHECKING:
     from .sandbox import Sandbox
 
     Host: TypeAlias = "tuple[bytes, int]"  # an IP address in network byte order, and a port
+    # A thread that looks a name up, and until when it may be waited for, of the monotonic clock.
+    Lookup: TypeAlias = "tuple[threading.Thread, float]"
 
 GO_ON = 0
 
 # Any port: no packet is sent to find the way to a host.
 ANY_PORT = 9
 
-# Seconds that a process of the run waits until it is known where the name of a host leads.
+# Seconds after its begin that a lookup of a host's name may be waited for.
 LOOKUP_TIME = 2.0
 
 
@@ -60,7 +62,6 @@ class KernelGuard:
         with _absence_explained():
             seccomp.this_machine()
         self.is_on = False  # Whether the command was started under it.
-        self.knows_caches = False  # Whether a process of the run has told its CACHES.
         self.led_to: set[str] = set()  # servers
         self._redirects = redirects
         self._sandbox = sandbox
@@ -74,7 +75,7 @@ class KernelGuard:
         self._ports: frozenset[int] = frozenset()  # those of all of these
         # Names of hosts that are looked up, by their places.
         self._lookups: dict[str, threading.Thread] = {}
-        self._pending: dict[int, list[threading.Thread]] = {}  # the same by port
+        self._pending: dict[int, list[Lookup]] = {}  # the same by port
         # The servers of the sandbox, once there are workers with others than their own.
         self._own: frozenset[str] = frozenset()
         self._own_places: dict[str, str] = {}
@@ -130,10 +131,9 @@ class KernelGuard:
     def learn_mains(self, addresses: Iterable[str]) -> None:
         """Guards the addresses in the CACHES of a process."""
         servers = {server.address for server in self._sandbox.servers}
-        mains = [each for each in addresses if each not in servers]
-        self.knows_caches |= bool(mains)
-        for main in mains:
-            self._add(main)
+        for main in addresses:
+            if main not in servers:
+                self._add(main)
 
     def learn_servers(self) -> None:
         """Records new servers. Without workers there is nothing to mix up."""
@@ -150,14 +150,16 @@ class KernelGuard:
             be refused, and None if its Python has to do that: the kernel may not ask about it.
         :raises SandboxError: the server cannot be started.
         """
-        place = address.Address(refusal.address).place
+        at = address.Address(refusal.address)
+        place = at.place
         if lookup := self._lookups.get(place):
             lookup.join(LOOKUP_TIME)
         with self._lock:
-            main = self._mains.get(place) or self._own_places.get(place)
+            main = None if place.path else self._hosts.get((_packed(at.host), int(place.port)))
+            main = main or self._mains.get(place) or self._own_places.get(place)
             if main is None or pid not in self._asking:
                 return None
-            self._notes[pid, place] = refusal
+            self._notes[pid, address.Address(main).place] = refusal
         return "" if place.path and main not in self._own else self._server(main, worker)
 
     def decide(self, connect: Connect) -> Decision:
@@ -165,11 +167,9 @@ class KernelGuard:
         if connect.path and self._redirects and connect.path == self._control:
             self._asking.update([*connect.processes()][:1])
             return GO_ON
-        if connect.host and connect.port in self._pending:
-            if lookups := [each for each in self._pending[connect.port] if each.is_alive()]:
-                return partial(self._decide_after, lookups, connect)
-            self._pending.pop(connect.port, None)
         main = self._main(connect)
+        if main is None and connect.host and (lookups := self._pending_at(connect.port)):
+            return partial(self._decide_after, lookups, connect)
         if main is not None and connect.is_of_stream() and connect.is_waiting():
             if self._redirects and connect.host:
                 return self._lead(connect, main, self._worker(connect), refusals.LED)
@@ -178,13 +178,16 @@ class KernelGuard:
             return self._lead_home(connect)
         return GO_ON
 
-    def _decide_after(self, lookups: Iterable[threading.Thread], connect: Connect) -> int:
+    def _pending_at(self, port: int) -> list[Lookup]:
+        """Returns the lookups of hosts with a port that may still be waited for."""
+        now = time.monotonic()
+        lookups = self._pending.get(port, ())
+        return [lookup for lookup in lookups if lookup[0].is_alive() and now < lookup[1]]
+
+    def _decide_after(self, lookups: Iterable[Lookup], connect: Connect) -> int:
         """Waits until it is known where the names of hosts lead that have the caller's port."""
-        deadline = time.monotonic() + LOOKUP_TIME
-        for lookup in lookups:
-            lookup.join(max(0, deadline - time.monotonic()))
-        if any(lookup.is_alive() for lookup in lookups):
-            return GO_ON  # They are left to the guard in Python.
+        for thread, deadline in lookups:
+            thread.join(max(0, deadline - time.monotonic()))
         decision = self.decide(connect)
         return decision if isinstance(decision, int) else decision()
 
@@ -218,11 +221,10 @@ class KernelGuard:
     def _look_up(self, place: address.Address, main: str) -> None:
         def look_up() -> None:
             try:
-                found = _socket.getaddrinfo(place.host, None, 0, _socket.SOCK_STREAM)
+                for *_, peer in _socket.getaddrinfo(place.host, None, 0, _socket.SOCK_STREAM):
+                    self._add_host(_packed(str(peer[0])), place, main)
             except (OSError, ValueError):
-                return  # Only the guard in Python knows it.
-            for *_, peer in found:
-                self._add_host(_packed(str(peer[0])), place, main)
+                pass  # Only the guard in Python knows it.
 
         if place not in self._lookups:
             thread = threading.Thread(target=look_up, daemon=True)
@@ -231,17 +233,17 @@ class KernelGuard:
             except RuntimeError:
                 return  # No thread can be started. It is left to the guard in Python.
             self._lookups[place] = thread
-            self._pending.setdefault(int(place.port), []).append(thread)
+            lookup = thread, time.monotonic() + LOOKUP_TIME
+            self._pending.setdefault(int(place.port), []).append(lookup)
 
     def _add_host(self, host: bytes, place: address.Address, main: str) -> None:
         port = int(place.port)
         if _is_here(host):
             self._add_here(port, place, main)
-        else:
-            with self._lock:
-                self._hosts.setdefault((host, port), main)
-                self._mains.setdefault(place, main)
-                self._ports |= {port}
+        with self._lock:  # An address of this machine may have a server of its own, too.
+            self._hosts.setdefault((host, port), main)
+            self._mains.setdefault(place, main)
+            self._ports |= {port}
 
     def _add_here(self, port: int, place: address.Address, main: str) -> None:
         with self._lock:
@@ -298,7 +300,11 @@ class KernelGuard:
             return GO_ON  # It is the worker's own.
         attempt = self._attempt(connect, main, kind)  # It may have gone when it was led.
         if not connect.lead(address.Address(server).peer):
-            return self._refuse(connect, main) if connect.is_waiting() else REFUSED
+            if not connect.is_waiting():
+                return REFUSED
+            if kind == refusals.LED_HOME:
+                raise SandboxError(f"{main} cannot be replaced by the worker's own {server}")
+            return self._refuse(connect, main)
         self.led_to.add(server)
         self._keep(attempt)
         return GO_ON

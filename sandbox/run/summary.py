@@ -288,9 +288,10 @@ def _barred(taken: Iterable[refusals.Refusal]) -> list[str]:
         alias = f", CACHES[{first.alias!r}]," if first.alias else ""
         times = f"{len(others) + 1:,} times" if others else "once"
         more = len({refusal.at for refusal in (first, *others)}) - 1
+        further = f" and {more:,} more process{'es' * (more > 1)}" if more else ""
         lines.append(
             f"connecting to the main memcached at {first.address}{alias} was refused {times} by "
-            f"the kernel guard, to {first.at}{f' and {more:,} more processes' * (more > 0)}"
+            f"the kernel guard, to {first.at}{further}"
         )
     if (more := len(alike) - MOST_BARRED) > 0:
         lines.append(f"and {more:,} more of these")

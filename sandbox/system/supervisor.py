@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import os
 import posix
 import select
@@ -19,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from . import seccomp
 from .connects import LIMITS, Connect
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
         def report_failure(self, connect: Connect, error: Exception) -> None:
             """Records that a caller was refused, since the decision has failed."""
 
+
+T = TypeVar("T")
 
 # The errors by which /proc keeps a process from being looked at.
 HIDDEN = PermissionError, FileNotFoundError, ProcessLookupError
@@ -157,7 +160,7 @@ class Supervisor:
         connect = Connect(self._listener, request)
         answer: Decision
         try:
-            answer = self._decide(connect)
+            answer = self._ask(connect, functools.partial(self._decide, connect))
         except Exception as error:  # noqa: BLE001 - whatever it was, the caller gets an answer
             answer = self._refuse(connect, error)
         if isinstance(answer, int):
@@ -166,11 +169,15 @@ class Supervisor:
             self._answer_later(connect, answer)
 
     def _decide(self, connect: Connect) -> Decision:
+        connect.look()
+        return self._policy.decide(connect)
+
+    def _ask(self, connect: Connect, find: Callable[[], T]) -> T | Answer:
+        """Returns what is found, after as many attempts as it takes."""
         retries = 0
         while True:
             try:
-                connect.look()
-                return self._policy.decide(connect)
+                return find()
             except HIDDEN:
                 if not connect.is_waiting():
                     raise
@@ -185,7 +192,7 @@ class Supervisor:
     def _answer_later(self, connect: Connect, find: Callable[[], Answer]) -> None:
         def answer() -> None:
             try:
-                result = find()
+                result = self._ask(connect, find)
             except Exception as error:  # noqa: BLE001 - as above
                 result = self._refuse(connect, error)
             seccomp.send(self._listener, connect.cookie, result)

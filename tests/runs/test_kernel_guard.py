@@ -309,29 +309,36 @@ def test_server_of_an_address_beside_caches_is_emptied_after_each_test(
 
 
 @as_root
-@pytest.mark.parametrize("address", ["127.7.7.7", "192.0.2.7"])
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.7.7.7", "192.0.2.7"])
 def test_main_host_is_known_by_its_name(
     make_project: MakeProject, main_memcached: MainMemcached, tmp_path: Path, address: str
 ) -> None:
-    """Covers an address of this machine, and one of another."""
+    """Covers addresses of this machine, of which one is guarded itself, and one of another."""
     (tmp_path / "hosts").write_text(f"127.0.0.1 localhost\n{address} main.example\n")
     project = make_project(f"main.example:{main_memcached.port}")
     project.write(
         "use.py",
         "import socket, subprocess, sys\n"
-        "from django.conf import settings; settings.CACHES\n"
+        "from django.core.cache import cache; cache.set('key', 'here')\n"
         f"socket.create_connection(('main.example', {main_memcached.port})).close()\n"
         "sys.exit(subprocess.call(['env', '-i', *sys.argv[1:]]))\n",
     )
-    bash = f"exec 3<>/dev/tcp/{address}/{main_memcached.port} && echo led"
+    bash = (
+        f"exec 3<>/dev/tcp/{address}/{main_memcached.port};"
+        " printf 'get :1:key\\r\\nquit\\r\\n' >&3; IFS= read -r line <&3; echo ${line%%:*}"
+    )
     command = sys.executable, "use.py", BASH_PATH, "-c", bash
     hosts = stripped(f"mount --bind {tmp_path}/hosts /etc/hosts")
-    sandboxed = "sandbox", "exec", "--redirect", "--"
-    result = run_command(*hosts, *sandboxed, *command, cwd=project.folder,
-                         DJANGO_SETTINGS_MODULE="settings")  # fmt: skip
-    assert (result.stdout, result.returncode) == ("led\n", 0), result.stderr
+    result = run_command(
+        *(*hosts, *guarding(main_memcached, "--redirect"), *command),
+        cwd=project.folder,
+        DJANGO_SETTINGS_MODULE="settings",
+    )
+    assert (result.stdout, result.returncode) == ("VALUE\n", 0), result.stderr
     assert "2 connections to the main memcached were led to the sandbox at 2 pl" in result.stderr
     assert "use.py:3 in process" in result.stderr
+    assert "servers" not in result.stderr  # All are led to the one that Django has.
+    main_memcached.assert_untouched()
 
 
 def test_host_that_does_not_resolve_is_left_to_the_guard_in_python(
