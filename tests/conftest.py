@@ -7,11 +7,12 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import django
 import psutil
@@ -141,6 +142,27 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.basetemp = tempfile.mkdtemp(prefix="tests-", dir=os.path.realpath("/tmp"))
         config.stash[OWN_FOLDER] = config.option.basetemp
     configure_django()
+
+
+class PatientSys:
+    """The module sys for threading, whose threads wait until they can be traced by coverage.
+
+    Python 3.11 refuses a trace function while another thread installs one, and an audit hook makes
+    that take long enough to be seen: _PyEval_SetTrace() in ceval.c.
+    """
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(sys, name)
+
+    def settrace(self, function: Any) -> None:
+        while True:
+            try:
+                return sys.settrace(function)
+            except RuntimeError:
+                os.sched_yield()
+
+
+threading._sys = PatientSys()  # type: ignore[attr-defined]
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
