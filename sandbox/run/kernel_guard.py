@@ -44,6 +44,9 @@ ANY_PORT = 9
 # Seconds after its begin that a lookup of a host's name may be waited for.
 LOOKUP_TIME = 2.0
 
+# How many sockets that were led are kept apart, at most.
+MOST_SOCKETS = 10_000
+
 
 class KernelGuard:
     """Starts a command whose connects the kernel asks about, and decides about them.
@@ -84,6 +87,8 @@ class KernelGuard:
         self._workers: dict[int, tuple[Identity, str]] = {}
         self._notes: dict[tuple[int, str], refusals.Refusal] = {}
         self._unseen: set[int] = set()
+        # The sockets that were led last: a program that does not block may call connect() twice.
+        self._led_sockets: set[tuple[int, int]] = set()
         self._counts: dict[refusals.Refusal, int] = {}
         self._supervisor = Supervisor(self)
         for main in guarded:
@@ -165,7 +170,7 @@ class KernelGuard:
     def decide(self, connect: Connect) -> Decision:
         """Returns the answer to a caller, or what finds it if a server has to be started."""
         if connect.path and self._redirects and connect.path == self._control:
-            self._asking.update([*connect.processes()][:1])
+            self._asking.add(connect.process)
             return GO_ON
         main = self._main(connect)
         if main is None and connect.host and (lookups := self._pending_at(connect.port)):
@@ -193,7 +198,7 @@ class KernelGuard:
 
     def report_unseen(self, connect: Connect) -> None:
         """Tells of a process that may not be looked at, once."""
-        process = next(connect.processes(), connect.pid)
+        process = connect.process
         if process not in self._unseen:
             self._unseen.add(process)
             self._keep(refusals.Refusal("", "", _described(process, connect), refusals.UNSEEN))
@@ -201,8 +206,8 @@ class KernelGuard:
     def report_failure(self, connect: Connect, error: Exception) -> None:
         """Tells of a process that was refused a connection because of an error."""
         text = str(error) if isinstance(error, SandboxError) else repr(error)
-        process = next(connect.processes(), connect.pid)
-        self._keep(refusals.Refusal(text, "", _described(process, connect), refusals.BROKEN))
+        at = _described(connect.process, connect)
+        self._keep(refusals.Refusal(text, "", at, refusals.BROKEN))
 
     def _add(self, main: str) -> None:
         """Guards a main address. The name of a host is looked up, which may take long."""
@@ -298,7 +303,8 @@ class KernelGuard:
     def _lead_to(self, connect: Connect, main: str, server: str, kind: str) -> int:
         if kind == refusals.LED_HOME and server == main:
             return GO_ON  # It is the worker's own.
-        attempt = self._attempt(connect, main, kind)  # It may have gone when it was led.
+        # The caller may have gone when it was led.
+        attempt, socket = self._attempt(connect, main, kind), connect.socket()
         if not connect.lead(address.Address(server).peer):
             if not connect.is_waiting():
                 return REFUSED
@@ -306,7 +312,11 @@ class KernelGuard:
                 raise SandboxError(f"{main} cannot be replaced by the worker's own {server}")
             return self._refuse(connect, main)
         self.led_to.add(server)
-        self._keep(attempt)
+        if socket not in self._led_sockets:
+            self._keep(attempt)
+        if len(self._led_sockets) == MOST_SOCKETS:
+            self._led_sockets.clear()
+        self._led_sockets.add(socket)
         return GO_ON
 
     def _refuse(self, connect: Connect, main: str) -> int:
@@ -314,7 +324,7 @@ class KernelGuard:
         return REFUSED
 
     def _attempt(self, connect: Connect, main: str, kind: str) -> refusals.Refusal:
-        process = next(connect.processes(), connect.pid)
+        process = connect.process
         with self._lock:
             note = self._notes.pop((process, address.Address(main).place), None)
         at = _described(process, connect)

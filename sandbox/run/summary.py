@@ -154,7 +154,7 @@ class Summary:
             usage = Usage.sum(self._usages)
             lines.append(Line(usage.line(self._memory_option), is_warning=bool(usage.evictions)))
         lines += [Line(problem, is_problem=True) for problem in self._problems]
-        told = [r for r in self.refusals if not (self._quiet and r.kind in refusals.NO_FAULTS)]
+        told = [r for r in self.refusals if not (self._quiet and r.kind in refusals.ROUTINE)]
         lines += [Line(line, is_problem=True) for line in refused(told)]
         lines += [Line(note) for note in self._notes if not self._quiet]
         return lines

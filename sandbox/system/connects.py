@@ -176,6 +176,19 @@ class Connect:
             return command
         return f"{command[: LONGEST_COMMAND - 3]}..."
 
+    @property
+    def process(self) -> int:
+        """The pid of the caller's process; the ID of its thread if that is not told."""
+        return next(self.processes(), self.pid)
+
+    def socket(self) -> tuple[int, int]:
+        """Returns the caller's process, and the inode of its socket."""
+        try:
+            inode = os.stat(f"/proc/{self.pid}/fd/{self._descriptor}").st_ino
+        except FileNotFoundError:
+            inode = 0  # It was closed meanwhile.
+        return self.process, inode
+
     def processes(self) -> Iterator[int]:
         """Returns the pids of the caller's process and of its ancestors, the nearest one first."""
         pid = self.pid

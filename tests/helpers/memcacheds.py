@@ -14,7 +14,7 @@ from pymemcache import Client
 
 from sandbox.server.binary import find_memcached
 
-from .processes import eventually
+from .processes import eventually, script
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -30,6 +30,12 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as client:
     while True:
         client.sendall(block)
 """
+
+
+def starting_once(folder: Path) -> str:
+    """Return the path of a memcached that starts a single time."""
+    text = f'#!/bin/sh\nmkdir {folder}/started || exit 3\nexec memcached "$@"\n'
+    return str(script(folder / "once", text))
 
 
 class PlainMemcached:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
 from ..conftest import Run
 from ..helpers.django_runs import RUNNER, servers_of, with_runner
-from ..helpers.processes import script
+from ..helpers.memcacheds import starting_once
 from ..helpers.projects import Project
 from ..helpers.suites import CLEAN_CACHE, START_METHODS, WORKERS_AND_CHILDREN
 
@@ -118,12 +117,6 @@ def test_run_within_a_run_has_its_own_servers(project: Project) -> None:
 def bounded(project: Project) -> Project:
     """End a run that would hang, and workers that were not forked."""
     return with_runner(project, "import signal; signal.alarm(60)\n")
-
-
-def starting_once(folder: Path) -> str:
-    """Return the path of a memcached that starts a single time."""
-    text = f'#!/bin/sh\nmkdir {folder}/started || exit 3\nexec memcached "$@"\n'
-    return str(script(folder / "once", text))
 
 
 @pytest.mark.parametrize("runner", ["", RUNNER])

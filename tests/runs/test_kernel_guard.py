@@ -19,14 +19,13 @@ from ..conftest import Run
 from ..helpers.cli import Cli, assert_one_line
 from ..helpers.connecting import BASH_PATH, Programs
 from ..helpers.django_runs import with_runner
-from ..helpers.memcacheds import MainMemcached, PlainMemcached
+from ..helpers.memcacheds import MainMemcached, PlainMemcached, starting_once
 from ..helpers.processes import (
     eventually,
     found,
     pid_in,
     read_line,
     run_command,
-    script,
     wait_until_gone,
 )
 from ..helpers.projects import PYMEMCACHE, MakeProject, Project, pytest_command
@@ -297,6 +296,20 @@ def test_what_was_led_fails_no_test_and_is_emptied_after_each(
     main_memcached.assert_untouched()
 
 
+def test_connect_that_is_repeated_until_it_is_done_counts_once(
+    run: Run, main_memcached: MainMemcached
+) -> None:
+    code = (
+        "import socket, sys\n"
+        "connection = socket.socket()\n"
+        "for _ in range(3):\n"
+        "    connection.connect_ex(('127.0.0.1', int(sys.argv[1])))\n"
+    )
+    command = sys.executable, "-I", "-c", code, main_memcached.port
+    result = run(*guarding(main_memcached, "--redirect"), *command)
+    assert "sandbox: a connection to the main memcached was led" in result.stderr
+
+
 def test_server_of_an_address_beside_caches_is_emptied_after_each_test(
     project: Project, main_memcached: MainMemcached
 ) -> None:
@@ -468,13 +481,12 @@ def test_connects_wait_for_the_lookup_of_a_host_at_their_port(
 def test_server_that_cannot_be_started_refuses_the_connection_and_fails_a_strict_run(
     run: Run, main_memcached: MainMemcached, tmp_path: Path
 ) -> None:
-    text = f'#!/bin/sh\nmkdir {tmp_path}/started || exit 3\nexec memcached "$@"\n'
-    options = ("--strict", "--redirect", "--memcached", script(tmp_path / "once", text))
+    options = ("--strict", "--redirect", "--memcached", starting_once(tmp_path))
     with PlainMemcached() as other:
         code = "\n".join(
             f"{shlex.join(asking('tcp', main.port))}" for main in (main_memcached, other)
         )
-        outer = guarding(main_memcached, *map(str, options), "--guard", other.address)
+        outer = guarding(main_memcached, *options, "--guard", other.address)
         result = run(*outer, "sh", "-c", code)
     assert result.stdout == "END\nConnection refused\n", result.stderr
     assert "sandbox: the kernel guard failed, and refused a connection, first of process" in (

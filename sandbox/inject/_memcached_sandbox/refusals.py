@@ -55,7 +55,7 @@ UNSEEN = "unseen"
 FAULTS = (MAIN, CAPTURED, OPEN, BARRED, BROKEN)
 
 # The kinds that a quiet run does not tell.
-NO_FAULTS = (EXCLUDED, LED, LED_HOME)
+ROUTINE = (EXCLUDED, LED, LED_HOME)
 
 # The kinds that only say why nothing, or what, used the servers of a run.
 NOTES = (OTHER, FLUSHED, NESTED, LOST)
