@@ -124,7 +124,7 @@ def _run(
     injects = not options["no_inject"]
     kernel_guard = guards.kernel_guard(sandbox, injects)
     control = Control(sandbox, sandbox.control_directory.socket, kernel_guard)
-    variables = variables_of(options, os.environ, launched, control.path, guards.redirects)
+    variables = variables_of(options, os.environ, launched, control.path, guards.leads)
     watcher = ExitWatcher(sandbox)
     summary = Summary("--memory", strict, quiet)
     _tell_outer_run()

@@ -74,6 +74,13 @@ class Guards(NamedTuple):
         wanted = bool(demanded) or (strict and kernel is None)
         return cls(wanted, demanded, redirects, strict, unix)
 
+    @property
+    def leads(self) -> str:
+        """What the guard of the kernel leads to servers: "", "workers" or "all"."""
+        if self.redirects:
+            return "all"
+        return "workers" if self.kernel else ""
+
     def kernel_guard(self, sandbox: Sandbox, injects: bool) -> KernelGuard | None:
         """Returns the guard of the kernel if the command is to have it, and can.
 

@@ -24,11 +24,11 @@ def variables_of(
     environ: Mapping[str, str],
     servers: Sequence[Memcached],
     control: str,
-    redirects: bool = False,
+    leads: str = "",
 ) -> dict[str, str]:
     """Returns the variables that lead into a sandbox, beside those that are in ``environ``.
 
-    :param redirects: whether the guard of the kernel leads to the servers.
+    :param leads: what the guard of the kernel leads to the servers: "", "workers" or "all".
     """
     if options["no_inject"]:
         injected = without_injection(environ)
@@ -41,7 +41,7 @@ def variables_of(
             given.get("flush", "test"),
             given.get("crawl", False),
             guarded,
-            redirects,
+            leads,
         )
         injected = injection_variables(environ, injection)
     injects = not options["no_inject"]

@@ -45,14 +45,14 @@ PYTEST_PLUGIN = "_memcached_sandbox.pytest_plugin"
 class Injection(NamedTuple):
     """Settings of the Python processes of a run.
 
-    redirects: whether the guard of the kernel leads them from main memcacheds to servers.
+    leads: what the guard of the kernel leads to servers: "", "workers" or "all".
     """
 
     exclude: Collection[str]
     flush: str
     crawl: bool
     guarded: Collection[str]
-    redirects: bool = False
+    leads: str = ""
 
 
 def unknown_placeholder(template: str, servers: int, unix: bool) -> str | None:
@@ -169,7 +169,7 @@ def injection_variables(environ: Mapping[str, str], injection: Injection) -> dic
         "MEMCACHED_SANDBOX_RUN_FLUSH": injection.flush,
         "MEMCACHED_SANDBOX_RUN_CRAWL": "1" if injection.crawl else "",
         "MEMCACHED_SANDBOX_GUARDED": " ".join(injection.guarded),
-        hooks.REDIRECT: "1" if injection.redirects else "",
+        hooks.LEADS: injection.leads,
     }
 
 

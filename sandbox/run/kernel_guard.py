@@ -169,7 +169,7 @@ class KernelGuard:
 
     def decide(self, connect: Connect) -> Decision:
         """Returns the answer to a caller, or what finds it if a server has to be started."""
-        if connect.path and self._redirects and connect.path == self._control:
+        if connect.path and connect.path == self._control:
             self._asking.add(connect.process)
             return GO_ON
         main = self._main(connect)

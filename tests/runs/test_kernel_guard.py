@@ -380,6 +380,7 @@ import subprocess, sys
 from django.conf import settings
 from django.core.cache import cache
 from django.test import SimpleTestCase
+from pymemcache import Client
 
 CAPTURED = settings.CACHES["default"]["LOCATION"]
 ASK = r'''
@@ -402,6 +403,7 @@ def make(name):
         cache.set("name", name)
         command = [sys.executable, "-I", "-c", ASK, CAPTURED]
         self.assertIn(name, subprocess.check_output(command, text=True, env={}))
+        self.assertEqual(Client(CAPTURED).get(":1:name"), name.encode())
     return type(name, (SimpleTestCase,), {"test": test})
 
 for number in range(4):
@@ -421,12 +423,12 @@ for number in range(4):
 def test_captured_server_of_the_parent_leads_to_the_workers_own(
     make_project: MakeProject, options: list[str], main: str
 ) -> None:
-    """Datagram sockets are let alone."""
+    """Covers a Python of the run, and one that knows of none. Datagram sockets are let alone."""
     project = make_project(main)
     project.write("tests.py", CAPTURED)
     result = project.sandboxed(*options, "--", "./manage.py", "test", "--parallel", "2")
     assert result.returncode == 0, result.stderr
-    assert "4 connections to the server of another process were led to the worker's own" in (
+    assert "8 connections to the server of another process were led to the worker's own" in (
         result.stderr
     )
     result = project.sandboxed(*options, "--", "./manage.py", "test")

@@ -39,8 +39,9 @@ MAIN_MEMCACHED = "127.0.0.1:11211"
 # Names the servers after the first one that a command was given by `--servers`, one in a line.
 FURTHER = "MEMCACHED_SANDBOX_FURTHER_ADDRESSES"
 
-# Set if the guard of the kernel leads from main memcacheds to sandbox servers.
-REDIRECT = "MEMCACHED_SANDBOX_RUN_REDIRECT"
+# What the guard of the kernel leads to sandbox servers, if it does: "workers" alone, which may know
+# the servers of other processes, or "all" that connect to main memcacheds, too.
+LEADS = "MEMCACHED_SANDBOX_RUN_LEADS"
 
 # Once it is imported: the addresses to guard, and the servers to which clients send at once.
 _to_guard: "list[str]" = []
@@ -58,7 +59,7 @@ SETTINGS = (
     "MEMCACHED_SANDBOX_GUARDED",
     "MEMCACHED_SANDBOX_RUN_CRAWL",
     "MEMCACHED_SANDBOX_RUN_EXCLUDE",
-    REDIRECT,
+    LEADS,
     "MEMCACHED_SANDBOX_RUN_FLUSH",
 )
 

@@ -179,7 +179,9 @@ class Run:
         """
         from .sources import SocketSource
 
-        if not os.environ.get(hooks.REDIRECT) or not isinstance(self.source, SocketSource):
+        leads = os.environ.get(hooks.LEADS)
+        is_led = leads == "all" or (leads == "workers" and refusal.kind == refusals.CAPTURED)
+        if not is_led or not isinstance(self.source, SocketSource):
             return False
         server = self.source.leads(refusal, self.worker)
         if server:
