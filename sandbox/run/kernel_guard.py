@@ -6,10 +6,8 @@ connect to the server of another worker, or of their parent, is led to its own.
 
 from __future__ import annotations
 
-import _socket
 import os
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,31 +16,21 @@ from typing import TYPE_CHECKING
 from ..errors import SandboxError
 from ..inject import address, refusals, sources
 from ..system import seccomp
-from ..system.connects import LIMITS
 from ..system.processes import Identity
 from ..system.supervisor import REFUSED, Supervisor
+from .main_addresses import MainAddresses, wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import TypeAlias
 
     from typing_extensions import Self
 
     from ..system.connects import Connect
     from ..system.supervisor import Decision
+    from .main_addresses import Lookup
     from .sandbox import Sandbox
 
-    Host: TypeAlias = "tuple[bytes, int]"  # an IP address in network byte order, and a port
-    # A thread that looks a name up, and until when it may be waited for, of the monotonic clock.
-    Lookup: TypeAlias = "tuple[threading.Thread, float]"
-
 GO_ON = 0
-
-# Any port: no packet is sent to find the way to a host.
-ANY_PORT = 9
-
-# Seconds after its begin that a lookup of a host's name may be waited for.
-LOOKUP_TIME = 2.0
 
 # How many sockets that were led are kept apart, at most.
 MOST_SOCKETS = 10_000
@@ -70,15 +58,7 @@ class KernelGuard:
         self._sandbox = sandbox
         self._control = os.fsencode(control)
         self._lock = threading.Lock()
-        # Main addresses: those of this machine by their port, and others by IP address and port.
-        self._here: dict[int, str] = {}
-        self._hosts: dict[Host, str] = {}
-        self._paths: dict[str, str] = {}
-        self._mains: dict[str, str] = {}  # all of these, by their places
-        self._ports: frozenset[int] = frozenset()  # those of all of these
-        # Names of hosts that are looked up, by their places.
-        self._lookups: dict[str, threading.Thread] = {}
-        self._pending: dict[int, list[Lookup]] = {}  # the same by port
+        self._mains = MainAddresses()
         # The servers of the sandbox, once there are workers with others than their own.
         self._own: frozenset[str] = frozenset()
         self._own_places: dict[str, str] = {}
@@ -92,11 +72,12 @@ class KernelGuard:
         self._counts: dict[refusals.Refusal, int] = {}
         self._supervisor = Supervisor(self)
         for main in guarded:
-            self._add(main)
+            self._mains.add(main)
 
     def spawn(self, start: Callable[[], int]) -> int:
-        """Calls what starts the command, and returns its pid; `stop` must follow.
+        """Starts the command, and returns its pid; `stop` must follow.
 
+        :param start: starts the command, and returns its pid.
         :raises SandboxError: the kernel cannot guard it; nothing was started.
         """
         with _absence_explained():
@@ -138,7 +119,7 @@ class KernelGuard:
         servers = {server.address for server in self._sandbox.servers}
         for main in addresses:
             if main not in servers:
-                self._add(main)
+                self._mains.add(main)
 
     def learn_servers(self) -> None:
         """Records new servers. Without workers there is nothing to mix up."""
@@ -155,25 +136,24 @@ class KernelGuard:
             be refused, and None if its Python has to do that: the kernel may not ask about it.
         :raises SandboxError: the server cannot be started.
         """
-        at = address.Address(refusal.address)
-        place = at.place
-        if lookup := self._lookups.get(place):
-            lookup.join(LOOKUP_TIME)
+        main = self._mains.of_text(refusal.address)
         with self._lock:
-            main = None if place.path else self._hosts.get((_packed(at.host), int(place.port)))
-            main = main or self._mains.get(place) or self._own_places.get(place)
+            if main is None:
+                main = self._own_places.get(address.Address(refusal.address).place)
             if main is None or pid not in self._asking:
                 return None
             self._notes[pid, address.Address(main).place] = refusal
-        return "" if place.path and main not in self._own else self._server(main, worker)
+        if address.Address(main).path and main not in self._own:
+            return ""
+        return self._server(main, worker)
 
     def decide(self, connect: Connect) -> Decision:
         """Returns the answer to a caller, or what finds it if a server has to be started."""
         if connect.path and connect.path == self._control:
             self._asking.add(connect.process)
             return GO_ON
-        main = self._main(connect)
-        if main is None and connect.host and (lookups := self._pending_at(connect.port)):
+        main = self._mains.of_connect(connect)
+        if main is None and connect.host and (lookups := self._mains.lookups_at(connect.port)):
             return partial(self._decide_after, lookups, connect)
         if main is not None and connect.is_of_stream() and connect.is_waiting():
             if self._redirects and connect.host:
@@ -183,16 +163,10 @@ class KernelGuard:
             return self._lead_home(connect)
         return GO_ON
 
-    def _pending_at(self, port: int) -> list[Lookup]:
-        """Returns the lookups of hosts with a port that may still be waited for."""
-        now = time.monotonic()
-        lookups = self._pending.get(port, ())
-        return [lookup for lookup in lookups if lookup[0].is_alive() and now < lookup[1]]
-
     def _decide_after(self, lookups: Iterable[Lookup], connect: Connect) -> int:
         """Waits until it is known where the names of hosts lead that have the caller's port."""
-        for thread, deadline in lookups:
-            thread.join(max(0, deadline - time.monotonic()))
+        for lookup in lookups:
+            wait(lookup)
         decision = self.decide(connect)
         return decision if isinstance(decision, int) else decision()
 
@@ -208,65 +182,6 @@ class KernelGuard:
         text = str(error) if isinstance(error, SandboxError) else repr(error)
         at = _described(connect.process, connect)
         self._keep(refusals.Refusal(text, "", at, refusals.BROKEN))
-
-    def _add(self, main: str) -> None:
-        """Guards a main address. The name of a host is looked up, which may take long."""
-        place = address.Address(main).place
-        if place.path:
-            with self._lock:
-                self._paths.setdefault(place.path, main)
-                self._mains.setdefault(place, main)
-        elif place.host == "localhost":
-            self._add_here(int(place.port), place, main)
-        elif host := _packed(place.host):
-            self._add_host(host, place, main)
-        else:
-            self._look_up(place, main)
-
-    def _look_up(self, place: address.Address, main: str) -> None:
-        def look_up() -> None:
-            try:
-                for *_, peer in _socket.getaddrinfo(place.host, None, 0, _socket.SOCK_STREAM):
-                    self._add_host(_packed(str(peer[0])), place, main)
-            except (OSError, ValueError):
-                pass  # Only the guard in Python knows it.
-
-        if place not in self._lookups:
-            thread = threading.Thread(target=look_up, daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:
-                return  # No thread can be started. It is left to the guard in Python.
-            self._lookups[place] = thread
-            lookup = thread, time.monotonic() + LOOKUP_TIME
-            self._pending.setdefault(int(place.port), []).append(lookup)
-
-    def _add_host(self, host: bytes, place: address.Address, main: str) -> None:
-        port = int(place.port)
-        if _is_here(host):
-            self._add_here(port, place, main)
-        with self._lock:  # An address of this machine may have a server of its own, too.
-            self._hosts.setdefault((host, port), main)
-            self._mains.setdefault(place, main)
-            self._ports |= {port}
-
-    def _add_here(self, port: int, place: address.Address, main: str) -> None:
-        with self._lock:
-            self._here.setdefault(port, main)
-            self._mains.setdefault(place, main)
-            self._ports |= {port}
-
-    def _main(self, connect: Connect) -> str | None:
-        """Returns the main address that a caller connects to, or None if it is none."""
-        if connect.path:
-            found = (main for path, main in [*self._paths.items()] if connect.leads_to_file(path))
-            return next(found, None)
-        if not connect.host or connect.port not in self._ports:
-            return None
-        main = self._hosts.get((connect.host, connect.port))
-        if main is None and connect.port in self._here and _is_here(connect.host, connect.scope):
-            main = self._here[connect.port]
-        return main if main is not None and connect.is_in_own_network() else None
 
     def _lead_home(self, connect: Connect) -> Decision:
         """Leads a worker that connects to the server of another process to its own."""
@@ -349,38 +264,3 @@ def _absence_explained() -> Iterator[None]:
 def _described(process: int, connect: Connect) -> str:
     command = connect.command()
     return f"process {process} ({command})" if command else f"process {process}"
-
-
-def _packed(host: str) -> bytes:
-    """Returns an IP address in network byte order; b"" for the name of a host."""
-    host = host.partition("%")[0]
-    try:
-        return _socket.inet_pton(_socket.AF_INET6 if ":" in host else _socket.AF_INET, host)
-    except (OSError, ValueError):
-        return b""
-
-
-def _is_here(host: bytes, scope: int = 0) -> bool:
-    """Returns whether an IP address is one of this machine.
-
-    The kernel takes such an address as that of the sender, too: it is asked for its route.
-    """
-    is_ipv4 = len(host) == len(address.ALL_INTERFACES)
-    if is_ipv4 and host[0] == address.LOOPBACK:
-        return True
-    if host in (address.ALL_INTERFACES, address.ALL_INTERFACES_6, address.LOOPBACK_6):
-        return True
-    family = _socket.AF_INET if is_ipv4 else _socket.AF_INET6
-    text = _socket.inet_ntop(family, host)
-    try:
-        probe = _socket.socket(family, _socket.SOCK_DGRAM)
-        try:
-            probe.connect((text, ANY_PORT) if is_ipv4 else (text, ANY_PORT, 0, scope))
-            sender: str = probe.getsockname()[0]
-        finally:
-            probe.close()
-    except OSError as error:
-        if error.errno in LIMITS:
-            raise
-        return False  # There is no way there, or no such family here.
-    return sender.partition("%")[0] == text
