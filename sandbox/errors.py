@@ -3,6 +3,7 @@
     SandboxError
     ├── OptionError            (ValueError)              an option is wrong; nothing was started
     ├── BinaryError                                      no memcached to run
+    ├── InstallError                                     `sandbox install` cannot get a memcached
     ├── StartError                                       memcached did not become ready
     ├── ServerError                                      a server does not answer, or has died
     ├── RunError               (RuntimeError)            the sandbox of the run cannot be reached
@@ -13,8 +14,9 @@
     ├── RecordError                                      the record of a server cannot be read
     └── CleanupError                                     a stale directory cannot be removed
 
-The last five stay within the package: callers turn them into another error, one of Django's, or a
-line of output. `explain_limit` does the same for errors of the system that mean a limit.
+InstallError and the last five stay within the package: callers turn them into another error, one of
+Django's, or a line of output. `explain_limit` does the same for errors of the system that mean a
+limit.
 """
 
 from __future__ import annotations
@@ -54,9 +56,20 @@ class OptionError(SandboxError, ValueError):
 
 
 class BinaryError(SandboxError):
-    """There is no memcached to run, or it cannot be executed."""
+    """There is no memcached to run, or it cannot be executed.
+
+    ``remedy`` is the part of the text that says what to do, and ``problem`` the rest.
+    """
 
     __module__ = "sandbox"
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(problem, remedy)  # pickle calls this with both again
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return printable(f"{self.problem}: {self.remedy}")
 
 
 class StartError(SandboxError):
@@ -69,6 +82,10 @@ class ServerError(SandboxError):
     """The server is not running, has died, or does not answer as memcached does."""
 
     __module__ = "sandbox"
+
+
+class InstallError(SandboxError):
+    """A memcached cannot be installed or removed; what was installed is as it was."""
 
 
 class RunDirectoryError(SandboxError):

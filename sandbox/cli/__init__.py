@@ -17,7 +17,7 @@ from ..errors import SandboxError, explain_limit
 from .output import FAILURE, INTERRUPTED, USAGE, print_statements, say, standard_streams
 
 # The commands in the order of their use. Each is a module of that name.
-COMMANDS = ("exec", "start", "stop", "list", "doctor")
+COMMANDS = ("exec", "start", "stop", "list", "doctor", "install")
 
 
 class Commands(click.Group):
@@ -38,6 +38,22 @@ class Commands(click.Group):
         command: click.Command = import_module(f".{cmd_name}", __package__).command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Returns the command that is called, as click does; proposes another if there is none."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            from .mistakes import proposal
+
+            problem = f"No such command {args[0]!r}"
+            if close := get_close_matches(args[0], COMMANDS, 1):
+                raise click.UsageError(f"{problem}: did you mean {close[0]!r}?", ctx) from error
+            raise click.UsageError(f"{problem}{proposal(args, was_tried=False)}", ctx) from error
+
 
 @click.group(
     cls=Commands,
@@ -54,8 +70,7 @@ def sandbox(context: click.Context) -> None:
         sandbox exec -- ./manage.py test
     """
     if context.invoked_subcommand is None:
-        click.echo(context.get_help(), err=True)
-        context.exit(USAGE)
+        click.echo(context.get_help())
 
 
 def main(prog_name: str = "sandbox") -> None:

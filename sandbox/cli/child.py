@@ -55,6 +55,15 @@ class NotExecutableError(click.ClickException):
     exit_code = 126
 
 
+def _mistaken(
+    kind: type[click.ClickException], command: Sequence[str], reason: str
+) -> click.ClickException:
+    """Returns the error of a command that cannot be executed, with what was probably meant."""
+    from .mistakes import proposal
+
+    return kind(f"{command[0] or repr('')}: {reason}{proposal(command, was_tried=True)}")
+
+
 def hold_signals() -> set[int]:
     """Blocks the signals that `Command.wait` waits for; returns those that were blocked before.
 
@@ -124,9 +133,12 @@ class Command:
         try:
             self.pid = start() if spawn is None else spawn(start)
         except (FileNotFoundError, ValueError):  # ValueError: the name is empty.
-            raise NotFoundError(f"{command[0] or repr('')}: command not found") from None
+            reason = "command not found"
+            if os.sep in command[0] and os.path.exists(command[0]):
+                reason = "the interpreter that its first line names was not found"
+            raise _mistaken(NotFoundError, command, reason) from None
         except OSError as error:
-            raise NotExecutableError(f"{command[0]}: {error.strerror}") from None
+            raise _mistaken(NotExecutableError, command, f"{error.strerror}") from None
 
     def wait(self, on_child: Callable[[], object]) -> int:
         """Waits for the command and returns its exit status, 128+n if signal n ended it.

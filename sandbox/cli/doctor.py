@@ -6,10 +6,10 @@ import json
 import os
 import platform
 import pwd
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from importlib import metadata
 from typing import NamedTuple
@@ -20,15 +20,19 @@ from ..errors import BinaryError, SandboxError, printable
 from ..inject import emptying, protocol
 from ..registry import inventory
 from ..registry.run_directory import problems, run_directory, where
-from ..server import ANSWER_TIMEOUT
-from ..server.binary import find_memcached, install_command
+from ..run.summary import counted
+from ..server.binary import find_memcached, version_of
+from ..server.installed import installed
 from ..server.memcached import Memcached
 from ..server.others import other_memcacheds, other_people
 from ..system.processes import shows_processes
 from ..system.seccomp import reason_of_absence
 from .output import PROBLEM
 
-UNTOLD = "which does not tell its version"
+# Seconds for a memcached to be ready, and then to answer: the whole takes two, whatever hangs.
+START_TIMEOUT = 1.5
+
+ANOTHER = "name another memcached in MEMCACHED_SANDBOX_BINARY, or unset it"
 
 # How it is known, before each flush, that memcached has executed what clients have sent.
 SEEN_AT_REST = "exact: /proc shows when memcached's threads are at rest"
@@ -68,41 +72,68 @@ def command(as_json: bool) -> int:
             click.echo(f"{check.ljust(width)}  {problem}{printable(found)}")
             if remedy:
                 click.echo(f"{' ' * width}  -> {printable(remedy)}")
+        click.echo(_verdict(findings))
     return PROBLEM if any(finding.fatal for finding in findings) else 0
+
+
+def _verdict(findings: Sequence[Finding]) -> str:
+    problems = sum(finding.fatal for finding in findings)
+    if problems:
+        return f"no run works here: {counted(problems, 'problem')} to solve"
+    if remarks := sum(bool(finding.remedy) for finding in findings):
+        return f"a run works here; {counted(remarks, 'remark')} with an arrow"
+    return "all is well"
 
 
 def _memcached() -> Iterator[Finding]:
     try:
-        binary = find_memcached()
-    except SandboxError as error:
-        remedy = f"install it with '{install_command()}'"
-        if os.environ.get("MEMCACHED_SANDBOX_BINARY"):
-            remedy = "correct MEMCACHED_SANDBOX_BINARY"
-        yield Finding("memcached", str(error), remedy, True)
+        command = find_memcached()
+    except BinaryError as error:
+        yield Finding("memcached", error.problem, error.remedy, True)
         return
-    version = _version_of(binary)
+    server = Memcached(start_timeout=START_TIMEOUT)
+    with ThreadPoolExecutor(1) as pool:  # Both may hang.
+        told = pool.submit(version_of, command)
+        findings = [*_start(server)]
+    version = told.result()
     remedy = ""
-    if () < protocol.version_in(version) < protocol.OLDEST_THAT_LISTS:
+    if () < protocol.version_in(version or "") < protocol.OLDEST_THAT_LISTS:
         oldest = protocol.dotted(protocol.OLDEST_THAT_LISTS)
         remedy = f"use {oldest} or newer: the items that a failed test has left can be listed then"
-    yield Finding("memcached", f"{binary}, {version}", remedy)
-    server = Memcached()
+    about = version or "which does not tell its version"
+    yield Finding("memcached", f"{command[0]}, {about}", remedy)
+    for finding in findings:
+        # What tells no version is hardly memcached. Else the error itself says what to do.
+        yield finding._replace(remedy=ANOTHER) if finding.fatal and not version else finding
+
+
+def _start(server: Memcached) -> Iterator[Finding]:
     try:
         _start_and_stop(server)  # what is imported on first use is imported now
         start_ms, stop_ms = _start_and_stop(server)
+        yield Finding("start", f"{start_ms:.1f} ms to start, {stop_ms:.1f} ms to stop")
+        with server, closing(emptying.Emptier(START_TIMEOUT)) as emptier:
+            shows_threads = emptier.shows_threads(server.address)
+            yield Finding("flush", SEEN_AT_REST if shows_threads else ASKED)
+            yield from _abilities(server)
+    except BinaryError as error:
+        yield Finding("start", error.problem, error.remedy, True)
     except SandboxError as error:
-        # What tells no version is hardly memcached. Else the error itself says what to do.
-        remedy = "name another memcached in MEMCACHED_SANDBOX_BINARY"
-        if version != UNTOLD and not isinstance(error, BinaryError):
-            remedy = ""
-        yield Finding("start", str(error), remedy, True)
-        return
-    yield Finding("start", f"{start_ms:.1f} ms to start, {stop_ms:.1f} ms to stop")
-    with server, closing(emptying.Emptier(ANSWER_TIMEOUT)) as emptier:
-        shows_threads = emptier.shows_threads(server.address)
-    yield Finding("flush", SEEN_AT_REST if shows_threads else ASKED)
-    if "-u" in server.command and os.geteuid() == 0:
-        user = server.command[server.command.index("-u") + 1]
+        yield Finding("start", str(error), fatal=True)
+    else:
+        yield from _user(server.command)
+
+
+def _abilities(server: Memcached) -> Iterator[Finding]:
+    try:
+        server.items()
+    except SandboxError as error:
+        yield Finding("items", str(error), "use a memcached whose crawler is not turned off")
+
+
+def _user(command: Sequence[str]) -> Iterator[Finding]:
+    if "-u" in command and os.geteuid() == 0:
+        user = command[command.index("-u") + 1]
         if pwd.getpwnam(user).pw_uid == 0:
             yield Finding(
                 "user",
@@ -119,14 +150,10 @@ def _start_and_stop(server: Memcached) -> tuple[float, float]:
     return (started - begin) * 1000, (time.perf_counter() - started) * 1000
 
 
-def _version_of(binary: str) -> str:
-    try:
-        output = subprocess.run(
-            [binary, "-V"], capture_output=True, errors="replace", timeout=5, check=False
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return UNTOLD
-    return output.strip().removeprefix("memcached ") or UNTOLD
+def _installed() -> Iterator[Finding]:
+    for found in installed():
+        about = f"{found.suite}, memcached {found.version}, package {found.package}"
+        yield Finding("installed", about)
 
 
 def _guard() -> Iterator[Finding]:
@@ -199,6 +226,7 @@ CHECKS = [
     _stale,
     _of_other_versions,
     _memcached,
+    _installed,
     _guard,
     _other_processes,
     _python,

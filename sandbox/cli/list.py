@@ -14,7 +14,7 @@ from ..registry import inventory
 from ..registry.run_directory import where
 from .output import say, table
 
-HEADINGS = ["ID", "ADDRESS", "PID", "MEMORY", "ITEMS", "AGE", "COMMAND"]
+HEADINGS = ["ID", "ADDRESS", "PID", "VERSION", "MEMORY", "ITEMS", "AGE", "COMMAND"]
 MB = 1024 * 1024
 
 
@@ -24,15 +24,15 @@ def command(as_json: bool) -> None:
     """List the servers of your sandboxes.
 
     They are looked for where this environment puts them: a shell with another TMPDIR has others.
-    MEMORY is the size of all items and the cap, AGE the time since the start. COMMAND is the owner:
-    the server ends with this process.
+    VERSION is memcached's, MEMORY the size of all items and the cap, AGE the time since the start.
+    COMMAND is the owner: the server ends with this process.
 
     \b
         sandbox list
         sandbox list --json
     """
     servers, unknown = inventory.servers()
-    entries = [_entry(server) for server in servers]
+    entries = [*map(_entry, servers, inventory.ask(servers))]
     if as_json:
         click.echo(json.dumps(entries, indent=2))
     elif entries:
@@ -44,16 +44,16 @@ def command(as_json: bool) -> None:
         say(f"no sandbox runs {where()}.")
 
 
-def _entry(server: inventory.RunningServer) -> dict[str, Any]:
+def _entry(server: inventory.RunningServer, answer: inventory.Answer | None) -> dict[str, Any]:
     record = server.record
-    stats = server.stats() or {}
     return {
         "id": server.directory.name,
         "address": record.address,
         "pid": record.server.pid,
         "memory": record.memory_mb * MB,
-        "memory_used": stats.get("bytes"),
-        "items": stats.get("curr_items"),
+        "version": answer and answer.version,
+        "memory_used": answer and answer.memory_used,
+        "items": answer and answer.items,
         "age": None if (age := record.server.age()) is None else round(age, 1),
         "owner": {"pid": record.owner.pid, "command": record.owner.command()},
     }
@@ -65,6 +65,7 @@ def _row(entry: dict[str, Any]) -> list[str]:
         entry["id"],
         entry["address"] or "not yet",
         str(entry["pid"]),
+        entry["version"] or "",
         "no answer" if used is None else f"{used / MB:.1f} of {cap} MB",
         "" if used is None else f"{entry['items']:,}",
         "" if entry["age"] is None else _age(entry["age"]),

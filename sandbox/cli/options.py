@@ -33,6 +33,16 @@ if TYPE_CHECKING:
         no_inject: bool
 
 
+# What means nothing together, on the command line: the environment may be for several commands.
+EXCLUSIVE = [
+    ("--guard", "--no-guard", "which turns the guard off"),
+    *(
+        (option, "--no-inject", "which changes nothing in Python processes")
+        for option in ("--exclude", "--flush", "--crawl")
+    ),
+]
+
+
 class SandboxOption(click.Option):
     """Names its variable in errors if it was set in the environment."""
 
@@ -126,9 +136,17 @@ def sandbox_of(options: SandboxOptions) -> Sandbox:
             f"{name}={template}", options["servers"], options["unix"]
         ):
             raise wrong_env(problem)
-    sources = {context.get_parameter_source(name) for name in ("guard", "no_guard")}
-    if sources == {ParameterSource.COMMANDLINE}:
-        raise click.UsageError("Give either --guard or --no-guard.")
+    if options["servers"] > 1 and not options["env"]:
+        (servers,) = (option for option in context.command.params if option.name == "servers")
+        raise click.BadParameter(
+            "further servers are for {address2} and so on in --env: give --env as well.",
+            context,
+            servers,
+        )
+    for first, second, reason in EXCLUSIVE:
+        sources = {context.get_parameter_source(_name(flag)) for flag in (first, second)}
+        if sources == {ParameterSource.COMMANDLINE}:
+            raise click.UsageError(f"{first} means nothing with {second}, {reason}: drop one.")
     try:
         run_options()  # What is wrong is an error before anything starts.
         memcached_options = read_memcached(
@@ -137,6 +155,11 @@ def sandbox_of(options: SandboxOptions) -> Sandbox:
     except OptionError as error:
         raise click.UsageError(f"{error}.", context) from None
     return Sandbox(**memcached_options)
+
+
+def _name(flag: str) -> str:
+    """Returns the parameter of an option, such as ``no_guard`` of ``--no-guard``."""
+    return flag.removeprefix("--").replace("-", "_")
 
 
 def wrong_env(problem: str) -> click.BadParameter:

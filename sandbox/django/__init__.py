@@ -1,9 +1,7 @@
 """Ways into the sandbox for a Django project: `sandboxed` in settings, `sandboxed_caches` in tests.
 
-The test runner is in `runner`.
-
-Importing this module imports neither Django nor the rest of the package, so that `sandboxed` may
-stay in the settings of production.
+`SandboxRunner`, and its mixin, are for TEST_RUNNER. Importing this module imports neither Django
+nor the rest of the package, so that `sandboxed` may stay in the settings of production.
 """
 
 from __future__ import annotations
@@ -20,8 +18,9 @@ if TYPE_CHECKING:
 
     from ..server.options import MemcachedOptions
     from .caches import sandboxed_caches
+    from .runner import SandboxRunner, SandboxRunnerMixin
 
-__all__ = ["sandboxed", "sandboxed_caches"]
+__all__ = ["SandboxRunner", "SandboxRunnerMixin", "sandboxed", "sandboxed_caches"]
 
 
 def sandboxed(
@@ -57,8 +56,12 @@ def sandboxed(
 
 
 def __getattr__(name: str) -> object:
-    if name != "sandboxed_caches":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .caches import sandboxed_caches
+    if name == "sandboxed_caches":
+        from .caches import sandboxed_caches
 
-    return sandboxed_caches
+        return sandboxed_caches
+    if name in ("SandboxRunner", "SandboxRunnerMixin"):
+        from . import runner
+
+        return getattr(runner, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,6 +6,7 @@ when the plugin is on.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -53,7 +54,11 @@ OPTIONS: dict[str, tuple[Literal["string", "bool", "args"], str, str]] = {
 }
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    # It may be named as well, by `-p sandbox.pytest` or pytest_plugins, and is loaded once.
+    names = {NAME, __name__} - {pluginmanager.get_name(sys.modules[__name__])}
+    for name in names:
+        pluginmanager.set_blocked(name)
     group = parser.getgroup(NAME, "memcached-sandbox")
     about = "Point Django's CACHES at a memcached of this run."
     group.addoption(flag(NAME), action="store_true", help=about)

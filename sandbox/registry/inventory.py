@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from ..errors import ProtocolError, RecordError
@@ -16,6 +18,14 @@ from .run_directory import run_directories
 ANSWER_TIMEOUT = 1.0
 
 
+class Answer(NamedTuple):
+    """Tells what a server says of itself: its version, the bytes of its items, their number."""
+
+    version: str
+    memory_used: int
+    items: int
+
+
 class RunningServer(NamedTuple):
     """Describes a server of one of this user's sandboxes. It may belong to any process."""
 
@@ -26,14 +36,15 @@ class RunningServer(NamedTuple):
         """Returns whether it belongs to the run with this control socket; "" is that of none."""
         return control != "" and self.record.control == os.path.basename(os.path.dirname(control))
 
-    def stats(self) -> dict[str, int] | None:
-        """Returns how many bytes its items take and how many they are; None without an answer."""
+    def ask(self) -> Answer | None:
+        """Returns what it says of itself; None without an answer."""
         if self.record.address is None:
             return None
         try:
             with protocol.Connection.to(self.record.address, ANSWER_TIMEOUT) as connection:
                 stats = connection.stats()
-            return {name: protocol.number(stats, name) for name in ("bytes", "curr_items")}
+            used, items = (protocol.number(stats, name) for name in ("bytes", "curr_items"))
+            return Answer(stats.get("version", ""), used, items)
         except (OSError, ProtocolError):
             return None
 
@@ -60,6 +71,12 @@ def servers() -> tuple[list[RunningServer], list[str]]:
             except RecordError as error:
                 unknown.append(f"{directory.path} {error}")
     return sorted(found, key=lambda server: server.record.server.order), unknown
+
+
+def ask(servers: Sequence[RunningServer]) -> list[Answer | None]:
+    """Returns what each server says of itself. All are asked at once, as some may hang."""
+    with ThreadPoolExecutor(max(1, len(servers))) as pool:
+        return [*pool.map(RunningServer.ask, servers)]
 
 
 def stale() -> list[str]:

@@ -203,7 +203,8 @@ class Usage(NamedTuple):
         """Returns it in one line, which names the option to raise if items were evicted."""
         hit_rate = f" ({100 * self.hits / self.gets:.1f} % hits)" if self.gets else ""
         line = (
-            f"{self.gets:,} gets{hit_rate}, {self.sets:,} sets, {self.evictions:,} evictions, "
+            f"{counted(self.gets, 'get')}{hit_rate}, {counted(self.sets, 'set')}, "
+            f"{counted(self.evictions, 'eviction')}, "
             f"peak memory {self.peak / MB:.1f} of {self.cap // MB} MB"
         )
         if self.servers > 1:
@@ -211,6 +212,11 @@ class Usage(NamedTuple):
         if self.evictions:
             line += f"; memcached had to evict: raise {option}"
         return line
+
+
+def counted(count: int, noun: str) -> str:
+    """Returns a number of things, such as ``1 get`` or ``2,000 gets``."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def refused(taken: Iterable[refusals.Refusal]) -> list[str]:

@@ -27,7 +27,7 @@ from ..system.processes import problem_of_listener, unprivileged_user
 from ..system.reaper import Reaper
 from . import NOT_RUNNING, Server
 from .binary import find_memcached
-from .options import check
+from .options import ANY_PORT, check
 
 if TYPE_CHECKING:
     from _memcached_sandbox.protocol import Tally
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 # Seconds to wait, after a lost connection, for the server to exit, so that its exit status can be
 # reported.
 DYING_TIME = 0.2
-
-# The port by which memcached lets the kernel choose one: server_socket() in memcached.c.
-CHOICE = "-1"
 
 # memcached executes that many requests of a connection before those of the next one: a flush that
 # asks whether the server is at rest relies on it. The default is 20.
@@ -63,8 +60,8 @@ class Memcached(Server):
     :param threads: its worker threads.
     :param max_connections: how many clients may be connected at a time.
     :param unix_socket: listen on a Unix socket, which keeps other users of this machine out.
-    :param binary: the memcached to run: a path, or a name on PATH. None for
-        ``$MEMCACHED_SANDBOX_BINARY``, or else the first one on PATH and in the usual folders.
+    :param binary: the memcached to run: a path, a name on PATH, or a suite of ``sandbox install``.
+        None for ``$MEMCACHED_SANDBOX_BINARY``, or else the first one found.
     :param args: further arguments for memcached, such as ``["-f", "1.1"]``.
     :param start_timeout: seconds to wait until it is ready.
     :param crawl: let `flush` free the memory of items as well, so that ``stats cachedump`` does not
@@ -148,7 +145,7 @@ class Memcached(Server):
             self._launch()
 
     def _launch(self) -> None:
-        command = [find_memcached(self._binary), *self._arguments]
+        command = [*find_memcached(self._binary), *self._arguments]
         with deferred(), no_fork:
             process = _Process(
                 command,
@@ -317,8 +314,8 @@ class _Process:
                     f"memcached's reaper cannot be started: {file}{error.strerror}"
                 ) from error
             raise BinaryError(
-                f"{self.command[0]} cannot be executed: {error.strerror}; "
-                "name another memcached in MEMCACHED_SANDBOX_BINARY"
+                f"{self.command[0]} cannot be executed ({error.strerror})",
+                "name another memcached in MEMCACHED_SANDBOX_BINARY",
             ) from error
 
     def _register(self) -> None:
@@ -343,7 +340,7 @@ class _Process:
         Others want SO_REUSEPORT for that, which memcached does not set: it chooses a port there.
         """
         if sys.platform != "linux":
-            return CHOICE
+            return ANY_PORT
         holder = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
         try:
             holder.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
@@ -376,7 +373,7 @@ class _Process:
             else:
                 # What it tells counts only where it has chosen the port itself.
                 told, asked = _port_in(line), self._wanted["tcpport"]
-                port = told if asked == CHOICE else int(asked)
+                port = told if asked == ANY_PORT else int(asked)
                 peer, address = (LOOPBACK, port), f"{LOOPBACK}:{port}"
             seconds = max(0.001, self._deadline - time.monotonic())
             problem, self.asked = problem_of_listener(peer, self.pid, self._wanted, seconds)

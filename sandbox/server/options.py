@@ -49,6 +49,9 @@ OWN_FILES_OF_A_THREAD = 4
 
 LONGEST_START = 3600  # seconds
 
+# The port by which memcached lets the kernel choose one: server_socket() in memcached.c.
+ANY_PORT = "-1"
+
 # memcached reads numbers as C's int.
 LARGEST_NUMBER = 2**31 - 1
 

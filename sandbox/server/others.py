@@ -12,7 +12,9 @@ import psutil
 
 from ..inject import address
 from ..registry import inventory
-from .options import LONG_OPTIONS, SHORT_OPTIONS
+from ..system.reaper import NAME as REAPER
+from .installed import LIBRARY_PATH
+from .options import ANY_PORT, LONG_OPTIONS, SHORT_OPTIONS
 
 # The lowest user ID of people: UID_MIN in login.defs(5), and 501 on macOS. Above it are, too, those
 # of the user nobody and of services, which systemd makes up: DynamicUser= in systemd.exec(5).
@@ -29,13 +31,15 @@ class OtherMemcached(NamedTuple):
 
 
 def other_memcacheds() -> list[OtherMemcached]:
-    """Returns the memcacheds on this machine that are not among `inventory.servers`."""
+    """Returns the memcacheds on this machine that are no servers of a sandbox, of any user."""
     recorded = [server.record.server for server in inventory.servers()[0]]
     ours = {server.pid for server in recorded if server.is_of_this_system}
     return [
         OtherMemcached(process.pid, process.info["username"] or "?", _addresses(process))
         for process in psutil.process_iter(["name", "username", "cmdline"])
-        if process.info["name"] == "memcached" and process.pid not in ours
+        if process.info["name"] == "memcached"
+        and process.pid not in ours
+        and not _has_reaper(process.pid)
     ]
 
 
@@ -52,6 +56,14 @@ def other_people() -> list[str]:
 
 def _is_other_person(uid: int) -> bool:
     return uid >= LOWEST_OF_PEOPLE and uid not in OF_SERVICES and uid != os.getuid()
+
+
+def _has_reaper(pid: int) -> bool:
+    """Returns whether a reaper leads the process group: so it is with each server of a sandbox."""
+    try:
+        return REAPER in psutil.Process(os.getpgid(pid)).cmdline()
+    except (psutil.Error, ProcessLookupError):
+        return False
 
 
 def _addresses(process: psutil.Process) -> list[address.Address]:
@@ -81,6 +93,8 @@ def _addresses(process: psutil.Process) -> list[address.Address]:
 def _addresses_asked_for(command: list[str]) -> list[address.Address]:
     if not command:
         return []  # It is being started, has just ended, or this user may not read it.
+    if command[1:2] == [LIBRARY_PATH]:
+        command = command[3:]
     try:
         options = dict(getopt.gnu_getopt(command[1:], SHORT_OPTIONS, LONG_OPTIONS)[0])
     except getopt.GetoptError:
@@ -88,5 +102,7 @@ def _addresses_asked_for(command: list[str]) -> list[address.Address]:
     if path := options.get("-s", options.get("--unix-socket")):
         return [address.Address.at_path(path)]
     port = options.get("-p", options.get("--port", "11211"))
+    if port == ANY_PORT:
+        return []
     hosts = options.get("-l", options.get("--listen", "0.0.0.0"))
     return [address.Address.at(host, port) for host in hosts.split(",")]

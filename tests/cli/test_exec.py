@@ -13,7 +13,7 @@ from ..conftest import Run
 from ..helpers.shells import Shell
 
 SUMMARY = re.compile(
-    r"sandbox: 2 gets \(50\.0 % hits\), 1 sets, 0 evictions, peak memory [\d.]+ of 64 MB\n"
+    r"sandbox: 2 gets \(50\.0 % hits\), 1 set, 0 evictions, peak memory [\d.]+ of 64 MB\n"
 )
 
 USE_CACHE = """

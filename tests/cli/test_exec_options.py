@@ -90,9 +90,3 @@ def test_guard_overrides_no_guard_in_the_environment(run: Run) -> None:
     result = run("sandbox", "exec", "-q", "--guard", "nowhere:5", *words, **off)
     assert result.stdout == "127.0.0.1:11211 nowhere:5\n"
     assert run("sandbox", "exec", "-q", "--guard", "off", *words, **on).stdout == "\n"
-
-
-def test_guard_with_no_guard_is_an_error(cli: Cli) -> None:
-    result = cli("exec", "--guard", "nowhere:5", "--no-guard", "true")
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("sandbox: Give either --guard or --no-guard.")

@@ -49,7 +49,7 @@ def assert_led(project: Project, main_memcached: MainMemcached, *command: str) -
     for _ in range(2):
         result = project.sandboxed(*options, *command, PEX_ROOT=str(project.folder / "pex"))
         assert result.returncode == 0, result.stdout + result.stderr
-        assert "sandbox: 2 gets (50.0 % hits), 1 sets" in result.stderr
+        assert "sandbox: 2 gets (50.0 % hits), 1 set" in result.stderr
         assert "a connection to the main memcached was led to the sandbox" in result.stderr
         assert "no process told its CACHES" in result.stderr
         assert "was not emptied between tests" in result.stderr
@@ -103,5 +103,5 @@ def test_program_without_python(run: Run, tmp_path: Path, main_memcached: MainMe
     options = ("--redirect", "--guard", main_memcached.address, "--")
     result = run("sandbox", "exec", *options, "node", "shop.js")
     assert result.stdout == "STORED VALUE cart 0 4 book END\n", result.stderr
-    assert "sandbox: 1 gets (100.0 % hits), 1 sets" in result.stderr
+    assert "sandbox: 1 get (100.0 % hits), 1 set" in result.stderr
     main_memcached.assert_untouched()

@@ -56,8 +56,8 @@ def test_table_has_a_row_for_each_server(cli: Cli) -> None:
     with Memcached() as server:
         result = cli("list")
         headings, row = result.stdout.splitlines()
-        assert headings.split() == ["ID", "ADDRESS", "PID", "MEMORY", "ITEMS", "AGE", "COMMAND"]
-        match = found(r"^(\w+)  (\S+) +(\d+) +0\.0 of 64 MB +0 +\d+s +(\S+)", row)
+        assert " ".join(headings.split()) == "ID ADDRESS PID VERSION MEMORY ITEMS AGE COMMAND"
+        match = found(r"^(\w+)  (\S+) +(\d+) +1\.\S+ +0\.0 of 64 MB +0 +\d+s +(\S+)", row)
         assert match.groups()[:3] == (
             os.path.basename(server.directory),
             server.address,

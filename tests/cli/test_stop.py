@@ -93,7 +93,7 @@ def test_stopped_run_reports_the_end_of_its_server(run: Run) -> None:
 def test_stop_of_one_server_ends_the_sandbox_of_a_shell(
     run: Run, shell: Shell, run_folder: Path
 ) -> None:
-    shell.run('eval "$(sandbox start --servers 2)"')
+    shell.run('eval "$(sandbox start --servers 2 --env B={address2})"')
     daemon, first = shell.daemon(), shell.id()
     (run_directory,) = run_folder.iterdir()
     names = {path.name for path in run_directory.iterdir() if ServerDirectory.is_named(path.name)}

@@ -49,7 +49,7 @@ class PlainMemcached:
             user = psutil.Process().username()
             where = arguments or ("-p", "-1")
             self.process = subprocess.Popen(
-                [find_memcached(), "-u", user, "-l", "127.0.0.1", *where],
+                [*find_memcached(), "-u", user, "-l", "127.0.0.1", *where],
                 env={**os.environ, "MEMCACHED_PORT_FILENAME": str(port_file)},
             )
             stack.callback(self.process.wait)

@@ -141,7 +141,7 @@ def passed(result: Result) -> int:
 
 
 def summary(result: Result) -> str:
-    (line,) = re.finditer(r"^memcached-sandbox: (\d.* gets.*)$", result.stdout, re.MULTILINE)
+    (line,) = re.finditer(r"^memcached-sandbox: (\d.* gets?.*)$", result.stdout, re.MULTILINE)
     return line[1]
 
 

@@ -147,7 +147,7 @@ def test_child_that_a_controller_forks_shares_its_server(project: Project) -> No
     project.write("test_it.py", "def test(memcached): pass\n")
     result = project.pytest("-n1")
     assert passed(result) == 1
-    assert "1 gets (100.0 % hits), 1 sets" in result.stdout
+    assert "1 get (100.0 % hits), 1 set," in result.stdout
 
 
 @pytest.mark.parametrize("arguments", [["-nauto", "--pdb"], ["--tx=2*popen"]])

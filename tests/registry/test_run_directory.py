@@ -196,7 +196,7 @@ def test_folder_may_have_spaces_quotes_and_other_letters(
 def test_start_without_a_usable_folder_is_an_error(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    binary = find_memcached()
+    (binary,) = find_memcached()
     monkeypatch.setattr("sandbox.registry.run_directory.os.access", lambda path, _: path == binary)
     with pytest.raises(
         SandboxError,

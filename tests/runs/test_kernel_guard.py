@@ -510,7 +510,7 @@ def test_django_that_has_lost_its_environment_is_led(
     command = ("env", "-i", f"PATH={os.environ['PATH']}", "./manage.py", "test")
     result = project.sandboxed("--redirect", "--guard", main_memcached.address, "--", *command)
     assert result.returncode == 0, result.stderr
-    assert "sandbox: 1 gets (100.0 % hits), 1 sets" in result.stderr
+    assert "sandbox: 1 get (100.0 % hits), 1 set," in result.stderr
     assert "no process told its CACHES: only port 11211 and --guard were guarded" in result.stderr
     assert "was not emptied between tests: no Python process of the run could do it" in (
         result.stderr

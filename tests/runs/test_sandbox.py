@@ -53,7 +53,7 @@ def test_servers_are_ended_if_another_does_not_start(tmp_path: Path) -> None:
 def test_launched_servers_are_ended_if_another_cannot_be_launched(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    binaries = iter([find_memcached(), find_memcached(), "/no/memcached"])
+    binaries = iter([find_memcached(), find_memcached(), ("/no/memcached",)])
     monkeypatch.setattr("sandbox.server.memcached.find_memcached", lambda _: next(binaries))
     with Sandbox() as box:
         (server,) = box.launch(1)
@@ -63,7 +63,7 @@ def test_launched_servers_are_ended_if_another_cannot_be_launched(
             box.launch(2)
         # The traceback in `info` has references to all servers: none ends for the lack of them.
         assert len(psutil.Process().children()) == children
-        assert "/no/memcached cannot be executed: No such file" in str(info.value)
+        assert "/no/memcached cannot be executed (No such file" in str(info.value)
         assert box.servers == [server]
 
 

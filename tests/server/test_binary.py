@@ -26,8 +26,8 @@ def test_binary_without_a_folder_is_looked_up_on_path(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with Memcached(binary="mc") as server:
         assert server.command[0] == str(tmp_path / "mc")
-    with pytest.raises(BinaryError, match="'no-such-memcached' is not on PATH"):
-        Memcached(binary="no-such-memcached").start()
+    with pytest.raises(BinaryError, match="'No such' is not on PATH: give its full path"):
+        Memcached(binary="No such").start()
 
 
 def test_usual_folders_are_searched_besides_path(
@@ -53,7 +53,7 @@ def test_error_names_no_command_without_a_package_manager(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("sandbox.server.binary.USUAL_FOLDERS", ())
-    with pytest.raises(BinaryError, match="install it with 'your system's package manager'"):
+    with pytest.raises(BinaryError, match="install it with your system's package manager"):
         Memcached().start()
 
 
@@ -75,5 +75,5 @@ def test_binary_that_is_missing_or_not_executable_is_an_error(tmp_path: Path) ->
 
 
 def test_binary_that_is_no_program_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(BinaryError, match="cannot be executed: Exec format error"):
+    with pytest.raises(BinaryError, match="cannot be executed \\(Exec format error\\): name"):
         Memcached(binary=script(tmp_path / "garbage", "\x7fELF garbage")).start()
