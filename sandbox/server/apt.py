@@ -83,7 +83,7 @@ def fetch(folder: Path, suite: str, known: str | None, report: Report) -> str | 
         try:
             return _fetch(apt, folder, suite, known, report)
         except InstallError:
-            report("this system's lists of packages do not do: getting new ones ...")
+            report("this system has no lists of packages, or old ones: getting new ones ...")
             shutil.rmtree(apt.folder)
             apt = _Apt(folder / "apt")
     else:

@@ -38,6 +38,7 @@ def install(suite: str, upgrade: bool, report: Report) -> tuple[Installed, bool]
             return old, False
         # If this is killed, the next one removes it.
         folder = Path(tempfile.mkdtemp(prefix=f".{suite}-", dir=data))
+        folder.chmod(0o755)
         package = fetch(folder, suite, old.package if old else None, report)
         if old and package is None:
             return old, False

@@ -1,7 +1,8 @@
 """Puts a memcached of `sandbox install` where tests find it: an executable on PATH.
 
 `PATH="$(python -m tests.helpers.installed_memcached sid):$PATH" python -m pytest` runs tests with
-that of a suite of Debian or Ubuntu. It is kept in build/: remove that for a newer one.
+that of a suite of Debian or Ubuntu; without a name, that of the system's suite. It is kept in
+build/: remove that for a newer one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from sandbox import SandboxError
 from sandbox.server import installer
+from sandbox.server.installed import own_suite
 
 from .processes import script
 
@@ -33,8 +35,8 @@ def folder_of_command(suite: str) -> Path:
 
 
 if __name__ == "__main__":
-    (of_suite,) = sys.argv[1:]
+    suite = sys.argv[1] if len(sys.argv) > 1 else own_suite()
     try:
-        print(folder_of_command(of_suite))
+        print(folder_of_command(suite))
     except SandboxError as error:
         sys.exit(f"{error}")
