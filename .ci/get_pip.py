@@ -18,6 +18,7 @@ WHEEL = re.compile(r"pip-(\d+(?:\.\d+)*)-py3-none-any\.whl")
 
 
 def main() -> None:
+    """Installs the newest pip into the environment of this Python."""
     request = urllib.request.Request(f"{INDEX.rstrip('/')}/pip/", headers={"Accept": JSON})
     with urllib.request.urlopen(request) as response:
         files = json.load(response)["files"]

@@ -61,7 +61,7 @@ OPTIONS = [
 ]
 
 # Lines of apt that only repeat that others are errors.
-VAGUE = ("Some index files failed", "Unable to fetch some archives")
+VAGUE = ("Some index files failed", "Unable to fetch some archives", "The repository")
 
 # What apt says of a suite that an archive does not have.
 NO_SUITE = "does not have a Release file"

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sandbox import BinaryError, Memcached
+from sandbox.server import installed
+from sandbox.server.binary import find_memcached
 
+from ..helpers.installs import install_by_hand, needs_apt
 from ..helpers.processes import script
+from ..helpers.users import ANOTHER_USER, as_root
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of what `sandbox install` brings. It is not there yet."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    return tmp_path / "data/memcached-sandbox"
+
+
+@pytest.fixture
+def without_memcached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path) -> Path:
+    """A folder that is all of PATH, on a machine that has no memcached elsewhere."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr("sandbox.server.binary.USUAL_FOLDERS", ())
+    monkeypatch.setattr("sys.prefix", "/nowhere")
+    return tmp_path / "bin"
 
 
 def test_binary_of_the_environment_is_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -38,23 +61,111 @@ def test_usual_folders_are_searched_besides_path(
         assert server.command[0].endswith("/memcached")
 
 
-def test_error_names_the_command_that_installs_memcached(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_memcached_of_the_own_environment_comes_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path
 ) -> None:
-    script(tmp_path / "apk", "")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("sandbox.server.binary.USUAL_FOLDERS", ())
-    with pytest.raises(BinaryError, match="not found on PATH.*install it with .*apk add memc"):
-        Memcached().start()
+    """As conda, nix and wheels have it."""
+    (tmp_path / "bin").mkdir()
+    own = script(tmp_path / "bin/memcached", "")
+    on_path = script(tmp_path / "memcached", "")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert find_memcached() == (str(on_path),)
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    assert find_memcached() == (str(own),)
+    # That of the system's Python comes when it is its turn.
+    monkeypatch.setattr("sandbox.server.binary.USUAL_FOLDERS", (str(own.parent),))
+    assert find_memcached() == (str(on_path),)
 
 
-def test_error_names_no_command_without_a_package_manager(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_installed_memcached_is_run_if_there_is_no_other(
+    data: Path, without_memcached: Path
 ) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("sandbox.server.binary.USUAL_FOLDERS", ())
-    with pytest.raises(BinaryError, match="install it with your system's package manager"):
+    install_by_hand(data, "trixie", version="1.6.38")
+    install_by_hand(data, "noble", version="1.6.9")
+    assert find_memcached() == (f"{data}/trixie/memcached",)  # the newest
+    install_by_hand(data, installed.own_suite(), version="1.5.22")
+    assert find_memcached() == (f"{data}/{installed.own_suite()}/memcached",)
+    other = script(without_memcached / "memcached", "")
+    assert find_memcached() == (str(other),)
+
+
+def test_suite_is_run_by_its_name(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through a loader, there is no shell in between, and the process is called memcached."""
+    install_by_hand(data, "trixie", with_libraries=True)
+    monkeypatch.setenv("MEMCACHED_SANDBOX_BINARY", "trixie")
+    with Memcached() as server:
+        libraries = ["--library-path", f"{data}/trixie/lib", f"{data}/trixie/bin/memcached"]
+        assert server.command[:4] == [f"{data}/trixie/memcached", *libraries]
+        process = psutil.Process(server.pid)
+        assert (process.name(), process.cmdline()) == ("memcached", [*server.command])
+        server.flush()
+
+
+def test_name_is_looked_up_on_path_before_the_suites(
+    data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install_by_hand(data, "trixie")
+    on_path = script(tmp_path / "trixie", "")
+    assert find_memcached("trixie") == (f"{data}/trixie/memcached",)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert find_memcached("trixie") == (str(on_path),)
+    assert find_memcached(f"{data}/trixie/memcached") == (f"{data}/trixie/memcached",)
+
+
+@needs_apt
+def test_suite_that_is_not_installed_is_an_error(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "^no trixie on PATH and no such suite: run sandbox install --suite trixie$"
+    with pytest.raises(BinaryError, match=said):
+        Memcached(binary="trixie").start()
+    monkeypatch.setenv("MEMCACHED_SANDBOX_BINARY", "trixie")
+    with pytest.raises(BinaryError, match=f"^MEMCACHED_SANDBOX_BINARY=trixie: {said[1:]}"):
         Memcached().start()
+    (data / "trixie").mkdir(parents=True)
+    (data / "trixie/version").write_text("1.6.38")
+    with pytest.raises(BinaryError, match="no such suite"):
+        Memcached(binary="trixie").start()
+
+
+@as_root
+def test_what_another_user_has_installed_is_not_run(data: Path, without_memcached: Path) -> None:
+    folder = install_by_hand(data, "trixie")
+    os.chown(folder, ANOTHER_USER, ANOTHER_USER)
+    for binary in ("trixie", None):
+        with pytest.raises(BinaryError, match="no such suite|not on PATH|was not found"):
+            find_memcached(binary)
+
+
+@pytest.mark.parametrize(
+    ("manager", "said"),
+    [
+        (
+            "apt-get",
+            "'sandbox install' gets one without root, and starts nothing; 'sudo apt-get install "
+            "memcached' gets one as well, but starts one on port 11211 for everybody",
+        ),
+        (
+            "brew",
+            "'sandbox install' gets one without root, and starts nothing; 'brew install memcached' "
+            "gets one as well",
+        ),
+        ("apk", "install it with 'sudo apk add memcached'"),
+        ("", "install it with your system's package manager"),
+    ],
+)
+def test_missing_memcached_is_an_error_that_says_how_to_get_one(
+    monkeypatch: pytest.MonkeyPatch, without_memcached: Path, manager: str, said: str
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    if manager:
+        script(without_memcached / manager, "")
+    with pytest.raises(BinaryError) as info:
+        find_memcached()
+    assert str(info.value) == (
+        f"memcached was not found on PATH or in the usual folders: {said}; "
+        "or name one in MEMCACHED_SANDBOX_BINARY"
+    )
 
 
 def test_binary_of_the_environment_is_named_in_errors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,213 @@
+"""`sandbox install` where it fails or has nothing to do; tests/test_bare_machine.py installs."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from sandbox.server.binary import find_elsewhere
+from sandbox.server.installed import own_suite
+
+from ..conftest import Run
+from ..helpers.cli import Cli, assert_one_line
+from ..helpers.installs import (
+    closed_port,
+    garbage_proxy,
+    install_by_hand,
+    needs_apt,
+    proxied,
+    silent_proxy,
+)
+from ..helpers.processes import Result, script, without_coverage
+
+GETTING_LISTS = "sandbox: getting the lists of packages of trixie ..."
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of what `sandbox install` brings. It is not there yet."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "a/b"))
+    return tmp_path / "a/b/memcached-sandbox"
+
+
+def last_line(result: Result) -> str:
+    assert (result.returncode, result.stdout) == (125, "")
+    assert all(line.startswith("sandbox: ") for line in result.stderr.splitlines())
+    return result.stderr.splitlines()[-1]
+
+
+def nothing_is_left(data: Path) -> bool:
+    return not data.parent.parent.exists()
+
+
+@needs_apt
+def test_memcached_of_the_system_is_enough(cli: Cli, data: Path) -> None:
+    path = find_elsewhere()
+    result = cli("install", "--json")
+    assert result.stderr.startswith("sandbox: memcached 1.")
+    assert result.stderr.endswith(f" is there, {path}: nothing to install.\n")
+    entry = json.loads(result.stdout)
+    assert (entry["command"], entry["suite"], entry["changed"]) == ([path], None, False)
+    assert nothing_is_left(data)
+
+
+@needs_apt
+def test_installed_suite_is_not_installed_again(cli: Cli, data: Path) -> None:
+    install_by_hand(data, "trixie")
+    result = cli("install", "--suite", "trixie", "--json")
+    assert result.returncode == 0
+    assert result.stderr == (
+        "sandbox: memcached 1.6.99, package 1.6.99-1 of trixie, is there, in "
+        f"{data}: nothing to install.\n"
+    )
+    assert json.loads(result.stdout) == {
+        "suite": "trixie",
+        "version": "1.6.99",
+        "package": "1.6.99-1",
+        "command": [f"{data}/trixie/memcached"],
+        "changed": False,
+    }
+
+
+@needs_apt
+def test_remove_leaves_other_suites(cli: Cli, data: Path) -> None:
+    for suite in ("sid", "trixie"):
+        install_by_hand(data, suite)
+    result = cli("install", "--remove", "--suite", "buster")
+    assert result.returncode == 0
+    assert result.stderr.endswith(
+        ": nothing to remove; there is that of sid, trixie, for --suite.\n"
+    )
+    assert cli("install", "--remove", "--suite", "sid").returncode == 0
+    assert {path.name for path in data.iterdir()} == {"trixie", ".trixie-by-hand"}
+    result = cli("install", "--remove", "--suite", "trixie", "--json")
+    assert result.stderr == f"sandbox: the memcached of trixie is removed from {data}.\n"
+    assert json.loads(result.stdout)["changed"] is True
+    assert not data.exists()
+
+
+@needs_apt
+@pytest.mark.parametrize("suite", [own_suite(), "trixie"])
+def test_no_network_is_one_line_and_leaves_nothing(run: Run, data: Path, suite: str) -> None:
+    line = last_line(run("sandbox", "install", "--suite", suite, **proxied(closed_port())))
+    assert line.startswith(f"sandbox: cannot get the memcached of {suite}: Failed to fetch http")
+    assert "Could not connect to 127.0.0.1" in line
+    assert nothing_is_left(data)
+
+
+@needs_apt
+@pytest.mark.parametrize("suite", [own_suite(), "trixie"])
+def test_garbage_is_not_installed(run: Run, data: Path, suite: str) -> None:
+    with garbage_proxy() as proxy:
+        line = last_line(run("sandbox", "install", "--suite", suite, **proxied(proxy)))
+    assert line.startswith(f"sandbox: cannot get the memcached of {suite}: ")
+    assert "Clearsigned file isn't valid" in line
+    assert nothing_is_left(data)
+
+
+@needs_apt
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_interrupted_upgrade_leaves_the_old_state(
+    cli: Cli, data: Path, number: signal.Signals
+) -> None:
+    install_by_hand(data, "trixie")
+    before = sorted(data.iterdir())
+    with silent_proxy() as (proxy, listener):
+        process = subprocess.Popen(
+            ["sandbox", "install", "--suite", "trixie", "--upgrade"],
+            env=without_coverage() | proxied(proxy),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        listener.accept()[0].close()
+        assert sorted(data.iterdir()) != before
+        assert_one_line(
+            cli("install", "--suite", "sid"), 125, f"another 'sandbox install' is at work in {data}"
+        )
+        process.send_signal(number)
+        said = process.communicate()[1]
+    status = -number if number == signal.SIGKILL else 128 + number
+    assert (process.returncode, said.rstrip("\n")) == (status, GETTING_LISTS)
+    if number == signal.SIGKILL:
+        cli("install", "--suite", "trixie")
+    assert sorted(data.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--upgrade", "--remove"], "Give either --upgrade or --remove."),
+        (["--suite", "../x"], "--suite ../x: a suite has a name such as trixie or noble."),
+        (["--suite", ""], "--suite : a suite has a name such as trixie or noble."),
+        (["trixie"], "Got unexpected extra argument (trixie)"),
+    ],
+)
+def test_wrong_usage_of_install_is_one_line(
+    cli: Cli, data: Path, arguments: list[str], message: str
+) -> None:
+    assert_one_line(cli("install", *arguments), 2, message)
+    assert nothing_is_left(data)
+
+
+@needs_apt
+@pytest.mark.parametrize("place", ["/proc", "/dev/null"])
+def test_data_folder_that_cannot_be_made_is_one_line(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", place)
+    message = f"{place}/memcached-sandbox cannot be used: "
+    assert_one_line(cli("install", "--suite", "trixie"), 125, message)
+
+
+@pytest.mark.parametrize(
+    ("manager", "command"),
+    [
+        ("dnf", "'sudo dnf install memcached'"),
+        ("apk", "'sudo apk add memcached'"),
+        ("pacman", "'sudo pacman -S memcached'"),
+        ("", "your system's package manager"),
+    ],
+)
+def test_other_package_managers_are_named(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, manager: str, command: str
+) -> None:
+    if manager:
+        script(tmp_path / manager, "")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert_one_line(
+        cli("install"),
+        125,
+        f"'sandbox install' needs apt or Homebrew: install memcached with {command}",
+    )
+    assert_one_line(
+        cli("install", "--suite", "trixie"), 2, "suites are those of apt, which is not here."
+    )
+
+
+def test_homebrew_installs_its_own(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Homebrew itself cannot be had: a script stands for it."""
+    script(tmp_path / "brew", '#!/bin/sh\necho "$@"; [ "$1" != uninstall ]\n')
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sandbox.server.binary.USUAL_FOLDERS", ())
+    monkeypatch.setattr("sys.prefix", "/nowhere")
+    result = cli("install", "--json")
+    running = "sandbox: running brew install memcached ...\ninstall memcached\n"
+    assert (result.returncode, result.stderr) == (0, running)
+    assert json.loads(result.stdout)["changed"] is True
+    script(tmp_path / "memcached", "#!/bin/sh\necho memcached 1.6.99\n")
+    result = cli("install")
+    there = f"sandbox: memcached 1.6.99 is there, {tmp_path}/memcached: nothing to install.\n"
+    assert (result.returncode, result.stderr) == (0, there)
+    assert "\nupgrade memcached\n" in cli("install", "--upgrade").stderr
+    result = cli("install", "--remove")
+    assert result.returncode == 125
+    assert result.stderr.endswith(
+        "\nsandbox: 'brew uninstall memcached' failed with exit code 1.\n"
+    )
