@@ -15,6 +15,8 @@ import pytest
 from sandbox.server import apt
 from sandbox.server.binary import find_elsewhere
 
+SYSTEM_MEMCACHED = find_elsewhere() or ""
+
 # Without them, there is nothing to be installed from.
 needs_apt = pytest.mark.skipif(
     not (shutil.which("apt-get") and shutil.which("dpkg-deb")), reason="there is no apt here"
@@ -32,7 +34,7 @@ def install_by_hand(
     folder = data / f".{suite}-by-hand"
     (folder / "bin").mkdir(parents=True)
     executable = folder / "bin/memcached"
-    shutil.copy(find_elsewhere() or "", executable)
+    shutil.copy(SYSTEM_MEMCACHED, executable)
     target = "bin/memcached"
     if with_libraries:
         (folder / "lib").mkdir()

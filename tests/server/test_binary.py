@@ -137,19 +137,15 @@ def test_what_another_user_has_installed_is_not_run(data: Path, without_memcache
             find_memcached(binary)
 
 
+BY_SANDBOX = "'sandbox install' gets one without root, and starts nothing"
+STARTS_ONE = "gets one as well, but starts one on port 11211 for everybody"
+
+
 @pytest.mark.parametrize(
     ("manager", "said"),
     [
-        (
-            "apt-get",
-            "'sandbox install' gets one without root, and starts nothing; 'sudo apt-get install "
-            "memcached' gets one as well, but starts one on port 11211 for everybody",
-        ),
-        (
-            "brew",
-            "'sandbox install' gets one without root, and starts nothing; 'brew install memcached' "
-            "gets one as well",
-        ),
+        ("apt-get", f"{BY_SANDBOX}; 'sudo apt-get install memcached' {STARTS_ONE}"),
+        ("brew", f"{BY_SANDBOX}; 'brew install memcached' gets one as well"),
         ("apk", "install it with 'sudo apk add memcached'"),
         ("", "install it with your system's package manager"),
     ],
