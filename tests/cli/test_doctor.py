@@ -7,6 +7,8 @@ import os
 import re
 import shlex
 import socket
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -19,8 +21,9 @@ from sandbox.server.binary import find_memcached
 
 from ..conftest import Run
 from ..helpers.cli import Cli
+from ..helpers.installs import install_by_hand
 from ..helpers.memcacheds import PlainMemcached
-from ..helpers.processes import Result, eventually, script
+from ..helpers.processes import Result, eventually, read_line, script
 from ..helpers.users import as_root
 
 pytestmark = pytest.mark.whole_machine
@@ -85,6 +88,55 @@ def test_memcached_that_is_too_old_to_list_items_is_named(
     assert ("-> use 1.5.22 or newer: the items that" in result.stdout) == old
 
 
+def test_memcached_that_cannot_list_items_is_named(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    command = shlex.join(find_memcached())
+    binary = script(tmp_path / "poor", f'#!/bin/sh\nexec {command} "$@" -o no_lru_crawler\n')
+    monkeypatch.setenv("MEMCACHED_SANDBOX_BINARY", str(binary))
+    result = cli("doctor")
+    assert re.search(r"^items +memcached at .* lru_crawler", result.stdout, re.MULTILINE)
+    assert "-> use a memcached whose crawler is not turned off\n" in result.stdout
+    assert result.stdout.endswith("with an arrow\n")
+
+
+def test_memcached_that_hangs_is_not_waited_for(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither when it is asked for its version, nor when it starts."""
+    binary = script(tmp_path / "hanging", "#!/bin/sh\nexec sleep 1000000\n")
+    monkeypatch.setenv("MEMCACHED_SANDBOX_BINARY", str(binary))
+    result = cli("doctor")
+    assert result.returncode == 1
+    assert f"{binary}, which does not tell its version\n" in result.stdout
+    assert re.search(r"^start +PROBLEM: .* was not ready within 1.5 s", result.stdout, re.MULTILINE)
+
+
+def test_missing_memcached_is_told_once(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setattr("sandbox.server.binary.USUAL_FOLDERS", ())
+    monkeypatch.setattr("sys.prefix", "/nowhere")
+    script(tmp_path / "apt-get", "")
+    result = cli("doctor")
+    assert result.returncode == 1
+    assert result.stdout.count("sandbox install") == 1
+    assert "PROBLEM: memcached was not found on PATH or in the usual folders\n" in result.stdout
+    assert result.stdout.endswith("\nno run works here: 1 problem to solve\n")
+
+
+def test_installed_suites_are_listed(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    install_by_hand(tmp_path / "memcached-sandbox", "trixie")
+    result = cli("doctor")
+    listed = r"^installed +trixie, memcached 1\.6\.99, package 1\.6\.99-1$"
+    assert re.search(listed, result.stdout, re.MULTILINE)
+
+
 def test_run_directory_that_is_a_link_is_passed_over(run: Run, tmp_path: Path) -> None:
     link = tmp_path / f"memcached-sandbox-{os.geteuid()}"
     link.symlink_to("/tmp")
@@ -125,6 +177,24 @@ def test_other_memcacheds_are_named_and_not_touched(run: Run, tmp_path: Path) ->
         assert not any(line.startswith(f"pid {server.pid} ") for line in lines)
 
 
+def test_servers_of_other_sandboxes_are_no_other_memcacheds(cli: Cli, tmp_path: Path) -> None:
+    """As those of another user are, and those that another TMPDIR has."""
+    program = (
+        "from sandbox import Memcached\n"
+        "with Memcached() as server: print(server.pid, flush=True); input()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as owner:
+        pid = int(read_line(owner))
+        assert f"pid {pid} " not in cli("doctor").stdout
+        owner.communicate("\n")
+
+
 def test_other_memcached_with_unreadable_sockets_is_named(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -137,8 +207,6 @@ def test_other_memcached_with_unreadable_sockets_is_named(
     path = tmp_path / "socket"
     with PlainMemcached("-s", str(path)) as other:
         eventually(path.exists)
-        if "--argv0" in psutil.Process(other.pid).cmdline():
-            pytest.skip("this memcached runs through its loader, whose options come first")
         found = json.loads(cli("doctor", "--json").stdout)
     lines = [finding["found"] for finding in found if finding["check"] == "other memcached"]
     (line,) = (line for line in lines if line.startswith(f"pid {other.pid} "))
@@ -152,13 +220,9 @@ def test_command_line_of_another_user_is_one_printable_line(cli: Cli) -> None:
         path = Path(folder, "\x1b[31m\n::error:: forged")
         with PlainMemcached("-u", "nobody", "-s", str(path)) as other:
             eventually(path.exists)
-            through_loader = "--argv0" in psutil.Process(other.pid).cmdline()
             result = cli("doctor")
         (line,) = (line for line in result.stdout.splitlines() if f"pid {other.pid} " in line)
-        # Where a memcached runs through its loader, whose options come first, its own are not read.
-        where = (
-            "an unknown address" if through_loader else rf"unix:{folder}/\x1b[31m\n::error:: forged"
-        )
+        where = rf"unix:{folder}/\x1b[31m\n::error:: forged"
         assert f"of nobody at {where}: not touched" in line
         assert "\x1b" not in result.stdout
         assert "\n::error::" not in result.stdout
@@ -196,6 +260,8 @@ def test_version_that_is_no_text_is_printable(
         ("memcached --unix-socket=/x", ["unix:/x"]),
         ("memcached -s /x -p 5", ["unix:/x"]),
         ("memcached --no-such-option", []),
+        ("memcached -l 127.0.0.1 -p -1", []),
+        ("memcached --library-path /lib /bin/memcached -p 5", ["0.0.0.0:5"]),
         ("", []),
     ],
 )

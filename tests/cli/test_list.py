@@ -8,9 +8,10 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import repeat
 from pathlib import Path
+from threading import Barrier
 
 import pexpect
 import psutil
@@ -21,7 +22,7 @@ from sandbox import Memcached
 from ..conftest import Run
 from ..helpers.cli import Cli
 from ..helpers.processes import found, printed, spawn
-from ..helpers.rogues import rogue, slowly
+from ..helpers.rogues import counters, rogue, slowly
 
 pytestmark = pytest.mark.whole_machine
 
@@ -46,6 +47,7 @@ def test_json_has_all_about_each_server(cli: Cli) -> None:
         assert first["memory"] == 32 * 1024 * 1024
         assert 1000 < first["memory_used"] < 2000
         assert first["items"] == 1
+        assert first["version"].startswith("1.")
         assert 0 <= first["age"] < 60
         assert first["owner"]["pid"] == os.getpid()
         assert first["owner"]["command"] == psutil.Process().cmdline()
@@ -101,6 +103,24 @@ def test_hanging_server_gives_no_answer(cli: Cli) -> None:
         assert re.search(rf" {server.pid} +no answer ", result.stdout)
         (entry,) = json.loads(cli("list", "--json").stdout)
         assert (entry["memory_used"], entry["items"]) == (None, None)
+
+
+def test_all_servers_are_asked_at_once(cli: Cli) -> None:
+    """Each answers once the other was asked, too."""
+    both = Barrier(2)
+
+    def answer(request: str) -> list[bytes]:
+        both.wait(30)
+        return [counters()]
+
+    with ExitStack() as stack:
+        for _ in range(2):
+            server = stack.enter_context(Memcached())
+            address = stack.enter_context(rogue(answer))
+            record = Path(server.directory) / "record"
+            text = record.read_bytes()
+            record.write_bytes(text.replace(server.address.encode(), address.encode()))
+        assert "no answer" not in cli("list").stdout
 
 
 def test_server_that_never_ends_its_answer_gives_no_answer(

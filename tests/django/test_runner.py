@@ -23,6 +23,14 @@ def test_caches_are_empty_in_one_process(project: Project) -> None:
     )
 
 
+def test_runner_has_a_short_name(project: Project) -> None:
+    settings = (project.folder / "settings.py").read_text()
+    assert "sandbox.django.runner.SandboxRunner" in settings
+    project.write("settings.py", settings.replace(".django.runner.", ".django."))
+    project.write("tests.py", CLEAN_CACHE)
+    assert passes(project.manage("test")).startswith("336 gets")
+
+
 @pytest.mark.parametrize("start_method", START_METHODS)
 def test_caches_are_empty_with_each_start_method(project: Project, start_method: str) -> None:
     project.write("tests.py", CLEAN_CACHE)
