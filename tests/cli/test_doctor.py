@@ -95,7 +95,7 @@ def test_memcached_that_cannot_list_items_is_named(
     binary = script(tmp_path / "poor", f'#!/bin/sh\nexec {command} "$@" -o no_lru_crawler\n')
     monkeypatch.setenv("MEMCACHED_SANDBOX_BINARY", str(binary))
     result = cli("doctor")
-    assert re.search(r"^items +memcached at .* lru_crawler", result.stdout, re.MULTILINE)
+    assert re.search(r"^items +memcached at .*lru_crawler", result.stdout, re.MULTILINE)
     assert "-> use a memcached whose crawler is not turned off\n" in result.stdout
     assert result.stdout.endswith("with an arrow\n")
 
