@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..errors import InstallError
 from .binary import find_tool
-from .installed import own_suite
+from .installed import data_folder, own_suite
 
 # Says what is being done, in a line.
 Report = Callable[[str], None]
@@ -267,7 +267,10 @@ def _call(program: str, *arguments: str, cwd: Path) -> subprocess.CompletedProce
             except subprocess.TimeoutExpired:
                 # apt-get 2.6 waits for ever on a full disk.
                 if os.statvfs(cwd).f_bavail == 0:
-                    raise InstallError(f"the disk of {cwd} is full") from None
+                    raise InstallError(
+                        f"the disk of {data_folder()} is full: free some space, or name a folder "
+                        "on another one in XDG_DATA_HOME"
+                    ) from None
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -30,6 +30,8 @@ from sandbox.inject import emptying, flushing, guard, protocol
 from sandbox.run.control import Control
 from sandbox.run.environment import Injection, injection_variables
 
+from ..helpers.installs import install_by_hand
+
 Action = Callable[[], object]
 
 ROUNDS = 200
@@ -49,6 +51,22 @@ def start_and_stop() -> None:
     server = Memcached()
     server.start()
     server.stop()
+
+
+def start_through_the_loader(data: str) -> Benchmark:
+    """Compares an installed memcached that has libraries with the same one of the system."""
+    install_by_hand(Path(data, "memcached-sandbox"), "trixie", with_libraries=True)
+    os.environ["XDG_DATA_HOME"] = data
+
+    def start(binary: str) -> Action:
+        return lambda: Memcached(binary=binary).start()
+
+    return Benchmark(
+        "start, of what sandbox install brings, of the system",
+        start("trixie"),
+        start("memcached"),
+        more_ms=1,
+    )
 
 
 class BareMemcached:
@@ -237,6 +255,8 @@ def commands_under_the_kernel_guard() -> Iterator[Benchmark]:
 def benchmarks() -> Iterator[Benchmark]:
     compileall.compile_dir(str(Path(sandbox.__file__).parent), quiet=1)  # as pip does
     yield Benchmark("start and stop, bare memcached", start_and_stop, BareMemcached(), times=1.15)
+    with tempfile.TemporaryDirectory() as data:
+        yield start_through_the_loader(data)
     yield Benchmark(
         "sandbox exec -- true, python -c 'import click'",
         run(str(Path(sys.executable).parent / "sandbox"), "exec", "--", shutil.which("true") or ""),

@@ -1,0 +1,176 @@
+"""A machine with Python alone: an ordinary user runs the example there, and gets memcached."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sandbox.server.installed import own_suite
+
+from .conftest import REPOSITORY
+from .helpers.installs import SYSTEM_MEMCACHED, needs_apt
+from .helpers.processes import Result, found, run_command
+from .helpers.users import ANOTHER_USER, INTERPRETER, as_root, stripped
+
+pytestmark = [
+    as_root,  # who hides what this machine has
+    needs_apt,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),  # the archive and the package index may be slow
+]
+
+# A later suite, for each that may be the system's: it has another C library.
+LATER = {"bookworm": "trixie", "jammy": "noble", "noble": "plucky"}
+
+# How this machine reaches the index.
+OF_NETWORK = ("SSL_CERT_FILE", "PIP_CERT", "PIP_INDEX_URL", "http_proxy", "https_proxy", "no_proxy")
+
+SUMMARY = r"(?m)^sandbox: 31 gets \(48\.4 % hits\), 21 sets"
+
+
+class BareMachine:
+    """Runs commands as an ordinary user who has a checkout, but no ensurepip and no memcached."""
+
+    def __init__(self, folder: Path) -> None:
+        self.checkout = folder / "Bücher und mehr"
+        self.home = folder / "home"
+        self.data = self.home / ".local/share/memcached-sandbox"
+        git = ["git", "-c", "safe.directory=*", "-C", str(REPOSITORY), "ls-files", "-z"]
+        listed = subprocess.check_output([*git, "-co", "--exclude-standard"], text=True)
+        for name in filter(None, listed.split("\0")):
+            if (REPOSITORY / name).exists():  # git still lists a file that was removed
+                (self.checkout / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(REPOSITORY / name, self.checkout / name)
+        for path in (self.home, folder / "nothing"):
+            path.mkdir()
+        subprocess.run(["chown", "-R", f"{ANOTHER_USER}:{ANOTHER_USER}", folder], check=True)
+        hidden = [f"mount --bind /dev/null {shlex.quote(os.path.realpath(SYSTEM_MEMCACHED))}"]
+        located = subprocess.run(
+            [INTERPRETER, "-c", "import ensurepip; print(*ensurepip.__path__)"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if ensurepip := located.stdout.strip():
+            hidden.append(f"mount --bind {folder}/nothing {ensurepip}")
+        environ = {name: os.environ[name] for name in OF_NETWORK if name in os.environ}
+        environ |= {"HOME": str(self.home), "PATH": "/usr/local/bin:/usr/bin:/bin"}
+        environ |= {"PYTHON": INTERPRETER}
+        self._before = (
+            *stripped("; ".join(hidden)),
+            *("setpriv", "--reuid", str(ANOTHER_USER), "--regid", str(ANOTHER_USER)),
+            *("--clear-groups", "env", "-i", *(f"{name}={environ[name]}" for name in environ)),
+        )
+
+    def run(self, *command: str, folder: str = ".") -> Result:
+        """Run a command in a folder of the checkout."""
+        return run_command(*self._before, *command, cwd=self.checkout / folder)
+
+    def sandbox(self, *arguments: str, folder: str = ".") -> Result:
+        return self.run(f"{self.checkout}/.venv/bin/sandbox", *arguments, folder=folder)
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[BareMachine]:
+    if not os.path.exists(INTERPRETER):
+        pytest.skip("there is no python3 that every user may run")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o755)
+        yield BareMachine(Path(folder))
+
+
+@pytest.fixture(scope="module")
+def first_run(machine: BareMachine) -> Result:
+    """What the first command of the README came to."""
+    result = machine.run("sh", "examples/run")
+    if "Could not resolve" in result.stderr or "Temporary failure" in result.stderr:
+        pytest.skip(f"there is no archive here: {result.stderr.splitlines()[-1]}")
+    return result
+
+
+@pytest.fixture
+def installed(machine: BareMachine, first_run: Result) -> BareMachine:
+    """The machine with a memcached, which another test may have removed."""
+    assert machine.sandbox("install").returncode == 0
+    return machine
+
+
+def test_example_runs_without_root(machine: BareMachine, first_run: Result) -> None:
+    assert first_run.returncode == 0, first_run.stderr
+    found(SUMMARY, first_run.stderr)
+    about = found(r"(?m)^sandbox: memcached (\S+), package \S+ of (\S+), is inst", first_run.stderr)
+    assert about[2] == own_suite()
+    again = machine.run("sh", "examples/run")
+    assert again.returncode == 0
+    assert "install" not in (again.stdout + again.stderr).lower()
+    listed = machine.sandbox("exec", "-q", "--", f"{machine.checkout}/.venv/bin/sandbox", "list")
+    found(rf" {about[1]} +0\.0 of 64 MB", listed.stdout)
+
+
+def test_second_install_says_what_is_there(installed: BareMachine) -> None:
+    machine = installed
+    result = machine.sandbox("install", "--json")
+    assert result.returncode == 0, result.stderr
+    assert f"of {own_suite()}, is there, in {machine.data}: nothing to install." in result.stderr
+    entry = json.loads(result.stdout)
+    assert entry["command"][0] == f"{machine.data}/{own_suite()}/memcached"
+    assert entry["changed"] is False
+    newest = machine.sandbox("install", "--upgrade")
+    assert " is the newest, and there, in " in newest.stderr, newest.stderr
+
+
+def test_example_runs_on_the_memcached_of_a_later_suite(installed: BareMachine) -> None:
+    machine = installed
+    if (suite := LATER.get(own_suite())) is None:
+        pytest.skip(f"none is known that is later than {own_suite()}")
+    result = machine.sandbox("install", "--suite", suite, "--json")
+    assert result.returncode == 0, result.stderr
+    own, later = (
+        json.loads(machine.sandbox("install", *of_suite, "--json").stdout)
+        for of_suite in ([], ["--suite", suite])
+    )
+    assert own["version"] != later["version"]
+    words = ("--memcached", suite, "-v", "--", f"{machine.checkout}/.venv/bin/python")
+    result = machine.sandbox("exec", *words, "manage.py", "test", folder="examples/bookshop")
+    assert result.returncode == 0, result.stderr
+    found(SUMMARY, result.stderr)
+    assert f"{machine.data}/{suite}/memcached --library-path" in result.stderr
+    doctor = machine.sandbox("doctor").stdout
+    found(rf"(?m)^installed +{suite}, memcached {later['version']}", doctor)
+
+
+def test_remove_leaves_nothing(installed: BareMachine) -> None:
+    machine = installed
+    for suite in (own_suite(), LATER.get(own_suite(), "none")):
+        removed = machine.sandbox("install", "--remove", "--suite", suite)
+        assert removed.returncode == 0, removed.stderr
+    assert not machine.data.exists()
+    missing = machine.sandbox("exec", "true")
+    assert missing.returncode == 125
+    assert "'sandbox install' gets one without root" in missing.stderr
+
+
+@pytest.mark.parametrize("options", ["noexec,size=99m", "size=100k"])
+def test_folder_that_cannot_hold_programs_is_named(
+    machine: BareMachine, first_run: Result, options: str
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        mount = stripped(f"mount -t tmpfs -o {options} none {folder}")
+        install = ("sandbox", "install", "--suite", own_suite())
+        show = ("sh", "-c", f"{shlex.join(install)}; echo $?; ls -A {folder}")
+        result = run_command(*mount, *show, XDG_DATA_HOME=folder)
+    assert result.stdout == "125\n"
+    line = result.stderr.splitlines()[-1]
+    data = f"{folder}/memcached-sandbox"
+    if "noexec" in options:
+        assert line.startswith(f"sandbox: {data} allows no programs, as if mounted with noexec: ")
+    else:
+        assert f"sandbox: the disk of {data} is full: " in line or "No space left on device" in line
