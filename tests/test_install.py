@@ -13,10 +13,13 @@ from pathlib import Path
 
 import django
 import pytest
+import yaml
 
 from .conftest import REPOSITORY, Run
-from .helpers.projects import MakeProject
+from .helpers.processes import Result
+from .helpers.projects import MakeProject, Project
 from .helpers.suites import CLEAN_CACHE
+from .test_readme import INSTALL, README, RECIPE
 
 pytestmark = [
     pytest.mark.slow,
@@ -82,21 +85,90 @@ def test_environment_without_the_package_runs_its_tests(
         assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_install_command_of_the_readme_succeeds(
-    run: Run, environment: Environment, built: Path, tmp_path: Path
-) -> None:
-    """The built wheel takes the place of the one on the package index."""
-    (wheel,) = built.glob("*.whl")
-    constraints = tmp_path / "constraints.txt"
-    constraints.write_text(f"memcached-sandbox @ {wheel.as_uri()}\n")
-    result = run(
-        "sh", "-c", "pip install memcached-sandbox && sandbox --version && sandbox exec true",
-        PATH=environment.path, PIP_PYTHON=str(environment.python),
-        PIP_CONSTRAINT=str(constraints),
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
+class Index:
+    """Stands for the package index of a later day: it has the built wheel."""
+
+    def __init__(self, environment: Environment, built: Path, folder: Path, run: Run) -> None:
+        (wheel,) = built.glob("*.whl")
+        constraints = folder / "constraints.txt"
+        constraints.write_text(f"memcached-sandbox @ {wheel.as_uri()}\n")
+        self._run = run
+        self._environ = {"PATH": environment.path, "PIP_PYTHON": str(environment.python)}
+        for name in ("PIP_CONSTRAINT", "UV_CONSTRAINT"):
+            self._environ[name] = str(constraints)
+
+    def run(self, command: str, cwd: Path | None = None) -> Result:
+        result = self._run("sh", "-c", command, cwd=cwd, **self._environ)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result
+
+
+@pytest.fixture
+def index(environment: Environment, built: Path, tmp_path: Path, run: Run) -> Index:
+    return Index(environment, built, tmp_path, run)
+
+
+def test_install_commands_of_the_readme_succeed(index: Index) -> None:
+    result = index.run(" && ".join([*INSTALL, "sandbox --version", "sandbox exec true"]))
     assert re.search(r"^memcached-sandbox \d+\.\d+\.\d+$", result.stdout, re.MULTILINE)
     assert re.search(r"^sandbox: nothing used", result.stderr, re.MULTILINE)
+
+
+def test_clone_can_be_installed(run: Run, environment: Environment) -> None:
+    environment.install(REPOSITORY)
+    assert run("sandbox", "exec", "true", PATH=environment.path).returncode == 0
+
+
+@pytest.fixture
+def tested_project(make_project: MakeProject) -> Project:
+    project = make_project("127.0.0.1:11211")
+    project.write("requirements.txt", f"django=={django.get_version()}\npymemcache\n")
+    project.write("test_clean.py", CLEAN_CACHE)
+    return project
+
+
+# The cells of the README's table, by the first ones.
+RECIPES = dict(re.findall(r"^\| ([\w, ]+) \| (.*) \|$", README, re.MULTILINE))
+
+
+def test_recipe_for_ci_and_containers_passes(index: Index, tested_project: Project) -> None:
+    block = "\n".join(RECIPE)
+    assert f"```sh\n{block}\n```" in README
+    steps = yaml.safe_load("\n".join(f"- run: {line}" for line in RECIPE))  # as of GitHub Actions
+    for step in steps:
+        result = index.run(step["run"], cwd=tested_project.folder)
+    assert "sandbox: 336 gets (90.5 % hits)" in result.stderr
+
+
+def test_recipe_for_tox_passes(index: Index, tested_project: Project) -> None:
+    lines = re.findall("`(.*?)`", RECIPES["tox"])
+    requirements = tested_project.folder / "requirements.txt"
+    lines[0] += f"\n  -r{requirements}"
+    tested_project.write("tox.ini", "[testenv]\npackage = skip\n" + "\n".join(lines) + "\n")
+    tox = f"{sys.executable} -m tox run -e py"
+    result = index.run(tox, cwd=tested_project.folder)
+    assert "sandbox: 336 gets (90.5 % hits)" in result.stdout + result.stderr
+
+
+def test_recipe_for_nox_passes(index: Index, tested_project: Project) -> None:
+    (line,) = re.findall("`(.*?)`", RECIPES["nox"])
+    tested_project.write(
+        "noxfile.py",
+        "import nox\n@nox.session\ndef tests(session):\n"
+        f"    session.install('-r', 'requirements.txt', 'memcached-sandbox')\n    {line}\n",
+    )
+    result = index.run(
+        f"env -u PIP_PYTHON {sys.executable} -m nox -db uv", cwd=tested_project.folder
+    )
+    assert "sandbox: 336 gets (90.5 % hits)" in result.stdout + result.stderr
+
+
+def test_recipe_for_make_passes(index: Index, tested_project: Project) -> None:
+    (line,) = re.findall("`(.*?)`", RECIPES["make"])
+    tested_project.write("Makefile", f"{line}\n")
+    index.run(INSTALL[0])
+    result = index.run("make test", cwd=tested_project.folder)
+    assert "sandbox: 336 gets (90.5 % hits)" in result.stderr
 
 
 def test_source_distribution_can_be_installed(

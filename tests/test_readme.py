@@ -24,11 +24,20 @@ EXECUTED_ELSEWHERE = {
     "python -m tests.faults",
 }
 
+INSTALL = ["pip install memcached-sandbox", "sandbox install"]
+
+# What goes into the configuration of a CI, a container or a tool.
+RECIPE = [
+    "pip install -r requirements.txt memcached-sandbox && sandbox install",
+    "sandbox exec -- python manage.py test --parallel",
+]
+
 # Commands of one shell, in this order.
 SESSION = [
     'eval "$(sandbox start)" && ./manage.py test',
     "sandbox list",
     'eval "$(sandbox stop)"',
+    "sandbox doctor",
 ]
 
 
@@ -43,13 +52,14 @@ def commands() -> list[str]:
 
 
 def snippets() -> dict[str, str]:
-    """Return blocks by the file name in their first line; a second one of a name has a "2"."""
+    """Return blocks by the file name in their first line."""
     named: dict[str, str] = {}
     for language, block in BLOCKS:
         if language in ("python", "ini"):
             match = re.match(r"# (\w+\.\w+)\n", block)
-            name = match[1] if match else "script.py"
-            named[f"{name} 2" if name in named else name] = block
+            assert match, block
+            assert match[1] not in named
+            named[match[1]] = block
     return named
 
 
@@ -107,10 +117,10 @@ def test_exec_command_passes(run: Run, project: Path, command: str) -> None:
 def test_no_command_is_forgotten() -> None:
     rest = [command for command in commands() if not command.startswith("sandbox exec")]
     assert rest == [
+        *INSTALL,  # in test_install.py, as RECIPE is
         "sh examples/run",
-        "pip install memcached-sandbox",  # in test_install.py
         *SESSION,
-        "sandbox doctor",
+        RECIPE[0],
     ]
     assert {language for language, _ in BLOCKS} == {"sh", "python", "text", "ini"}
     assert (REPOSITORY / ".ci" / "run").read_text().endswith("\nsh tests/run --all\n")
@@ -126,10 +136,18 @@ def test_shell_session_passes(run: Run, project: Path) -> None:
     assert result.stdout.endswith("over:\n")
 
 
-@pytest.mark.whole_machine
-def test_doctor_command_succeeds(run: Run) -> None:
-    result = run("sandbox", "doctor")
-    assert result.returncode == 0, result.stdout
+def test_output_of_the_first_command_is_real(run: Run) -> None:
+    (shown,) = (block for language, block in BLOCKS if block.startswith("Found 7"))
+    result = run(
+        *("sh", "-c", "sandbox exec -- python manage.py test 2>&1"),
+        cwd=REPOSITORY / "examples/bookshop",
+        PYTHONUNBUFFERED="1",
+    )
+    seconds, memory = re.compile(r"\d\.\d{3}s"), re.compile(r"memory \d\.\d of")
+    printed, expected = (
+        memory.sub("memory", seconds.sub("", text)) for text in (result.stdout, shown)
+    )
+    assert printed == expected
 
 
 @pytest.mark.timeout(600)  # it may have to install what it needs
@@ -139,43 +157,37 @@ def test_example_command_succeeds(run: Run) -> None:
     assert re.search(r"^sandbox: 31 gets \(48\.4 % hits\), 21 sets", result.stderr, re.MULTILINE)
 
 
-def test_conftest_snippet_gives_each_test_clean_caches(run: Run, project: Path) -> None:
-    (project / "conftest.py").write_text(snippets()["conftest.py 2"])
+def test_conftest_snippet_gives_a_test_clean_caches(run: Run, project: Path) -> None:
+    (project / "conftest.py").write_text(snippets()["conftest.py"])
+    ini = (project / "pytest.ini").read_text()
+    (project / "pytest.ini").write_text(f"{ini}usefixtures = clean_caches\n")
     again = (project / "test_cache.py").read_text()
     (project / "test_cache_again.py").write_text(again)
     result = run(sys.executable, "-m", "pytest", cwd=project)
     assert "2 passed" in result.stdout, result.stdout
 
 
-def test_keep_cache_snippet_passes(run: Run, project: Path) -> None:
-    (project / "test_cart.py").write_text(snippets()["test_cart.py"])
-    (project / "test_cache.py").unlink()
-    in_order = [sys.executable, "-m", "pytest", "-p", "no:randomly"]
-    for command in (["./manage.py", "test"], in_order):
-        result = run("sandbox", "exec", "--", *command, cwd=project)
-        assert result.returncode == 0, result.stdout + result.stderr
-
-
 def test_snippets_of_the_pytest_plugin_pass(run: Run, project: Path) -> None:
     ini = (project / "pytest.ini").read_text().partition("[pytest]\n")[2]
     (project / "pytest.ini").write_text(snippets()["pytest.ini"] + ini)
-    for name in ("test_server.py", "test_catalogue.py", "conftest.py"):
-        (project / name).write_text(snippets()[name])
-    (project / "test_small.py").write_text(
+    of_fixtures = (
         "def test_small(small_cache):\n"
         "    assert small_cache.servers[0].stats()['limit_maxbytes'] == str(2 << 20)\n"
+        "def test_further(memcached_factory):\n"
+        "    assert memcached_factory(memory_mb=8).items() == []\n"
     )
+    (project / "test_catalogue.py").write_text(snippets()["test_catalogue.py"] + of_fixtures)
     result = run(sys.executable, "-m", "pytest", cwd=project)
-    assert "6 passed" in result.stdout, result.stdout
+    assert "5 passed" in result.stdout, result.stdout
     printed = found(r"(?m)^```text\n(memcached-sandbox: .*)\n(memcached.*)\n", README)
     for line in printed.groups():
-        pattern = re.sub(r"\d+", r"\\d+", re.escape(line))
+        pattern = re.sub(r"\d+", r"\\d+", re.escape(line)).replace("sets", "sets?")
         assert re.search(rf"^{pattern}$", result.stdout, re.MULTILINE), pattern
 
 
-@pytest.mark.parametrize("runner", ["sandbox.django.runner.SandboxRunner", "runner.Runner"])
+@pytest.mark.parametrize("runner", ["sandbox.django.SandboxRunner", "runner.Runner"])
 def test_snippets_of_the_test_runner_pass(run: Run, project: Path, runner: str) -> None:
-    named = snippets()["settings.py"].replace("sandbox.django.runner.SandboxRunner", runner)
+    named = snippets()["settings.py"].replace("sandbox.django.SandboxRunner", runner)
     dead = 'CACHES["dead"] = {**CACHES["default"], "LOCATION": "127.0.0.1:9"}\n'
     (project / "settings.py").write_text(SETTINGS + dead + named)
     (project / "runner.py").write_text(snippets()["runner.py"])
@@ -191,30 +203,24 @@ def test_unittest_snippet_passes(run: Run, project: Path) -> None:
     result = run(sys.executable, "-m", "unittest", "test_client", cwd=project)
     assert result.returncode == 0, result.stderr
     assert "Ran 1 test " in result.stderr
+    assert re.fullmatch(r"127\.0\.0\.1:\d+\n", result.stdout)
 
 
-def test_settings_snippet_passes(run: Run, project: Path) -> None:
-    (project / "test_settings.py").write_text(snippets()["test_settings.py"])
+def test_line_for_test_settings_passes(run: Run, project: Path) -> None:
+    line = found(r"`(CACHES = sandboxed\(.*?\))`", README)[1]
+    (project / "test_settings.py").write_text(
+        f"from sandbox.django import sandboxed\nfrom settings import *\n{line}\n"
+    )
     result = run("./manage.py", "test", "--settings", "test_settings", cwd=project)
     assert result.returncode == 0, result.stderr
-
-
-def test_script_snippet_prints_an_address(python: Run) -> None:
-    result = python(snippets()["script.py"])
-    assert re.fullmatch(r"127\.0\.0\.1:\d+\n", result.stdout), result.stderr
 
 
 def test_no_snippet_is_forgotten() -> None:
     assert set(snippets()) == {
         "conftest.py",
-        "conftest.py 2",
         "pytest.ini",
         "runner.py",
-        "script.py",
         "settings.py",
-        "test_cart.py",
         "test_catalogue.py",
         "test_client.py",
-        "test_server.py",
-        "test_settings.py",
     }

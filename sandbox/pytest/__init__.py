@@ -34,7 +34,11 @@ OPTIONS: dict[str, tuple[Literal["string", "bool", "args"], str, str]] = {
         "",
         "Listen on a Unix socket, which other users of this machine cannot reach.",
     ),
-    "binary": ("string", "PATH", "memcached to run; without it, the first one found."),
+    "binary": (
+        "string",
+        "PATH",
+        "memcached to run: a path, a name on PATH or an installed suite.",
+    ),
     "arg": ("args", "ARG", "Further argument for memcached; repeatable."),
     "start_timeout": ("string", "SECONDS", "Time limit for the start of a server."),
     "crawl": ("bool", "", "Free flushed items, for caches that list their keys by slabs."),

@@ -250,7 +250,8 @@ OPTIONS = (
         "Listen on a Unix socket, which other users of this machine cannot reach.",
     ),
     Option(
-        *("binary", "binary", path, "PATH", "memcached to run; without it, the first one found."),
+        *("binary", "binary", path, "PATH"),
+        "memcached to run: a path, a name on PATH or an installed suite.",
         flags=("--memcached",),
     ),
     Option(
