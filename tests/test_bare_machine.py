@@ -123,8 +123,22 @@ def test_second_install_says_what_is_there(installed: BareMachine) -> None:
     entry = json.loads(result.stdout)
     assert entry["command"][0] == f"{machine.data}/{own_suite()}/memcached"
     assert entry["changed"] is False
-    newest = machine.sandbox("install", "--upgrade")
-    assert " is the newest, and there, in " in newest.stderr, newest.stderr
+
+
+@pytest.mark.parametrize(("there", "upgraded"), [("0.9-1", True), ("9:1-1", False)])
+def test_upgrade_takes_a_newer_package_only(
+    installed: BareMachine, there: str, upgraded: bool
+) -> None:
+    folder = (installed.data / own_suite()).resolve()
+    version = (folder / "version").read_text()
+    (folder / "version").write_text(f"1.6.99 {there}\n")
+    result = installed.sandbox("install", "--upgrade")
+    assert result.returncode == 0, result.stderr
+    assert (" is the newest, and there, in " in result.stderr) == (not upgraded)
+    assert folder.exists() == (not upgraded)
+    left = (installed.data / own_suite() / "version").read_text()
+    assert left == (version if upgraded else f"1.6.99 {there}\n")
+    (installed.data / own_suite() / "version").write_text(version)
 
 
 def test_example_runs_on_the_memcached_of_a_later_suite(installed: BareMachine) -> None:

@@ -74,7 +74,7 @@ def fetch(folder: Path, suite: str, known: str | None, report: Report) -> str | 
 
     :param folder: an empty one.
     :param known: the version of the package that is there. New lists are got to compare it.
-    :returns: the version of the package; None if it is the known one, and nothing was done.
+    :returns: the version of the package; None if it is not newer than the known one.
     :raises InstallError: it cannot be had.
     """
     apt = _Apt(folder / "apt")
@@ -94,8 +94,7 @@ def fetch(folder: Path, suite: str, known: str | None, report: Report) -> str | 
 
 def _fetch(apt: _Apt, folder: Path, suite: str, known: str | None, report: Report) -> str | None:
     version = apt.version(suite)
-    if version == known:
-        shutil.rmtree(apt.folder)
+    if known and not _is_newer(version, known, folder):
         return None
     present = _packages_of_system(folder) if suite == own_suite() else set()
     packages = [PACKAGE, *(name for name in apt.libraries() if name not in present)]
@@ -130,11 +129,19 @@ def _sources_of(suite: str, folder: Path) -> str:
     return "".join(f"deb {signed_by} {addresses[name]} {name} main\n" for name in addresses)
 
 
+def _is_newer(version: str, known: str, folder: Path) -> bool:
+    """Returns whether a version is newer: where a pocket was not reached, it may be older."""
+    return _call("dpkg", "--compare-versions", version, "gt", known, cwd=folder).returncode == 0
+
+
 def _packages_of_system(folder: Path) -> set[str]:
-    """Returns the packages that are installed, from lines such as "ii libc6"."""
-    listed = _run("dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${Package}\n", cwd=folder)
+    """Returns the packages that are installed for this system's architecture."""
+    native = _run("dpkg", "--print-architecture", cwd=folder).strip()
+    # Lines such as "ii libc6 amd64".
+    columns = "${db:Status-Abbrev} ${Package} ${Architecture}\n"
+    listed = _run("dpkg-query", "-W", "-f", columns, cwd=folder)
     entries = [line.split() for line in listed.splitlines()]
-    return {package for status, package in entries if status[1] == "i"}
+    return {name for status, name, kind in entries if status[1] == "i" and kind in (native, "all")}
 
 
 def _arrange(root: Path, folder: Path) -> None:

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import posix
+import re
 import shutil
 import subprocess
 import tempfile
@@ -21,6 +22,10 @@ from ..errors import InstallError
 from . import installed
 from .apt import Report, fetch
 from .installed import Installed, command_in
+
+# Names of the folders in which memcacheds are, as mkdtemp makes them, and of links to them that are
+# not in place yet.
+STAGED = re.compile(rf"\.{installed.SUITE.pattern}-\w{{8}}(\.link)?")
 
 NO_PROGRAMS = "allows no programs, as if mounted with noexec: name another folder in XDG_DATA_HOME"
 
@@ -94,9 +99,13 @@ def _remove_empty(folders: Iterable[Path]) -> None:
 def _remove_unlinked(data: Path) -> None:
     """Removes the folders that a killed install has left, and those that were replaced."""
     linked = {os.readlink(path) for path in data.iterdir() if path.is_symlink()}
-    for path in data.glob(".*"):
-        if path.name not in linked:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    for path in data.iterdir():
+        if path.name in linked or not STAGED.fullmatch(path.name):
+            continue
+        if path.is_symlink():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
 
 
 def _try_out(folder: Path) -> str:
@@ -111,9 +120,9 @@ def _try_out(folder: Path) -> str:
         )
     except PermissionError:
         raise InstallError(f"{folder.parent} {NO_PROGRAMS}") from None
-    version = result.stdout.strip().removeprefix("memcached ")
-    if result.returncode == 0 and version:
-        return version
+    words = result.stdout.split()  # "memcached 1.5.6 Ubuntu"
+    if result.returncode == 0 and len(words) > 1:
+        return words[1]
     reason = result.stderr.strip().rpartition(": ")[2] or f"exit code {result.returncode}"
     if reason == os.strerror(errno.EPERM):  # the loader's, in a folder mounted with noexec
         raise InstallError(f"{folder.parent} {NO_PROGRAMS}")

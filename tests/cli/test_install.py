@@ -77,17 +77,18 @@ def test_installed_suite_is_not_installed_again(cli: Cli, data: Path) -> None:
 def test_remove_leaves_other_suites(cli: Cli, data: Path) -> None:
     for suite in ("sid", "trixie"):
         install_by_hand(data, suite)
+    (data / ".kept").touch()  # not of this package
     result = cli("install", "--remove", "--suite", "buster")
     assert result.returncode == 0
     assert result.stderr.endswith(
         ": nothing to remove; there is that of sid, trixie, for --suite.\n"
     )
     assert cli("install", "--remove", "--suite", "sid").returncode == 0
-    assert {path.name for path in data.iterdir()} == {"trixie", ".trixie-by-hand"}
+    assert {path.name for path in data.iterdir()} == {"trixie", ".trixie-by_hand0", ".kept"}
     result = cli("install", "--remove", "--suite", "trixie", "--json")
     assert result.stderr == f"sandbox: the memcached of trixie is removed from {data}.\n"
     assert json.loads(result.stdout)["changed"] is True
-    assert not data.exists()
+    assert [path.name for path in data.iterdir()] == [".kept"]
 
 
 @needs_apt

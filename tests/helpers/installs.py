@@ -31,7 +31,7 @@ def install_by_hand(
     :param with_libraries: have it run through the loader.
     :returns: its folder.
     """
-    folder = data / f".{suite}-by-hand"
+    folder = data / f".{suite}-by_hand0"
     (folder / "bin").mkdir(parents=True)
     executable = folder / "bin/memcached"
     shutil.copy(SYSTEM_MEMCACHED, executable)
