@@ -163,7 +163,8 @@ class Programs:
         self._add("bash without environment", "env", "-i", BASH_PATH, "-c", BASH)
         self._add("perl", "perl", "-MIO::Socket::INET", "-e", PERL)
         self._add("node", "node", "-e", NODE)
-        self._add("curl", "sh", "-c", CURL)
+        if shutil.which("curl"):
+            self._add("curl", "sh", "-c", CURL)
         python = self._write("connect.py", PYTHON)
         for name, *arguments in (
             ("python", "127.0.0.1"),
