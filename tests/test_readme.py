@@ -177,7 +177,8 @@ def test_snippets_of_the_pytest_plugin_pass(run: Run, project: Path) -> None:
         "    assert memcached_factory(memory_mb=8).items() == []\n"
     )
     (project / "test_catalogue.py").write_text(snippets()["test_catalogue.py"] + of_fixtures)
-    result = run(sys.executable, "-m", "pytest", cwd=project)
+    # pytest-randomly would have the test that finds come before the one that fills.
+    result = run(sys.executable, "-m", "pytest", "-p", "no:randomly", cwd=project)
     assert "5 passed" in result.stdout, result.stdout
     printed = found(r"(?m)^```text\n(memcached-sandbox: .*)\n(memcached.*)\n", README)
     for line in printed.groups():
