@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -17,15 +18,29 @@ JSON = "application/vnd.pypi.simple.v1+json"
 WHEEL = re.compile(r"pip-(\d+(?:\.\d+)*)-py3-none-any\.whl")
 
 
+# Seconds that the index may be silent.
+TIMEOUT = 60
+
+
+def _fits(requires: str) -> bool:
+    """Returns whether this Python is one that a wheel asks for, such as ">=3.10"."""
+    oldest = re.search(r">=\s*3\.(\d+)", requires)
+    return oldest is None or int(oldest[1]) <= sys.version_info[1]
+
+
 def main() -> None:
     """Installs the newest pip into the environment of this Python."""
     request = urllib.request.Request(f"{INDEX.rstrip('/')}/pip/", headers={"Accept": JSON})
-    with urllib.request.urlopen(request) as response:
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
         files = json.load(response)["files"]
-    wheels = [(match[1], file) for file in files if (match := WHEEL.fullmatch(file["filename"]))]
+    wheels = [
+        (match[1], file)
+        for file in files
+        if (match := WHEEL.fullmatch(file["filename"])) and _fits(file.get("requires-python") or "")
+    ]
     _, newest = max(wheels, key=lambda wheel: [*map(int, wheel[0].split("."))])
     with urllib.request.urlopen(
-        urllib.request.urljoin(request.full_url, newest["url"])
+        urllib.parse.urljoin(request.full_url, newest["url"]), timeout=TIMEOUT
     ) as response:
         content = response.read()
     if hashlib.sha256(content).hexdigest() != newest["hashes"]["sha256"]:
@@ -42,5 +57,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except OSError as error:
+    except (OSError, ValueError, KeyError, subprocess.CalledProcessError) as error:
         sys.exit(f"pip cannot be got from {INDEX}: {error}")

@@ -4,6 +4,7 @@
     ├── OptionError            (ValueError)              an option is wrong; nothing was started
     ├── BinaryError                                      no memcached to run
     ├── InstallError                                     `sandbox install` cannot get a memcached
+    │   └── DiskFullError                                its disk is full
     ├── StartError                                       memcached did not become ready
     ├── ServerError                                      a server does not answer, or has died
     ├── RunError               (RuntimeError)            the sandbox of the run cannot be reached
@@ -14,9 +15,9 @@
     ├── RecordError                                      the record of a server cannot be read
     └── CleanupError                                     a stale directory cannot be removed
 
-InstallError and the last five stay within the package: callers turn them into another error, one of
-Django's, or a line of output. `explain_limit` does the same for errors of the system that mean a
-limit.
+The last five, and those of `sandbox install`, stay within the package: callers turn them into
+another error, one of Django's, or a line of output. `explain_limit` does the same for errors of the
+system that mean a limit.
 """
 
 from __future__ import annotations
@@ -86,6 +87,10 @@ class ServerError(SandboxError):
 
 class InstallError(SandboxError):
     """A memcached cannot be installed or removed; what was installed is as it was."""
+
+
+class DiskFullError(InstallError):
+    """The disk of the data folder is full."""
 
 
 class RunDirectoryError(SandboxError):

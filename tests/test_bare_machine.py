@@ -172,13 +172,16 @@ def test_remove_leaves_nothing(installed: BareMachine) -> None:
     assert "'sandbox install' gets one without root" in missing.stderr
 
 
-@pytest.mark.parametrize("options", ["noexec,size=99m", "size=100k"])
+@pytest.mark.parametrize("options", ["noexec,size=99m", "size=100k", "size=12m"])
 def test_folder_that_cannot_hold_programs_is_named(
     machine: BareMachine, first_run: Result, options: str
 ) -> None:
+    suite = own_suite()
+    if options == "size=12m" and not (suite := LATER.get(suite, "")):  # its lists do not fit
+        pytest.skip("no later suite is known")
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         mount = stripped(f"mount -t tmpfs -o {options} none {folder}")
-        install = ("sandbox", "install", "--suite", own_suite())
+        install = ("sandbox", "install", "--suite", suite)
         show = ("sh", "-c", f"{shlex.join(install)}; echo $?; ls -A {folder}")
         result = run_command(*mount, *show, XDG_DATA_HOME=folder)
     assert result.stdout == "125\n"
@@ -187,4 +190,4 @@ def test_folder_that_cannot_hold_programs_is_named(
     if "noexec" in options:
         assert line.startswith(f"sandbox: {data} allows no programs, as if mounted with noexec: ")
     else:
-        assert f"sandbox: the disk of {data} is full: " in line or "No space left on device" in line
+        assert line.startswith(f"sandbox: the disk of {data} is full: free some space, or ")

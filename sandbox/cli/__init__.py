@@ -50,9 +50,10 @@ class Commands(click.Group):
             from .mistakes import proposal
 
             problem = f"No such command {args[0]!r}"
-            if close := get_close_matches(args[0], COMMANDS, 1):
-                raise click.UsageError(f"{problem}: did you mean {close[0]!r}?", ctx) from error
-            raise click.UsageError(f"{problem}{proposal(args, was_tried=False)}", ctx) from error
+            meant = proposal(args, was_tried=False)
+            if not meant and (close := get_close_matches(args[0], COMMANDS, 1)):
+                meant = f": did you mean {close[0]!r}?"
+            raise click.UsageError(f"{problem}{meant}", ctx) from error
 
 
 @click.group(

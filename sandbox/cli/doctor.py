@@ -8,9 +8,9 @@ import platform
 import pwd
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from importlib import metadata
 from typing import NamedTuple
 
@@ -31,6 +31,9 @@ from .output import PROBLEM
 
 # Seconds for a memcached to be ready, and then to answer: the whole takes two, whatever hangs.
 START_TIMEOUT = 1.5
+
+# Milliseconds from which on a start is not measured again.
+SLOW = 300
 
 ANOTHER = "name another memcached in MEMCACHED_SANDBOX_BINARY, or unset it"
 
@@ -91,10 +94,9 @@ def _memcached() -> Iterator[Finding]:
     except BinaryError as error:
         yield Finding("memcached", error.problem, error.remedy, True)
         return
-    server = Memcached(start_timeout=START_TIMEOUT)
     with ThreadPoolExecutor(1) as pool:  # Both may hang.
         told = pool.submit(version_of, command)
-        findings = [*_start(server)]
+        findings = [*_start()]
     version = told.result()
     remedy = ""
     if () < protocol.version_in(version or "") < protocol.OLDEST_THAT_LISTS:
@@ -107,21 +109,30 @@ def _memcached() -> Iterator[Finding]:
         yield finding._replace(remedy=ANOTHER) if finding.fatal and not version else finding
 
 
-def _start(server: Memcached) -> Iterator[Finding]:
+def _start() -> Iterator[Finding]:
+    server = Memcached(start_timeout=START_TIMEOUT)
     try:
-        _start_and_stop(server)  # what is imported on first use is imported now
-        start_ms, stop_ms = _start_and_stop(server)
-        yield Finding("start", f"{start_ms:.1f} ms to start, {stop_ms:.1f} ms to stop")
-        with server, closing(emptying.Emptier(START_TIMEOUT)) as emptier:
-            shows_threads = emptier.shows_threads(server.address)
-            yield Finding("flush", SEEN_AT_REST if shows_threads else ASKED)
-            yield from _abilities(server)
+        with ExitStack() as stack:
+            stack.callback(server.stop)
+            start_ms = _milliseconds(server.start)
+            if start_ms < SLOW:
+                # What is imported on first use is imported now.
+                server.stop()
+                start_ms = _milliseconds(server.start)
+            with closing(emptying.Emptier(START_TIMEOUT)) as emptier:
+                shows_threads = emptier.shows_threads(server.address)
+            abilities = [*_abilities(server)]
+            stop_ms = _milliseconds(server.stop)
     except BinaryError as error:
         yield Finding("start", error.problem, error.remedy, True)
+        return
     except SandboxError as error:
         yield Finding("start", str(error), fatal=True)
-    else:
-        yield from _user(server.command)
+        return
+    yield Finding("start", f"{start_ms:.1f} ms to start, {stop_ms:.1f} ms to stop")
+    yield Finding("flush", SEEN_AT_REST if shows_threads else ASKED)
+    yield from abilities
+    yield from _user(server.command)
 
 
 def _abilities(server: Memcached) -> Iterator[Finding]:
@@ -142,12 +153,10 @@ def _user(command: Sequence[str]) -> Iterator[Finding]:
             )
 
 
-def _start_and_stop(server: Memcached) -> tuple[float, float]:
+def _milliseconds(action: Callable[[], object]) -> float:
     begin = time.perf_counter()
-    server.start()
-    started = time.perf_counter()
-    server.stop()
-    return (started - begin) * 1000, (time.perf_counter() - started) * 1000
+    action()
+    return (time.perf_counter() - begin) * 1000
 
 
 def _installed() -> Iterator[Finding]:

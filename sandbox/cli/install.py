@@ -14,7 +14,7 @@ import click
 from ..errors import InstallError
 from ..server import installed, installer
 from ..server.binary import (
-    INSTALL_COMMANDS,
+    UNTOLD,
     find_elsewhere,
     package_manager,
     system_command,
@@ -24,9 +24,6 @@ from .output import say
 
 if TYPE_CHECKING:
     from types import FrameType
-
-# How Homebrew says it.
-BREW_WORDS = {"install": "install", "upgrade": "upgrade", "remove": "uninstall"}
 
 
 @click.command("install")
@@ -100,24 +97,29 @@ def _with_apt(suite: str | None, wanted: str) -> dict[str, Any]:
 
 def _with_homebrew(wanted: str) -> dict[str, Any]:
     path = find_elsewhere()
+    if wanted == "remove":  # It may be the developer's own.
+        raise InstallError(
+            "Homebrew keeps memcached for all programs: run 'brew uninstall memcached'"
+        )
     if wanted == "install" and path:
         return _nothing_to_install(path)
-    words = ["brew", BREW_WORDS[wanted], *INSTALL_COMMANDS["brew"].split()[2:]]
+    before = path and version_of([path])
+    words = ["brew", wanted, "memcached"]
     say(f"running {' '.join(words)} ...")
     # Its output is progress: stdout is for JSON.
     if status := subprocess.call(words, stdout=sys.stderr):
         raise InstallError(f"'{' '.join(words)}' failed with exit code {status}")
-    return _entry(*_found(find_elsewhere()), changed=True)
+    if (path := find_elsewhere()) is None:
+        raise InstallError(f"'{' '.join(words)}' succeeded, but there is no memcached")
+    version = version_of([path])
+    say(f"memcached {version or UNTOLD} is there, {path}.")
+    return _entry([path], version, changed=version != before)
 
 
 def _nothing_to_install(path: str) -> dict[str, Any]:
-    entry = _entry(*_found(path))
-    say(f"memcached {entry['version']} is there, {path}: nothing to install.")
-    return entry
-
-
-def _found(path: str | None) -> tuple[Sequence[str], str | None]:
-    return ([path], version_of([path])) if path else ([], None)
+    version = version_of([path])
+    say(f"memcached {version or UNTOLD} is there, {path}: nothing to install.")
+    return _entry([path], version)
 
 
 def _entry(

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from shutil import which
+
+# Words of a shell's language, which no program understands.
+OF_SHELL = {"&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1"}
+
+ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 
 
 def proposal(command: Sequence[str], was_tried: bool) -> str:
@@ -18,6 +24,8 @@ def proposal(command: Sequence[str], was_tried: bool) -> str:
         words = [_python(), *words] if words[0].endswith(".py") else None
     elif words is None and len(command) == 1 and (quoted := _split(command[0])):
         words, reason = _meant(quoted), ": it is a whole command line in quotes"
+        if OF_SHELL.intersection(quoted) or (words and words[0] == "env"):
+            words = ["sh", "-c", command[0]]
     return f"{reason}: did you mean: sandbox exec -- {shlex.join(words)}" if words else ""
 
 
@@ -27,6 +35,8 @@ def _meant(command: Sequence[str]) -> list[str] | None:
     A file of the current folder needs ``./``, or an interpreter if it is not executable.
     """
     name, *arguments = command
+    if ASSIGNMENT.match(name) and arguments and _meant(arguments):
+        return ["env", *command]
     if os.path.isfile(name):
         path = name if os.sep in name else f"./{name}"
         if os.access(path, os.X_OK):

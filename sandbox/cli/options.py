@@ -38,9 +38,12 @@ EXCLUSIVE = [
     ("--guard", "--no-guard", "which turns the guard off"),
     *(
         (option, "--no-inject", "which changes nothing in Python processes")
-        for option in ("--exclude", "--flush", "--crawl")
+        for option in ("--exclude", "--flush", "--crawl", "--guard")
     ),
 ]
+
+
+OF_KERNEL_GUARD = ("strict", "redirect", "kernel_guard")
 
 
 class SandboxOption(click.Option):
@@ -145,6 +148,13 @@ def sandbox_of(options: SandboxOptions) -> Sandbox:
         )
     for first, second, reason in EXCLUSIVE:
         sources = {context.get_parameter_source(_name(flag)) for flag in (first, second)}
+        # The guard of the kernel has a use for --guard.
+        if (
+            second == "--no-inject"
+            and first == "--guard"
+            and any(context.params.get(name) for name in OF_KERNEL_GUARD)
+        ):
+            continue
         if sources == {ParameterSource.COMMANDLINE}:
             raise click.UsageError(f"{first} means nothing with {second}, {reason}: drop one.")
     try:

@@ -6,6 +6,7 @@ keys, proxies and checks are those of the system.
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
@@ -15,7 +16,8 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..errors import InstallError
+from ..errors import DiskFullError, InstallError
+from ..system import deferred
 from .binary import find_tool
 from .installed import data_folder, own_suite
 
@@ -44,6 +46,9 @@ POCKETS = ("security", "updates")
 
 # Seconds that a server of packages may be silent.
 SILENCE = 20
+
+# Bytes below which a disk is full: apt removes what it could not write, and waits.
+LEAST_SPACE = 1024 * 1024
 
 OPTIONS = [
     f"Acquire::http::Timeout={SILENCE}",
@@ -82,8 +87,10 @@ def fetch(folder: Path, suite: str, known: str | None, report: Report) -> str | 
     if of_system and known is None:
         try:
             return _fetch(apt, folder, suite, known, report)
-        except InstallError:
-            report("this system has no lists of packages, or old ones: getting new ones ...")
+        except DiskFullError:
+            raise
+        except InstallError as error:
+            report(f"{error}: getting new lists of packages ...")
             shutil.rmtree(apt.folder)
             apt = _Apt(folder / "apt")
     else:
@@ -116,7 +123,9 @@ def _sources_of(suite: str, folder: Path) -> str:
     archive, keys = known
     of_package_lists = ("Created-By: Packages", "Component: main")
     targets = _run(
-        *("apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", *of_package_lists),
+        # There may be no lists yet.
+        *("apt-get", "indextargets", "--no-release-info"),
+        *("--format", "$(RELEASE) $(REPO_URI)", *of_package_lists),
         cwd=folder,
     )
     found = dict(line.split(" ", 1) for line in targets.splitlines())
@@ -248,6 +257,11 @@ def _checked(result: subprocess.CompletedProcess[str]) -> str:
     return result.stdout
 
 
+def _disk_is_full(folder: Path) -> bool:
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize < LEAST_SPACE or (disk.f_files > 0 == disk.f_favail)
+
+
 def _call(program: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Runs a program of apt to its end, in a process group that is killed with an exception.
 
@@ -255,31 +269,36 @@ def _call(program: str, *arguments: str, cwd: Path) -> subprocess.CompletedProce
     """
     if (path := find_tool(program)) is None:
         raise InstallError(f"there is no {program} on PATH, which gets packages here")
-    process = subprocess.Popen(
-        [path, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=cwd,
-        env={**os.environ, "LC_ALL": "C.UTF-8"},
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
+    process = None
     try:
-        while True:
+        with deferred():
+            process = subprocess.Popen(
+                [path, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=cwd,
+                env={**os.environ, "LC_ALL": "C.UTF-8"},
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+        is_full = False
+        while not is_full:
             try:
                 output, errors = process.communicate(timeout=1)
-                return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
             except subprocess.TimeoutExpired:
-                # apt-get 2.6 waits for ever on a full disk.
-                if os.statvfs(cwd).f_bavail == 0:
-                    raise InstallError(
-                        f"the disk of {data_folder()} is full: free some space, or name a folder "
-                        "on another one in XDG_DATA_HOME"
-                    ) from None
+                is_full = _disk_is_full(cwd)  # apt-get 2.6 waits for ever then
+            else:
+                if os.strerror(errno.ENOSPC) not in errors:
+                    return subprocess.CompletedProcess([path], process.returncode, output, errors)
+                is_full = True
+        raise DiskFullError(
+            f"the disk of {data_folder()} is full: free some space, or name a folder on another "
+            "one in XDG_DATA_HOME"
+        )
     finally:
-        if process.poll() is None:
+        if process is not None and process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
 

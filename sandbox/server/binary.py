@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from ..errors import BinaryError
+
+NAME = "memcached"
+
+# What stands for a version that a memcached does not tell.
+UNTOLD = "of an unknown version"
 
 # Where packages put memcached without every PATH having it: sbin is missing from many
 # users' PATH, and Homebrew's folders from that of programs started by the desktop.
@@ -70,7 +76,7 @@ def find_elsewhere() -> str | None:
     own = os.path.join(sys.prefix, "bin")
     # The folders of the system's own Python come when it is their turn.
     environment = [] if own in USUAL_FOLDERS else [own]
-    return _first_executable("memcached", [*environment, *os.get_exec_path(), *USUAL_FOLDERS])
+    return _first_executable(NAME, [*environment, *os.get_exec_path(), *USUAL_FOLDERS])
 
 
 def version_of(command: Sequence[str]) -> str | None:
@@ -78,11 +84,22 @@ def version_of(command: Sequence[str]) -> str | None:
     import subprocess
 
     try:
-        output = subprocess.run(
-            [*command, "-V"], capture_output=True, errors="replace", timeout=1, check=False
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
+        process = subprocess.Popen(
+            [*command, "-V"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            errors="replace",
+            start_new_session=True,  # It may be a script, and what that has started hang.
+        )
+    except OSError:
         return None
+    with process:
+        try:
+            output = process.communicate(timeout=1)[0]
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return None
     return output.strip().removeprefix("memcached ") or None
 
 
@@ -129,6 +146,8 @@ def _first_found() -> tuple[str, ...]:
 def _on_path_or_installed(name: str, spelled: str, named: str) -> tuple[str, ...]:
     if found := find_tool(name):
         return (found,)
+    if name == NAME:  # as without a name
+        return _first_found()
     from .installed import find, is_suite
 
     if (installed := find(name)) is not None:
@@ -138,7 +157,7 @@ def _on_path_or_installed(name: str, spelled: str, named: str) -> tuple[str, ...
             f"{spelled}: no {name} on PATH and no such suite".removeprefix(": "),
             f"run sandbox install --suite {name}",
         )
-    raise BinaryError(f"{named} is not on PATH", "give its full path")
+    raise BinaryError(f"{named} is neither on PATH nor an installed suite", "give its full path")
 
 
 def find_tool(name: str) -> str | None:

@@ -37,11 +37,13 @@ def data_folder() -> str:
     """Returns the folder of what this package installs for the user.
 
     As the XDG Base Directory Specification has it: a relative path is ignored.
+
+    :returns: "" for a user without a home.
     """
     base = os.environ.get("XDG_DATA_HOME", "")
     if not os.path.isabs(base):
         base = os.path.expanduser("~/.local/share")
-    return os.path.join(base, "memcached-sandbox")
+    return os.path.join(base, "memcached-sandbox") if os.path.isabs(base) else ""
 
 
 def is_suite(name: str) -> bool:
@@ -69,9 +71,10 @@ def find(suite: str) -> Installed | None:
 
     What another user has put there is passed over: it would run as this one.
     """
-    folder = os.path.join(data_folder(), suite)
+    data = data_folder()
+    folder = os.path.join(data, suite)
     try:
-        if not is_suite(suite) or os.stat(folder).st_uid != os.geteuid():
+        if not data or not is_suite(suite) or os.stat(folder).st_uid != os.geteuid():
             return None
         return read(folder)
     except (OSError, ValueError):
@@ -92,7 +95,7 @@ def read(folder: str) -> Installed:
 def installed() -> list[Installed]:
     """Returns the installed memcacheds in the order of their suites' names."""
     try:
-        names = sorted(os.listdir(data_folder()))
+        names = sorted(os.listdir(data_folder() or os.devnull))
     except OSError:
         return []
     return [found for name in names if (found := find(name)) is not None]
@@ -114,6 +117,15 @@ def command_in(folder: str) -> tuple[str, ...]:
     if not os.path.isdir(libraries):
         return (executable,)
     return (executable, LIBRARY_PATH, libraries, f"{folder}/bin/memcached")
+
+
+def remedy(executable: str) -> str:
+    """Returns what helps if an executable does not run."""
+    folder = os.path.dirname(executable)
+    data, suite = os.path.split(folder)
+    if data and data == data_folder():
+        return f"run 'sandbox install --suite {suite}' to replace it"
+    return "name another memcached in MEMCACHED_SANDBOX_BINARY"
 
 
 def _numbers(version: str) -> list[int]:

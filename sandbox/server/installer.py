@@ -38,7 +38,10 @@ def install(suite: str, upgrade: bool, report: Report) -> tuple[Installed, bool]
     :raises InstallError: it cannot be had; what was installed before is as it was.
     """
     with _data_folder() as data:
-        old = installed.find(suite)
+        _check_place(data / suite)
+        if (old := installed.find(suite)) and not _runs(data / suite):
+            report(f"the memcached of {suite} in {data} does not run any more: replacing it ...")
+            old = None
         if old and not upgrade:
             return old, False
         # If this is killed, the next one removes it.
@@ -59,6 +62,7 @@ def remove(suite: str) -> bool:
     """
     with _data_folder() as data:
         link = data / suite
+        _check_place(link)
         if not link.is_symlink():
             return False
         link.unlink()
@@ -71,9 +75,11 @@ def _data_folder() -> Iterator[Path]:
 
     :raises InstallError: another install has it, or it cannot be used.
     """
+    if not installed.data_folder():
+        raise InstallError("this user has no home: name a folder in XDG_DATA_HOME")
     path = Path(installed.data_folder())
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
     with _explained(path), ExitStack() as stack:
+        made = [folder for folder in (path, *path.parents) if not os.path.exists(folder)]
         stack.callback(_remove_empty, dict.fromkeys([path, *made]))
         path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -98,14 +104,29 @@ def _remove_empty(folders: Iterable[Path]) -> None:
 
 def _remove_unlinked(data: Path) -> None:
     """Removes the folders that a killed install has left, and those that were replaced."""
-    linked = {os.readlink(path) for path in data.iterdir() if path.is_symlink()}
-    for path in data.iterdir():
-        if path.name in linked or not STAGED.fullmatch(path.name):
+    paths = [*data.iterdir()]
+    staged = [path for path in paths if STAGED.fullmatch(path.name)]
+    linked = {os.readlink(path) for path in paths if path.is_symlink() and path not in staged}
+    for path in staged:
+        if path.name in linked:
             continue
         if path.is_symlink():
             path.unlink()
         else:
             shutil.rmtree(path)
+
+
+def _check_place(link: Path) -> None:
+    """Raises InstallError if something else has the name of a suite."""
+    if os.path.lexists(link) and not link.is_symlink():
+        raise InstallError(f"{link} was not made by 'sandbox install': move it away")
+
+
+def _runs(folder: Path) -> bool:
+    try:
+        return bool(_try_out(folder))
+    except (InstallError, OSError):
+        return False
 
 
 def _try_out(folder: Path) -> str:

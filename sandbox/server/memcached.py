@@ -313,9 +313,10 @@ class _Process:
                 raise StartError(
                     f"memcached's reaper cannot be started: {file}{error.strerror}"
                 ) from error
+            from .installed import remedy
+
             raise BinaryError(
-                f"{self.command[0]} cannot be executed ({error.strerror})",
-                "name another memcached in MEMCACHED_SANDBOX_BINARY",
+                f"{self.command[0]} cannot be executed ({error.strerror})", remedy(self.command[0])
             ) from error
 
     def _register(self) -> None:

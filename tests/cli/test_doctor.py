@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -23,10 +25,18 @@ from ..conftest import Run
 from ..helpers.cli import Cli
 from ..helpers.installs import install_by_hand
 from ..helpers.memcacheds import PlainMemcached
-from ..helpers.processes import Result, eventually, read_line, script
+from ..helpers.processes import Result, eventually, is_running, read_line, script
 from ..helpers.users import as_root
 
 pytestmark = pytest.mark.whole_machine
+
+
+def is_gone(group: int) -> bool:
+    """Return whether no process of a process group runs."""
+    running = filter(is_running, psutil.pids())
+    with suppress(ProcessLookupError):
+        return group not in map(os.getpgid, running)
+    return False
 
 
 def findings(result: Result) -> dict[str, dict[str, object]]:
@@ -104,9 +114,12 @@ def test_memcached_that_hangs_is_not_waited_for(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Neither when it is asked for its version, nor when it starts."""
-    binary = script(tmp_path / "hanging", "#!/bin/sh\nexec sleep 1000000\n")
+    # What the script has started ends with it.
+    binary = script(tmp_path / "hanging", f"#!/bin/sh\necho $$ >>{tmp_path}/pids\nsleep 1000000\n")
     monkeypatch.setenv("MEMCACHED_SANDBOX_BINARY", str(binary))
     result = cli("doctor")
+    for pid in map(int, (tmp_path / "pids").read_text().split()):
+        eventually(partial(is_gone, pid))
     assert result.returncode == 1
     assert f"{binary}, which does not tell its version\n" in result.stdout
     assert re.search(r"^start +PROBLEM: .* was not ready within 1.5 s", result.stdout, re.MULTILINE)

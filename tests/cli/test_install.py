@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.server import apt, installed
 from sandbox.server.binary import find_elsewhere
 from sandbox.server.installed import own_suite
 
@@ -32,6 +33,17 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of what `sandbox install` brings. It is not there yet."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "a/b"))
     return tmp_path / "a/b/memcached-sandbox"
+
+
+@pytest.fixture
+def without_memcached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder that is all of PATH, on a machine that has no memcached elsewhere."""
+    folder = tmp_path / "path"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr("sandbox.server.binary.USUAL_FOLDERS", ())
+    monkeypatch.setattr("sys.prefix", "/nowhere")
+    return folder
 
 
 def last_line(result: Result) -> str:
@@ -190,25 +202,119 @@ def test_other_package_managers_are_named(
     )
 
 
-def test_homebrew_installs_its_own(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Homebrew itself cannot be had: a script stands for it."""
-    script(tmp_path / "brew", '#!/bin/sh\necho "$@"; [ "$1" != uninstall ]\n')
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("sandbox.server.binary.USUAL_FOLDERS", ())
-    monkeypatch.setattr("sys.prefix", "/nowhere")
-    result = cli("install", "--json")
-    running = "sandbox: running brew install memcached ...\ninstall memcached\n"
-    assert (result.returncode, result.stderr) == (0, running)
-    assert json.loads(result.stdout)["changed"] is True
-    script(tmp_path / "memcached", "#!/bin/sh\necho memcached 1.6.99\n")
+def test_homebrew_that_installs_nothing_is_an_error(cli: Cli, without_memcached: Path) -> None:
+    script(without_memcached / "brew", "#!/bin/sh\n")
     result = cli("install")
-    there = f"sandbox: memcached 1.6.99 is there, {tmp_path}/memcached: nothing to install.\n"
-    assert (result.returncode, result.stderr) == (0, there)
-    assert "\nupgrade memcached\n" in cli("install", "--upgrade").stderr
-    result = cli("install", "--remove")
     assert result.returncode == 125
     assert result.stderr.endswith(
-        "\nsandbox: 'brew uninstall memcached' failed with exit code 1.\n"
+        "'brew install memcached' succeeded, but there is no memcached.\n"
     )
+
+
+def test_homebrew_installs_its_own(cli: Cli, without_memcached: Path) -> None:
+    """Homebrew itself cannot be had: a script stands for it."""
+    memcached = without_memcached / "memcached"
+    version = "#!/bin/sh\necho memcached 1.6.$(/bin/cat $0.minor)\n"
+    script(memcached.with_name("new"), version)
+    script(
+        without_memcached / "brew",
+        f'#!/bin/sh\necho "$@"; cd {without_memcached}\n'
+        '[ "$1" = install ] && echo 98 >memcached.minor || echo 99 >memcached.minor\n'
+        "/bin/cp new memcached\n",
+    )
+    result = cli("install", "--json")
+    assert result.returncode == 0
+    assert result.stderr == (
+        "sandbox: running brew install memcached ...\ninstall memcached\n"
+        f"sandbox: memcached 1.6.98 is there, {memcached}.\n"
+    )
+    assert json.loads(result.stdout)["changed"] is True
+    result = cli("install")
+    there = f"sandbox: memcached 1.6.98 is there, {memcached}: nothing to install.\n"
+    assert (result.returncode, result.stderr) == (0, there)
+    for changed in (True, False):
+        result = cli("install", "--upgrade", "--json")
+        assert (
+            f"\nupgrade memcached\nsandbox: memcached 1.6.99 is there, {memcached}.\n"
+            in result.stderr
+        )
+        assert json.loads(result.stdout)["changed"] is changed
+    assert_one_line(
+        cli("install", "--remove"),
+        125,
+        "Homebrew keeps memcached for all programs: run 'brew uninstall memcached'",
+    )
+    assert memcached.exists()
+
+
+@needs_apt
+def test_memcached_that_does_not_run_any_more_is_replaced(run: Run, data: Path) -> None:
+    """As when a library of the system was removed. Here the archive cannot be reached."""
+    folder = install_by_hand(data, "trixie")
+    (folder / "bin/memcached").unlink()
+    failed = run("sandbox", "exec", "--memcached", "trixie", "true")
+    assert (
+        f"{data}/trixie/memcached cannot be executed (No such file or directory): " in failed.stderr
+    )
+    assert "run 'sandbox install --suite trixie' to replace it" in failed.stderr
+    result = run("sandbox", "install", "--suite", "trixie", **proxied(closed_port()))
+    assert result.returncode == 125
+    assert result.stderr.startswith(
+        f"sandbox: the memcached of trixie in {data} does not run any more: replacing it ...\n"
+    )
+
+
+@needs_apt
+def test_name_of_a_suite_that_is_taken_is_left(cli: Cli, data: Path) -> None:
+    (data / "trixie").mkdir(parents=True)
+    for options in ([], ["--remove"]):
+        assert_one_line(
+            cli("install", "--suite", "trixie", *options),
+            125,
+            f"{data}/trixie was not made by 'sandbox install': move it away",
+        )
+    assert [path.name for path in data.iterdir()] == ["trixie"]
+
+
+@needs_apt
+def test_link_that_is_not_in_place_yet_keeps_nothing(cli: Cli, data: Path) -> None:
+    """As an install leaves it that is killed between two steps."""
+    folder = install_by_hand(data, "trixie")
+    (data / "trixie").rename(data / f"{folder.name}.link")
+    cli("install", "--suite", "sid", "--remove")
+    assert not data.exists()
+
+
+@needs_apt
+def test_user_without_a_home_has_to_name_a_folder(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    message = "this user has no home: name a folder in XDG_DATA_HOME"
+    assert_one_line(cli("install", "--suite", "trixie"), 125, message)
+    assert installed.find("trixie") is None
+    assert installed.installed() == []
+    assert [*tmp_path.iterdir()] == []
+
+
+@needs_apt
+def test_source_of_another_suite_is_where_this_system_has_its_own(tmp_path: Path) -> None:
+    """A mirror, and what corrects the suite, even if there are no lists of packages yet."""
+    sources = tmp_path / "sources.list"
+    own = own_suite()
+    sources.write_text(
+        f"deb http://mirror.example.org/debian {own} main\n"
+        f"deb http://mirror.example.org/corrections {own}-security main\n"
+    )
+    (tmp_path / "apt.conf").write_text(
+        f'Dir::Etc::sourcelist "{sources}"; Dir::Etc::sourceparts "-"; Dir::State "{tmp_path}";\n'
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
+        lines = apt._sources_of("buzz", tmp_path).splitlines()
+    assert [line.split("] ")[1] for line in lines] == [
+        "http://mirror.example.org/debian/ buzz main",
+        "http://mirror.example.org/corrections/ buzz-security main",
+    ]

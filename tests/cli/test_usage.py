@@ -53,6 +53,7 @@ def test_shell_completion(run: Run) -> None:
     [
         (["lsit"], "No such command 'lsit': did you mean 'list'? See 'sandbox --help'."),
         (["nothing"], "No such command 'nothing'. See 'sandbox --help'."),
+        (["ls"], "No such command 'ls': did you mean: sandbox exec -- ls. See 'sandbox --help'."),
         (
             ["sh", "-c", "a b"],
             "No such command 'sh': did you mean: sandbox exec -- sh -c 'a b'. See",
@@ -120,6 +121,12 @@ def test_forgotten_exec_is_proposed(
             *(0o755, "", ["python manage.py test"], 127),
             f"{NOT_FOUND}: {IN_QUOTES}: {MEANT}python manage.py test",
         ),
+        (
+            *(0o755, "#!/bin/sh", ["./manage.py test && true"], 127),
+            f"{NOT_FOUND}: {IN_QUOTES}: {MEANT}sh -c './manage.py test && true'",
+        ),
+        (0o755, "", ["A=1 true"], 127, f"{NOT_FOUND}: {IN_QUOTES}: {MEANT}sh -c 'A=1 true'"),
+        (0o755, "", ["A=1", "true"], 127, f"{NOT_FOUND}: {MEANT}env A=1 true"),
         (0o755, "", ["no such program"], 127, NOT_FOUND),
         (0o755, "", ["isn't here"], 127, NOT_FOUND),
     ],
@@ -151,6 +158,7 @@ def test_mistyped_command_is_proposed_as_it_was_meant(
             "--exclude means nothing with --no-inject, which chang",
         ),
         (["--no-inject", "--flush", "never"], "--flush means nothing with --no-inject, which chan"),
+        (["--no-inject", "--guard", "a:1"], "--guard means nothing with --no-inject, which chang"),
         (["--no-inject", "--crawl"], "--crawl means nothing with --no-inject, which changes nothi"),
     ],
 )
