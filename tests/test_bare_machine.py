@@ -78,7 +78,7 @@ class BareMachine:
         return self.run(f"{self.checkout}/.venv/bin/sandbox", *arguments, folder=folder)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def machine() -> Iterator[BareMachine]:
     if not os.path.exists(INTERPRETER):
         pytest.skip("there is no python3 that every user may run")
@@ -87,95 +87,70 @@ def machine() -> Iterator[BareMachine]:
         yield BareMachine(Path(folder))
 
 
-@pytest.fixture(scope="module")
-def first_run(machine: BareMachine) -> Result:
-    """What the first command of the README came to."""
-    result = machine.run("sh", "examples/run")
+def skip_without_archive(result: Result) -> None:
     if "Could not resolve" in result.stderr or "Temporary failure" in result.stderr:
         pytest.skip(f"there is no archive here: {result.stderr.splitlines()[-1]}")
-    return result
 
 
-@pytest.fixture
-def installed(machine: BareMachine, first_run: Result) -> BareMachine:
-    """The machine with a memcached, which another test may have removed."""
-    assert machine.sandbox("install").returncode == 0
-    return machine
-
-
-def test_example_runs_without_root(machine: BareMachine, first_run: Result) -> None:
-    assert first_run.returncode == 0, first_run.stderr
-    found(SUMMARY, first_run.stderr)
-    about = found(r"(?m)^sandbox: memcached (\S+), package \S+ of (\S+), is inst", first_run.stderr)
-    assert about[2] == own_suite()
+def test_example_runs_without_root(machine: BareMachine) -> None:
+    """The first command of the README, and then all that `sandbox install` does: one story."""
+    result = machine.run("sh", "examples/run")
+    skip_without_archive(result)
+    assert result.returncode == 0, result.stderr
+    found(SUMMARY, result.stderr)
+    suite = own_suite()
+    version = found(
+        rf"(?m)^sandbox: memcached (\S+), package \S+ of {suite}, is in", result.stderr
+    )[1]
     again = machine.run("sh", "examples/run")
     assert again.returncode == 0
     assert "install" not in (again.stdout + again.stderr).lower()
     listed = machine.sandbox("exec", "-q", "--", f"{machine.checkout}/.venv/bin/sandbox", "list")
-    found(rf" {about[1]} +0\.0 of 64 MB", listed.stdout)
-
-
-def test_second_install_says_what_is_there(installed: BareMachine) -> None:
-    machine = installed
-    result = machine.sandbox("install", "--json")
-    assert result.returncode == 0, result.stderr
-    assert f"of {own_suite()}, is there, in {machine.data}: nothing to install." in result.stderr
-    entry = json.loads(result.stdout)
-    assert entry["command"][0] == f"{machine.data}/{own_suite()}/memcached"
-    assert entry["changed"] is False
-
-
-@pytest.mark.parametrize(("there", "upgraded"), [("0.9-1", True), ("9:1-1", False)])
-def test_upgrade_takes_a_newer_package_only(
-    installed: BareMachine, there: str, upgraded: bool
-) -> None:
-    folder = (installed.data / own_suite()).resolve()
-    version = (folder / "version").read_text()
-    (folder / "version").write_text(f"1.6.99 {there}\n")
-    result = installed.sandbox("install", "--upgrade")
-    assert result.returncode == 0, result.stderr
-    assert (" is the newest, and there, in " in result.stderr) == (not upgraded)
-    assert folder.exists() == (not upgraded)
-    left = (installed.data / own_suite() / "version").read_text()
-    assert left == (version if upgraded else f"1.6.99 {there}\n")
-    (installed.data / own_suite() / "version").write_text(version)
-
-
-def test_example_runs_on_the_memcached_of_a_later_suite(installed: BareMachine) -> None:
-    machine = installed
-    if (suite := LATER.get(own_suite())) is None:
-        pytest.skip(f"none is known that is later than {own_suite()}")
-    result = machine.sandbox("install", "--suite", suite, "--json")
-    assert result.returncode == 0, result.stderr
-    own, later = (
-        json.loads(machine.sandbox("install", *of_suite, "--json").stdout)
-        for of_suite in ([], ["--suite", suite])
-    )
-    assert own["version"] != later["version"]
-    words = ("--memcached", suite, "-v", "--", f"{machine.checkout}/.venv/bin/python")
-    result = machine.sandbox("exec", *words, "manage.py", "test", folder="examples/bookshop")
-    assert result.returncode == 0, result.stderr
-    found(SUMMARY, result.stderr)
-    assert f"{machine.data}/{suite}/memcached --library-path" in result.stderr
-    doctor = machine.sandbox("doctor").stdout
-    found(rf"(?m)^installed +{suite}, memcached {later['version']}", doctor)
-
-
-def test_remove_leaves_nothing(installed: BareMachine) -> None:
-    machine = installed
-    for suite in (own_suite(), LATER.get(own_suite(), "none")):
-        removed = machine.sandbox("install", "--remove", "--suite", suite)
-        assert removed.returncode == 0, removed.stderr
+    found(rf" {version} +0\.0 of 64 MB", listed.stdout)
+    there = machine.sandbox("install", "--json")
+    assert f"of {suite}, is there, in {machine.data}: nothing to install." in there.stderr
+    assert json.loads(there.stdout)["command"][0] == f"{machine.data}/{suite}/memcached"
+    for package, is_newer in (("0.9-1", True), ("9:1-1", False)):
+        upgrade_takes_a_newer_package_only(machine, package, is_newer)
+    if later := LATER.get(suite):
+        example_runs_on_a_later_suite(machine, later, version)
+    removed = machine.sandbox("install", "--remove")
+    assert removed.returncode == 0, removed.stderr
     assert not machine.data.exists()
     missing = machine.sandbox("exec", "true")
     assert missing.returncode == 125
     assert "'sandbox install' gets one without root" in missing.stderr
 
 
+def upgrade_takes_a_newer_package_only(machine: BareMachine, package: str, is_newer: bool) -> None:
+    """Check an upgrade of what is said to be a package of some version."""
+    link = machine.data / own_suite()
+    before, version = link.resolve(), (link / "version").read_text()
+    (before / "version").write_text(f"1.6.99 {package}\n")
+    result = machine.sandbox("install", "--upgrade")
+    assert result.returncode == 0, result.stderr
+    assert (" is the newest, and there, in " in result.stderr) == (not is_newer)
+    assert before.exists() == (not is_newer)
+    assert (link / "version").read_text() == (version if is_newer else f"1.6.99 {package}\n")
+
+
+def example_runs_on_a_later_suite(machine: BareMachine, suite: str, own_version: str) -> None:
+    """Check the tests of the example on the memcached of a suite, and remove that."""
+    result = machine.sandbox("install", "--suite", suite, "--json")
+    assert result.returncode == 0, result.stderr
+    version = json.loads(result.stdout)["version"]
+    assert version != own_version
+    words = ("--memcached", suite, "-v", "--", f"{machine.checkout}/.venv/bin/python")
+    result = machine.sandbox("exec", *words, "manage.py", "test", folder="examples/bookshop")
+    assert result.returncode == 0, result.stderr
+    found(SUMMARY, result.stderr)
+    assert f"{machine.data}/{suite}/memcached --library-path" in result.stderr
+    found(rf"(?m)^installed +{suite}, memcached {version}", machine.sandbox("doctor").stdout)
+    assert machine.sandbox("install", "--remove", "--suite", suite).returncode == 0
+
+
 @pytest.mark.parametrize("options", ["noexec,size=99m", "size=100k", "size=12m"])
-def test_folder_that_cannot_hold_programs_is_named(
-    machine: BareMachine, first_run: Result, options: str
-) -> None:
+def test_folder_that_cannot_hold_programs_is_named(options: str) -> None:
     suite = own_suite()
     if options == "size=12m" and not (suite := LATER.get(suite, "")):  # its lists do not fit
         pytest.skip("no later suite is known")
@@ -184,6 +159,7 @@ def test_folder_that_cannot_hold_programs_is_named(
         install = ("sandbox", "install", "--suite", suite)
         show = ("sh", "-c", f"{shlex.join(install)}; echo $?; ls -A {folder}")
         result = run_command(*mount, *show, XDG_DATA_HOME=folder)
+    skip_without_archive(result)
     assert result.stdout == "125\n"
     line = result.stderr.splitlines()[-1]
     data = f"{folder}/memcached-sandbox"

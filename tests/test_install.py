@@ -165,10 +165,13 @@ def test_recipe_for_nox_passes(index: Index, tested_project: Project) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="there is no make here")
-def test_recipe_for_make_passes(index: Index, tested_project: Project) -> None:
+def test_recipe_for_make_passes(
+    index: Index, environment: Environment, built: Path, tested_project: Project
+) -> None:
     (line,) = re.findall("`(.*?)`", RECIPES["make"])
     tested_project.write("Makefile", f"{line}\n")
-    index.run(INSTALL[0])
+    (wheel,) = built.glob("*.whl")
+    environment.install(wheel)
     result = index.run("make test", cwd=tested_project.folder)
     assert "sandbox: 336 gets (90.5 % hits)" in result.stderr
 

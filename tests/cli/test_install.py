@@ -103,6 +103,7 @@ def test_remove_leaves_other_suites(cli: Cli, data: Path) -> None:
     assert [path.name for path in data.iterdir()] == [".kept"]
 
 
+@pytest.mark.slow
 @needs_apt
 @pytest.mark.parametrize("suite", [own_suite(), "trixie"])
 def test_no_network_is_one_line_and_leaves_nothing(run: Run, data: Path, suite: str) -> None:
@@ -112,6 +113,7 @@ def test_no_network_is_one_line_and_leaves_nothing(run: Run, data: Path, suite: 
     assert nothing_is_left(data)
 
 
+@pytest.mark.slow
 @needs_apt
 @pytest.mark.parametrize("suite", [own_suite(), "trixie"])
 def test_garbage_is_not_installed(run: Run, data: Path, suite: str) -> None:
@@ -122,6 +124,7 @@ def test_garbage_is_not_installed(run: Run, data: Path, suite: str) -> None:
     assert nothing_is_left(data)
 
 
+@pytest.mark.slow
 @needs_apt
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_interrupted_upgrade_leaves_the_old_state(

@@ -23,17 +23,22 @@ def test_switch_on_the_command_line_turns_the_plugin_on(off_project: Project) ->
     assert passed(off_project.pytest(ON)) == 2
 
 
-@pytest.mark.parametrize("workers", [[], ["-n", "2"]])
-@pytest.mark.parametrize("by_conftest", [False, True])
-@pytest.mark.parametrize("arguments", [[], ["-p", "sandbox.pytest"]])
+@pytest.mark.parametrize(
+    ("by_conftest", "arguments"),
+    [
+        (False, ["-p", "sandbox.pytest"]),
+        (True, []),
+        (True, ["-p", "sandbox.pytest", "-n", "2"]),
+    ],
+)
 def test_plugin_that_is_named_twice_is_loaded_once(
-    off_project: Project, arguments: list[str], by_conftest: bool, workers: list[str]
+    off_project: Project, arguments: list[str], by_conftest: bool
 ) -> None:
     """An installed package's plugin is loaded by itself."""
     off_project.write("test_it.py", TEST_LOCATION)
     if by_conftest:
         off_project.write("conftest.py", "pytest_plugins = ['sandbox.pytest']\n")
-    result = off_project.pytest(*arguments, *workers, ON)
+    result = off_project.pytest(*arguments, ON)
     assert passed(result) == 2
     assert result.stdout.count("memcached-sandbox: 64 MB, ") == 1
     assert len(re.findall(r"^memcached-sandbox: \d+ get", result.stdout, re.MULTILINE)) == 1
