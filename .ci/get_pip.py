@@ -17,7 +17,6 @@ INDEX = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple")
 JSON = "application/vnd.pypi.simple.v1+json"
 WHEEL = re.compile(r"pip-(\d+(?:\.\d+)*)-py3-none-any\.whl")
 
-
 # Seconds that the index may be silent.
 TIMEOUT = 60
 

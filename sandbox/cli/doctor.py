@@ -16,26 +16,26 @@ from typing import NamedTuple
 
 import click
 
-from ..errors import BinaryError, SandboxError, printable
+from ..errors import BinaryError, ProtocolError, SandboxError, printable
 from ..inject import emptying, protocol
 from ..registry import inventory
 from ..registry.run_directory import problems, run_directory, where
 from ..run.summary import counted
-from ..server.binary import find_memcached, version_of
-from ..server.installed import installed
+from ..server.binary import find_memcached
+from ..server.installed import installed, remedy
 from ..server.memcached import Memcached
 from ..server.others import other_memcacheds, other_people
+from ..server.version import UNKNOWN, ask_version
 from ..system.processes import shows_processes
 from ..system.seccomp import reason_of_absence
 from .output import PROBLEM
 
-# Seconds for a memcached to be ready, and then to answer: the whole takes two, whatever hangs.
+# Seconds for a memcached to be ready, and then for each answer: whatever hangs, two are enough.
 START_TIMEOUT = 1.5
+ANSWER_TIMEOUT = 0.5
 
 # Milliseconds from which on a start is not measured again.
 SLOW = 300
-
-ANOTHER = "name another memcached in MEMCACHED_SANDBOX_BINARY, or unset it"
 
 # How it is known, before each flush, that memcached has executed what clients have sent.
 SEEN_AT_REST = "exact: /proc shows when memcached's threads are at rest"
@@ -95,18 +95,18 @@ def _memcached() -> Iterator[Finding]:
         yield Finding("memcached", error.problem, error.remedy, True)
         return
     with ThreadPoolExecutor(1) as pool:  # Both may hang.
-        told = pool.submit(version_of, command)
+        told = pool.submit(ask_version, command)
         findings = [*_start()]
-    version = told.result()
-    remedy = ""
+    version = told.result().version
+    older = ""
     if () < protocol.version_in(version or "") < protocol.OLDEST_THAT_LISTS:
         oldest = protocol.dotted(protocol.OLDEST_THAT_LISTS)
-        remedy = f"use {oldest} or newer: the items that a failed test has left can be listed then"
-    about = version or "which does not tell its version"
-    yield Finding("memcached", f"{command[0]}, {about}", remedy)
+        older = f"use {oldest} or newer: the items that a failed test has left can be listed then"
+    yield Finding("memcached", f"{command[0]}, {version or UNKNOWN}", older)
     for finding in findings:
         # What tells no version is hardly memcached. Else the error itself says what to do.
-        yield finding._replace(remedy=ANOTHER) if finding.fatal and not version else finding
+        is_unexplained = finding.fatal and not finding.remedy and version is None
+        yield finding._replace(remedy=remedy(command[0])) if is_unexplained else finding
 
 
 def _start() -> Iterator[Finding]:
@@ -119,27 +119,28 @@ def _start() -> Iterator[Finding]:
                 # What is imported on first use is imported now.
                 server.stop()
                 start_ms = _milliseconds(server.start)
-            with closing(emptying.Emptier(START_TIMEOUT)) as emptier:
+            with closing(emptying.Emptier(ANSWER_TIMEOUT)) as emptier:
                 shows_threads = emptier.shows_threads(server.address)
-            abilities = [*_abilities(server)]
+            abilities = [*_abilities(server.address)]
             stop_ms = _milliseconds(server.stop)
     except BinaryError as error:
         yield Finding("start", error.problem, error.remedy, True)
-        return
     except SandboxError as error:
         yield Finding("start", str(error), fatal=True)
-        return
-    yield Finding("start", f"{start_ms:.1f} ms to start, {stop_ms:.1f} ms to stop")
-    yield Finding("flush", SEEN_AT_REST if shows_threads else ASKED)
-    yield from abilities
-    yield from _user(server.command)
+    else:
+        yield Finding("start", f"{start_ms:.1f} ms to start, {stop_ms:.1f} ms to stop")
+        yield Finding("flush", SEEN_AT_REST if shows_threads else ASKED)
+        yield from abilities
+        yield from _user(server.command)
 
 
-def _abilities(server: Memcached) -> Iterator[Finding]:
+def _abilities(address: str) -> Iterator[Finding]:
     try:
-        server.items()
-    except SandboxError as error:
-        yield Finding("items", str(error), "use a memcached whose crawler is not turned off")
+        with protocol.Connection.to(address, ANSWER_TIMEOUT) as connection:
+            connection.metadump()
+    except (OSError, ProtocolError) as error:
+        found = f"memcached {error}"
+        yield Finding("items", found, "use a memcached whose crawler is not turned off")
 
 
 def _user(command: Sequence[str]) -> Iterator[Finding]:

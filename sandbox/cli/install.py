@@ -13,13 +13,8 @@ import click
 
 from ..errors import InstallError
 from ..server import installed, installer
-from ..server.binary import (
-    UNTOLD,
-    find_elsewhere,
-    package_manager,
-    system_command,
-    version_of,
-)
+from ..server.binary import find_elsewhere, package_manager, system_command
+from ..server.version import UNKNOWN, ask_version
 from .output import say
 
 if TYPE_CHECKING:
@@ -103,7 +98,7 @@ def _with_homebrew(wanted: str) -> dict[str, Any]:
         )
     if wanted == "install" and path:
         return _nothing_to_install(path)
-    before = path and version_of([path])
+    before = path and ask_version([path]).version
     words = ["brew", wanted, "memcached"]
     say(f"running {' '.join(words)} ...")
     # Its output is progress: stdout is for JSON.
@@ -111,14 +106,14 @@ def _with_homebrew(wanted: str) -> dict[str, Any]:
         raise InstallError(f"'{' '.join(words)}' failed with exit code {status}")
     if (path := find_elsewhere()) is None:
         raise InstallError(f"'{' '.join(words)}' succeeded, but there is no memcached")
-    version = version_of([path])
-    say(f"memcached {version or UNTOLD} is there, {path}.")
+    version = ask_version([path]).version
+    say(f"memcached {version or UNKNOWN} is there, {path}.")
     return _entry([path], version, changed=version != before)
 
 
 def _nothing_to_install(path: str) -> dict[str, Any]:
-    version = version_of([path])
-    say(f"memcached {version or UNTOLD} is there, {path}: nothing to install.")
+    version = ask_version([path]).version
+    say(f"memcached {version or UNKNOWN} is there, {path}: nothing to install.")
     return _entry([path], version)
 
 

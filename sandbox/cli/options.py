@@ -34,16 +34,13 @@ if TYPE_CHECKING:
 
 
 # What means nothing together, on the command line: the environment may be for several commands.
-EXCLUSIVE = [
-    ("--guard", "--no-guard", "which turns the guard off"),
-    *(
-        (option, "--no-inject", "which changes nothing in Python processes")
-        for option in ("--exclude", "--flush", "--crawl", "--guard")
-    ),
+# The last of each are options with which it has a meaning: the guard of the kernel uses --guard.
+_CHANGES_NOTHING = "which changes nothing in Python processes"
+EXCLUSIVE: list[tuple[str, str, str, tuple[str, ...]]] = [
+    ("--guard", "--no-guard", "which turns the guard off", ()),
+    ("--guard", "--no-inject", _CHANGES_NOTHING, ("--strict", "--redirect", "--kernel-guard")),
+    *((flag, "--no-inject", _CHANGES_NOTHING, ()) for flag in ("--exclude", "--flush", "--crawl")),
 ]
-
-
-OF_KERNEL_GUARD = ("strict", "redirect", "kernel_guard")
 
 
 class SandboxOption(click.Option):
@@ -139,23 +136,18 @@ def sandbox_of(options: SandboxOptions) -> Sandbox:
             f"{name}={template}", options["servers"], options["unix"]
         ):
             raise wrong_env(problem)
-    if options["servers"] > 1 and not options["env"]:
+    typed_servers = context.get_parameter_source("servers") is ParameterSource.COMMANDLINE
+    if typed_servers and options["servers"] > 1 and not options["env"]:
         (servers,) = (option for option in context.command.params if option.name == "servers")
         raise click.BadParameter(
             "further servers are for {address2} and so on in --env: give --env as well.",
             context,
             servers,
         )
-    for first, second, reason in EXCLUSIVE:
+    for first, second, reason, unless in EXCLUSIVE:
         sources = {context.get_parameter_source(_name(flag)) for flag in (first, second)}
-        # The guard of the kernel has a use for --guard.
-        if (
-            second == "--no-inject"
-            and first == "--guard"
-            and any(context.params.get(name) for name in OF_KERNEL_GUARD)
-        ):
-            continue
-        if sources == {ParameterSource.COMMANDLINE}:
+        has_meaning = any(context.params.get(_name(flag)) for flag in unless)
+        if sources == {ParameterSource.COMMANDLINE} and not has_meaning:
             raise click.UsageError(f"{first} means nothing with {second}, {reason}: drop one.")
     try:
         run_options()  # What is wrong is an error before anything starts.

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Sequence
 
 from ..errors import BinaryError
 
 NAME = "memcached"
-
-# What stands for a version that a memcached does not tell.
-UNTOLD = "of an unknown version"
 
 # Where packages put memcached without every PATH having it: sbin is missing from many
 # users' PATH, and Homebrew's folders from that of programs started by the desktop.
@@ -77,30 +72,6 @@ def find_elsewhere() -> str | None:
     # The folders of the system's own Python come when it is their turn.
     environment = [] if own in USUAL_FOLDERS else [own]
     return _first_executable(NAME, [*environment, *os.get_exec_path(), *USUAL_FOLDERS])
-
-
-def version_of(command: Sequence[str]) -> str | None:
-    """Returns the version that a memcached tells; None if it does not within a second."""
-    import subprocess
-
-    try:
-        process = subprocess.Popen(
-            [*command, "-V"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            errors="replace",
-            start_new_session=True,  # It may be a script, and what that has started hang.
-        )
-    except OSError:
-        return None
-    with process:
-        try:
-            output = process.communicate(timeout=1)[0]
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            return None
-    return output.strip().removeprefix("memcached ") or None
 
 
 def package_manager() -> str | None:

@@ -33,17 +33,17 @@ class Installed(NamedTuple):
     command: tuple[str, ...]
 
 
-def data_folder() -> str:
+def data_folder() -> str | None:
     """Returns the folder of what this package installs for the user.
 
     As the XDG Base Directory Specification has it: a relative path is ignored.
 
-    :returns: "" for a user without a home.
+    :returns: None for a user without a home.
     """
     base = os.environ.get("XDG_DATA_HOME", "")
     if not os.path.isabs(base):
         base = os.path.expanduser("~/.local/share")
-    return os.path.join(base, "memcached-sandbox") if os.path.isabs(base) else ""
+    return os.path.join(base, "memcached-sandbox") if os.path.isabs(base) else None
 
 
 def is_suite(name: str) -> bool:
@@ -72,11 +72,11 @@ def find(suite: str) -> Installed | None:
     What another user has put there is passed over: it would run as this one.
     """
     data = data_folder()
+    if data is None or not is_suite(suite):
+        return None
     folder = os.path.join(data, suite)
     try:
-        if not data or not is_suite(suite) or os.stat(folder).st_uid != os.geteuid():
-            return None
-        return read(folder)
+        return read(folder) if os.stat(folder).st_uid == os.geteuid() else None
     except (OSError, ValueError):
         return None
 
@@ -94,8 +94,10 @@ def read(folder: str) -> Installed:
 
 def installed() -> list[Installed]:
     """Returns the installed memcacheds in the order of their suites' names."""
+    if (data := data_folder()) is None:
+        return []
     try:
-        names = sorted(os.listdir(data_folder() or os.devnull))
+        names = sorted(os.listdir(data))
     except OSError:
         return []
     return [found for name in names if (found := find(name)) is not None]
@@ -123,7 +125,7 @@ def remedy(executable: str) -> str:
     """Returns what helps if an executable does not run."""
     folder = os.path.dirname(executable)
     data, suite = os.path.split(folder)
-    if data and data == data_folder():
+    if data == data_folder():
         return f"run 'sandbox install --suite {suite}' to replace it"
     return "name another memcached in MEMCACHED_SANDBOX_BINARY"
 

@@ -12,7 +12,6 @@ import os
 import posix
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,10 +21,14 @@ from ..errors import InstallError
 from . import installed
 from .apt import Report, fetch
 from .installed import Installed, command_in
+from .version import ask_version
 
 # Names of the folders in which memcacheds are, as mkdtemp makes them, and of links to them that are
 # not in place yet.
 STAGED = re.compile(rf"\.{installed.SUITE.pattern}-\w{{8}}(\.link)?")
+
+# Seconds that a memcached may take to tell its version: this machine may be busy.
+PATIENCE = 30
 
 NO_PROGRAMS = "allows no programs, as if mounted with noexec: name another folder in XDG_DATA_HOME"
 
@@ -39,7 +42,8 @@ def install(suite: str, upgrade: bool, report: Report) -> tuple[Installed, bool]
     """
     with _data_folder() as data:
         _check_place(data / suite)
-        if (old := installed.find(suite)) and not _runs(data / suite):
+        old = installed.find(suite)
+        if old and ask_version(old.command, PATIENCE).version is None:
             report(f"the memcached of {suite} in {data} does not run any more: replacing it ...")
             old = None
         if old and not upgrade:
@@ -75,9 +79,9 @@ def _data_folder() -> Iterator[Path]:
 
     :raises InstallError: another install has it, or it cannot be used.
     """
-    if not installed.data_folder():
+    if (name := installed.data_folder()) is None:
         raise InstallError("this user has no home: name a folder in XDG_DATA_HOME")
-    path = Path(installed.data_folder())
+    path = Path(name)
     with _explained(path), ExitStack() as stack:
         made = [folder for folder in (path, *path.parents) if not os.path.exists(folder)]
         stack.callback(_remove_empty, dict.fromkeys([path, *made]))
@@ -122,32 +126,18 @@ def _check_place(link: Path) -> None:
         raise InstallError(f"{link} was not made by 'sandbox install': move it away")
 
 
-def _runs(folder: Path) -> bool:
-    try:
-        return bool(_try_out(folder))
-    except (InstallError, OSError):
-        return False
-
-
 def _try_out(folder: Path) -> str:
     """Returns the version that the memcached in a folder tells.
 
     :raises InstallError: it cannot be run.
     """
-    command = command_in(str(folder))
-    try:
-        result = subprocess.run(
-            [*command, "-V"], capture_output=True, text=True, errors="replace", check=False
-        )
-    except PermissionError:
-        raise InstallError(f"{folder.parent} {NO_PROGRAMS}") from None
-    words = result.stdout.split()  # "memcached 1.5.6 Ubuntu"
-    if result.returncode == 0 and len(words) > 1:
-        return words[1]
-    reason = result.stderr.strip().rpartition(": ")[2] or f"exit code {result.returncode}"
-    if reason == os.strerror(errno.EPERM):  # the loader's, in a folder mounted with noexec
+    version, complaint = ask_version(command_in(str(folder)), PATIENCE)
+    if version is not None:
+        return version.split()[0]  # "1.5.6 Ubuntu"
+    # EPERM is the loader's.
+    if complaint.endswith((os.strerror(errno.EACCES), os.strerror(errno.EPERM))):
         raise InstallError(f"{folder.parent} {NO_PROGRAMS}")
-    raise InstallError(f"memcached was downloaded, but does not run here: {result.stderr.strip()}")
+    raise InstallError(f"memcached was downloaded, but does not run here: {complaint}")
 
 
 def _put_in_place(folder: Path, link: Path) -> None:

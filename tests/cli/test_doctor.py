@@ -77,7 +77,7 @@ def test_missing_memcached_is_a_problem(run: Run) -> None:
 def test_memcached_that_does_not_start_is_a_problem(run: Run) -> None:
     result = run("sandbox", "doctor", MEMCACHED_SANDBOX_BINARY="/bin/false")
     assert result.returncode == 1
-    assert "/bin/false, which does not tell its version" in result.stdout
+    assert "/bin/false, of an unknown version" in result.stdout
     assert re.search(r"^start +PROBLEM: .*ended with exit code 1", result.stdout, re.MULTILINE)
     assert "-> name another memcached in MEMCACHED_SANDBOX_BINARY" in result.stdout
 
@@ -105,7 +105,7 @@ def test_memcached_that_cannot_list_items_is_named(
     binary = script(tmp_path / "poor", f'#!/bin/sh\nexec {command} "$@" -o no_lru_crawler\n')
     monkeypatch.setenv("MEMCACHED_SANDBOX_BINARY", str(binary))
     result = cli("doctor")
-    assert re.search(r"^items +memcached at .*lru_crawler", result.stdout, re.MULTILINE)
+    assert re.search(r"^items +memcached answered .*lru_crawler", result.stdout, re.MULTILINE)
     assert "-> use a memcached whose crawler is not turned off\n" in result.stdout
     assert result.stdout.endswith("with an arrow\n")
 
@@ -121,7 +121,7 @@ def test_memcached_that_hangs_is_not_waited_for(
     for pid in map(int, (tmp_path / "pids").read_text().split()):
         eventually(partial(is_gone, pid))
     assert result.returncode == 1
-    assert f"{binary}, which does not tell its version\n" in result.stdout
+    assert f"{binary}, of an unknown version\n" in result.stdout
     assert re.search(r"^start +PROBLEM: .* was not ready within 1.5 s", result.stdout, re.MULTILINE)
 
 

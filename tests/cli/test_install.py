@@ -259,7 +259,11 @@ def test_memcached_that_does_not_run_any_more_is_replaced(run: Run, data: Path) 
     assert (
         f"{data}/trixie/memcached cannot be executed (No such file or directory): " in failed.stderr
     )
-    assert "run 'sandbox install --suite trixie' to replace it" in failed.stderr
+    remedy = "run 'sandbox install --suite trixie' to replace it"
+    assert remedy in failed.stderr
+    diagnosis = run("sandbox", "doctor", MEMCACHED_SANDBOX_BINARY="trixie").stdout
+    assert f"-> {remedy}\n" in diagnosis
+    assert diagnosis.count(remedy) == 1
     result = run("sandbox", "install", "--suite", "trixie", **proxied(closed_port()))
     assert result.returncode == 125
     assert result.stderr.startswith(
