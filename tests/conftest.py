@@ -121,6 +121,24 @@ def main_memcached(run_folder: Path) -> Iterator[MainMemcached]:
         yield main
 
 
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of what `sandbox install` brings. It is not there yet, nor are its parents."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "a/b"))
+    return tmp_path / "a/b/memcached-sandbox"
+
+
+@pytest.fixture
+def without_memcached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path) -> Path:
+    """A folder that is all of PATH, on a machine that has no memcached elsewhere."""
+    folder = tmp_path / "path"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr("sandbox.server.binary.USUAL_FOLDERS", ())
+    monkeypatch.setattr("sys.prefix", "/nowhere")
+    return folder
+
+
 # Variables about this run of pytest, or a sandbox around it: no child of a test inherits them.
 ABOUT_THIS_RUN = ("MEMCACHED_SANDBOX", "PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_XDIST_")
 

@@ -125,14 +125,8 @@ def test_memcached_that_hangs_is_not_waited_for(
     assert re.search(r"^start +PROBLEM: .* was not ready within 1.5 s", result.stdout, re.MULTILINE)
 
 
-def test_missing_memcached_is_told_once(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    monkeypatch.setattr("sandbox.server.binary.USUAL_FOLDERS", ())
-    monkeypatch.setattr("sys.prefix", "/nowhere")
-    script(tmp_path / "apt-get", "")
+def test_missing_memcached_is_told_once(cli: Cli, without_memcached: Path) -> None:
+    script(without_memcached / "apt-get", "")
     result = cli("doctor")
     assert result.returncode == 1
     assert result.stdout.count("sandbox install") == 1
@@ -140,11 +134,8 @@ def test_missing_memcached_is_told_once(
     assert result.stdout.endswith("\nno run works here: 1 problem to solve\n")
 
 
-def test_installed_suites_are_listed(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    install_by_hand(tmp_path / "memcached-sandbox", "trixie")
+def test_installed_suites_are_listed(cli: Cli, data: Path) -> None:
+    install_by_hand(data, "trixie")
     result = cli("doctor")
     listed = r"^installed +trixie, memcached 1\.6\.99, package 1\.6\.99-1$"
     assert re.search(listed, result.stdout, re.MULTILINE)

@@ -28,24 +28,6 @@ from ..helpers.processes import Result, script, without_coverage
 GETTING_LISTS = "sandbox: getting the lists of packages of trixie ..."
 
 
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of what `sandbox install` brings. It is not there yet."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "a/b"))
-    return tmp_path / "a/b/memcached-sandbox"
-
-
-@pytest.fixture
-def without_memcached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A folder that is all of PATH, on a machine that has no memcached elsewhere."""
-    folder = tmp_path / "path"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.setattr("sandbox.server.binary.USUAL_FOLDERS", ())
-    monkeypatch.setattr("sys.prefix", "/nowhere")
-    return folder
-
-
 def last_line(result: Result) -> str:
     assert (result.returncode, result.stdout) == (125, "")
     assert all(line.startswith("sandbox: ") for line in result.stderr.splitlines())

@@ -17,23 +17,6 @@ from ..helpers.processes import script
 from ..helpers.users import ANOTHER_USER, as_root
 
 
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of what `sandbox install` brings. It is not there yet."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    return tmp_path / "data/memcached-sandbox"
-
-
-@pytest.fixture
-def without_memcached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path) -> Path:
-    """A folder that is all of PATH, on a machine that has no memcached elsewhere."""
-    (tmp_path / "bin").mkdir()
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    monkeypatch.setattr("sandbox.server.binary.USUAL_FOLDERS", ())
-    monkeypatch.setattr("sys.prefix", "/nowhere")
-    return tmp_path / "bin"
-
-
 def test_binary_of_the_environment_is_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     wrapper = script(tmp_path / "wrapper", '#!/bin/sh\nexec memcached "$@"\n')
     monkeypatch.setenv("MEMCACHED_SANDBOX_BINARY", str(wrapper))
