@@ -22,11 +22,10 @@ def test_failfast_ends_with_the_summary(project: Project) -> None:
             for number in range(4)
         ),
     )
-    for options in ([], ["--parallel", "2"]):
-        result = project.manage("test", "--failfast", *options)
-        assert result.returncode == 1
-        assert "FAILED (failures=" in result.stderr
-        assert "memcached-sandbox: 0 gets" in result.stdout
+    result = project.manage("test", "--failfast")
+    assert result.returncode == 1
+    assert "FAILED (failures=1)" in result.stderr
+    assert "memcached-sandbox: 0 gets" in result.stdout
 
 
 def test_failing_databases_leave_nothing_behind(project: Project) -> None:
@@ -41,6 +40,9 @@ def test_failing_databases_leave_nothing_behind(project: Project) -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["--parallel", "2"]])
 def test_ctrl_c_ends_servers_and_workers(project: Project, arguments: list[str]) -> None:
+    # Workers are killed in their tests: a pool may hang if one dies while it sends a result
+    # (https://github.com/python/cpython/issues/96995).
+    lasts = "True" if arguments else "not self._outcome.result.shouldStop"
     project.write(
         "tests.py",
         "from time import sleep\n"
@@ -50,7 +52,7 @@ def test_ctrl_c_ends_servers_and_workers(project: Project, arguments: list[str])
         "    def test(self):\n"
         "        cache.set('key', 1)\n"
         "        print('ready', flush=True)\n"
-        "        while not self._outcome.result.shouldStop: sleep(0.01)\n"
+        f"        while {lasts}: sleep(0.01)\n"
         "class B(A): pass\n",
     )
     with spawn(sys.executable, "manage.py", "test", *arguments, cwd=project.folder) as terminal:
@@ -59,6 +61,7 @@ def test_ctrl_c_ends_servers_and_workers(project: Project, arguments: list[str])
         children = psutil.Process(terminal.pid).children(recursive=True)
         assert sum(child.name() == "memcached" for child in children) == 1 + len(arguments)
         terminal.sendcontrol("c")
+        terminal.expect_exact("memcached-sandbox: 0 gets")
         terminal.expect(pexpect.EOF)
     wait_until_gone(terminal.pid, *(child.pid for child in children))
 
