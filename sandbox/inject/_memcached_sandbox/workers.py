@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import functools
 import os
 import sys
@@ -30,6 +31,14 @@ _inherited: list[Any] = []
 # backends hold some dozens.
 MOST_HELD = 10_000
 
+# Bytes of the longest reason for which a process fails to become a worker.
+LONGEST_REASON = 10_000
+
+# The reason if it has ended without telling one.
+ENDED = "a worker of the tests ended too early, and the results of its tests are lost"
+
+# Sees whether the pool of the tests that are running has lost a worker.
+_lost: _LostWorker | None = None
 
 # Why this process could not become a worker. Nor can it later: it would run tests half moved.
 _failures: list[Exception] = []
@@ -59,30 +68,54 @@ def become_worker_in_child() -> None:
 def initialize(function: Callable[[], None]) -> None:
     """Makes this process of a pool a worker, and calls the initializer of the pool.
 
-    A pool replaces a process whose initializer has failed, for ever. So a forked process keeps an
-    error of the sandbox, and raises it in place of its first tests: that reaches the parent. Any
-    other process cannot even load its tests without settings: `ending_with_workers` sees its end.
+    A pool replaces a process whose initializer has failed, for ever, until `ending_with_workers`
+    sees the end of one. A forked process tells its parent, and waits to be ended with the pool.
     """
     try:
         become_worker_in_child()
         function()
     except SandboxError as error:
-        if not _is_child() or sys.modules["multiprocessing"].get_start_method() != "fork":
-            raise
-        # This type can be sent to the parent in any case.
-        _failures[:] = [RunError(str(error))]
+        if _lost is not None and _is_child():
+            _lost.tell(str(error))
+        raise
 
 
 class _LostWorker:
-    """Is true once a pool has replaced a process: nobody would run the tests that it had."""
+    """Is true once a pool has replaced a process, or a forked one has failed to become a worker.
+
+    Nobody would run the tests of such a process. A failed one must not send its error as a result:
+    the pool is ended as soon as that is read, and hangs if the process that has sent it is killed
+    before it lets go of the lock (https://github.com/python/cpython/issues/96995).
+    """
 
     def __init__(self, processes: int) -> None:
+        self.reason = ""
         self._most = len(_pool_processes()) + processes
         self._seen = _pool_processes()
+        self._told, self._tells = _socket.socketpair()
+        self._told.setblocking(False)
 
     def __bool__(self) -> bool:
         self._seen |= _pool_processes()
-        return len(self._seen) > self._most
+        try:
+            told = self._told.recv(LONGEST_REASON)
+            self.reason = self.reason or told.partition(b"\n")[0].decode(errors="replace")
+        except BlockingIOError:
+            pass  # None has failed since the last time.
+        if not self.reason and len(self._seen) > self._most:
+            self.reason = ENDED
+        return bool(self.reason)
+
+    def tell(self, reason: str) -> None:
+        """Tells the parent of a fork why this fails, and waits until the parent has ended."""
+        self._told.close()
+        self._tells.sendall(f"{reason}\n".encode()[:LONGEST_REASON])
+        self._tells.recv(1)
+
+    def close(self) -> None:
+        """Closes the connection to processes that have failed."""
+        self._told.close()
+        self._tells.close()
 
 
 def _pool_processes() -> set[str]:
@@ -97,18 +130,19 @@ def ending_with_workers(run_workers: Callable[..., Any]) -> Callable[..., Any]:
     def run(suite: Any, result: Any) -> Any:
         if result.shouldStop:
             return run_workers(suite, result)
+        global _lost  # noqa: PLW0603
         # Django looks at it ten times a second.
-        lost = result.shouldStop = _LostWorker(suite.processes)
+        _lost = lost = result.shouldStop = _LostWorker(suite.processes)
         try:
             run_workers(suite, result)
         finally:
             is_lost = result.shouldStop is lost and bool(lost)
             if result.shouldStop is lost:
                 result.shouldStop = False
+            _lost = None
+            lost.close()
         if is_lost:
-            raise RunError(
-                "a worker of the tests ended too early, and the results of its tests are lost"
-            )
+            raise RunError(lost.reason)
         return result
 
     return run
