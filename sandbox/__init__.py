@@ -19,12 +19,18 @@ if TYPE_CHECKING:
     )
     from .run.sandbox import Sandbox
     from .server import Server
+    from .server.counts import Counts
     from .server.memcached import Memcached
+    from .server.operations import Operation
+    from .server.trace import Operations
 
 __all__ = [
     "BinaryError",
+    "Counts",
     "MainMemcachedRefused",
     "Memcached",
+    "Operation",
+    "Operations",
     "OptionError",
     "RunError",
     "Sandbox",
@@ -36,7 +42,14 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_HOMES = {"Memcached": "server.memcached", "Sandbox": "run.sandbox", "Server": "server"}
+_HOMES = {
+    "Counts": "server.counts",
+    "Memcached": "server.memcached",
+    "Operation": "server.operations",
+    "Operations": "server.trace",
+    "Sandbox": "run.sandbox",
+    "Server": "server",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -14,8 +14,11 @@ from .conftest import Run
 PUBLIC = {
     "sandbox": [
         "BinaryError",
+        "Counts",
         "MainMemcachedRefused",
         "Memcached",
+        "Operation",
+        "Operations",
         "OptionError",
         "RunError",
         "Sandbox",

@@ -177,9 +177,10 @@ def test_snippets_of_the_pytest_plugin_pass(run: Run, project: Path) -> None:
         "    assert memcached_factory(memory_mb=8).items() == []\n"
     )
     (project / "test_catalogue.py").write_text(snippets()["test_catalogue.py"] + of_fixtures)
+    (project / "test_menu.py").write_text(snippets()["test_menu.py"])
     # pytest-randomly would have the test that finds come before the one that fills.
     result = run(sys.executable, "-m", "pytest", "-p", "no:randomly", cwd=project)
-    assert "5 passed" in result.stdout, result.stdout
+    assert "6 passed" in result.stdout, result.stdout
     printed = found(r"(?m)^```text\n(memcached-sandbox: .*)\n(memcached.*)\n", README)
     for line in printed.groups():
         pattern = re.sub(r"\d+", r"\\d+", re.escape(line)).replace("sets", "sets?")
@@ -224,4 +225,5 @@ def test_no_snippet_is_forgotten() -> None:
         "settings.py",
         "test_catalogue.py",
         "test_client.py",
+        "test_menu.py",
     }

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from _memcached_sandbox import protocol as protocol
     from _memcached_sandbox import pytest_plugin as pytest_plugin
     from _memcached_sandbox import refusals as refusals
+    from _memcached_sandbox import rest as rest
     from _memcached_sandbox import run as run
     from _memcached_sandbox import sources as sources
     from _memcached_sandbox import workers as workers

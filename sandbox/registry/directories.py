@@ -432,6 +432,11 @@ class ServerDirectory(LockedDirectory):
         """The path of memcached's Unix socket, if it listens on one."""
         return os.path.join(self.folder, "socket")
 
+    @property
+    def output(self) -> str:
+        """The path of the file that memcached prints into."""
+        return os.path.join(self.path, self.OUTPUT)
+
     def read_output(self, size: int) -> bytes:
         """Returns the end of what memcached has printed; b"" if its file is not there.
 

@@ -3,6 +3,7 @@
 A request is one line of JSON on a connection of its own, and so is the answer:
 ``{"resolve": [ADDRESS...], "worker": NAME}`` is answered with
 ``{"addresses": {ADDRESS: ADDRESS...}}``, ``{"others": NAME}`` with ``{"others": [ADDRESS...]}``,
+``{"log": ADDRESS}`` with ``{"log": PATH}`` of what that server prints, or "" if it is none,
 ``{"mains": [ADDRESS...]}``, which tells main addresses that no server is asked for, with ``{}``,
 ``{"refused": {"address": ..., "alias": ..., "at": ..., "kind": ...}}`` with ``{}``. The same with
 "leads" in place of "refused", and with a worker, is answered with ``{"leads": ADDRESS}``: where the
@@ -139,6 +140,8 @@ class Control:
                 return {}
             if isinstance(request.get("others"), str):
                 return {"others": self._sandbox.others(request["others"])}
+            if isinstance(request.get("log"), str):
+                return {"log": self._sandbox.log(request["log"])}
             if refused := _refusal(request.get("refused")):
                 self.refusals.append(refused)
                 return {}

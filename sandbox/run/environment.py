@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapp
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..inject import FOLDER, address, emptying, hooks, refusals, sources
+from ..inject import FOLDER, address, hooks, refusals, rest, sources
 
 if TYPE_CHECKING:
     from ..server.memcached import Memcached
@@ -24,9 +24,10 @@ OF_OWN_RUN = (
     "MEMCACHED_SANDBOX_ADDRESS",
     "MEMCACHED_SANDBOX_PID",
     ADDRESSES,
-    emptying.NAMESPACE,
+    rest.NAMESPACE,
     hooks.FURTHER,
     refusals.VARIABLE,
+    sources.LOGS,
     sources.OWNER,
     "MEMCACHED_SANDBOX_WORKER",
 )
@@ -92,7 +93,7 @@ def command_variables(
         "MEMCACHED_SANDBOX_ADDRESS": servers[0].address,
         hooks.FURTHER: "\n".join(server.address for server in servers[1:]),
         "MEMCACHED_SANDBOX_PID": str(servers[0].pid),
-        emptying.NAMESPACE: emptying.pid_namespace(),
+        rest.NAMESPACE: rest.pid_namespace(),
         "MEMCACHED_SANDBOX_CONTROL": control,
         # If sandbox exec itself runs in a worker of pytest-xdist, that worker's name is ignored.
         "MEMCACHED_SANDBOX_OUTER_RUN": environ.get("PYTEST_XDIST_TESTRUNUID", ""),
@@ -128,7 +129,7 @@ def child_variables(first: Memcached) -> dict[str, str]:
     return {
         "MEMCACHED_SANDBOX_ADDRESS": first.address,
         "MEMCACHED_SANDBOX_PID": str(first.pid),
-        emptying.NAMESPACE: emptying.pid_namespace(),
+        rest.NAMESPACE: rest.pid_namespace(),
     }
 
 

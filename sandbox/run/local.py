@@ -57,6 +57,10 @@ class LocalSource:
         """Returns the addresses of the servers of the run that this worker does not use."""
         return self._sandbox.others(sources.set_of(worker, self._worker_sets))
 
+    def log(self, address: str) -> str:
+        """Returns the path of what a server of the run prints; "" if it is none."""
+        return self._sandbox.log(address)
+
     def report_refusal(self, refusal: refusals.Refusal) -> None:
         """Does nothing: this process has the refusal already."""
 
@@ -105,6 +109,8 @@ class LocalSource:
         for name, value in child_variables(self._sandbox.servers[0]).items():
             os.environ.setdefault(name, value)  # A worker has set its own already.
         os.environ[ADDRESSES] = json.dumps(self._sandbox.resolved)
+        logs = {server.address: server._log_path() for server in self._sandbox.servers}
+        os.environ[sources.LOGS] = json.dumps(logs)
 
 
 def local_source(run: run.Run | None) -> LocalSource | None:

@@ -131,6 +131,16 @@ class Sandbox:
             own = [server for (name, _), server in self._servers.items() if name == worker]
             return [server.address for server in self.servers if server not in own]
 
+    def log(self, server: str) -> str:
+        """Returns the path of what a server prints; "" if the address is that of no server."""
+        from ..inject import address
+
+        place = address.Address(server).place
+        for own in self.servers:
+            if address.Address(own.address).place == place:
+                return own._log_path()
+        return ""
+
     def prepare(self, addresses: Iterable[str], workers: Iterable[str]) -> None:
         """Starts the servers of several workers side by side, before any of them asks."""
         with self._lock:

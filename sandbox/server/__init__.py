@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import OptionError, ProtocolError, ServerError
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pymemcache.client.base import Client
 
     from ..inject import protocol
+    from .counts import Counts
+    from .trace import Operations
 
 # How long a server that runs may take to answer, in seconds.
 ANSWER_TIMEOUT = 5.0
@@ -37,8 +39,8 @@ class Server:
 
     __module__ = "sandbox"  # where its users find it
 
-    _sees_threads = False  # It may run on another machine.
     _crawl = False
+    _threads: tuple[int, int] | None = None  # its pid and how many threads it has, once known
 
     def __init__(self, address: str | None) -> None:
         self._address = None if address is None else _parsed(address)
@@ -78,7 +80,7 @@ class Server:
         from ..inject import emptying
 
         address = self.address
-        emptier = emptying.Emptier(ANSWER_TIMEOUT, self._sees_threads)
+        emptier = emptying.Emptier(ANSWER_TIMEOUT, self._sees_threads())
         with self._explained(), closing(emptier):
             restless = emptier.empty([address], self._crawl)
         if restless:
@@ -86,6 +88,36 @@ class Server:
 
             text = f"memcached at {address} {emptying.RESTLESS}"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+    def trace(self) -> AbstractContextManager[Operations]:
+        """Traces what clients do, of any process and in any language, while the body lasts.
+
+            with server.trace() as operations:
+                client.get("key")
+            assert [*map(str, operations)] == ["get key miss"]
+
+        The operations are listed when the body has ended, and after ``operations.sync()``. What
+        this package asks is not among them. A trace makes each operation two to three times as
+        expensive. It comes from ``verbosity 2``, which memcached writes into its output file.
+
+        :raises ServerError: this run did not start the server: its output is not known.
+        """
+        from .trace import trace
+
+        return trace(self)
+
+    def counting(self) -> AbstractContextManager[Counts]:
+        """Counts what clients do while the body lasts, by memcached's own counters.
+
+            with server.counting() as counts:
+                client.get("key")
+            assert counts.misses == 1
+
+        It costs nothing in between. What clients have sent is executed first, as before a flush.
+        """
+        from .counts import counting
+
+        return counting(self)
 
     def stats(self, group: str = "") -> dict[str, str]:
         """Returns memcached's counters as ``stats``, or ``stats GROUP``, lists them.
@@ -114,6 +146,52 @@ class Server:
         address = self.address
         with self._explained(), protocol.Connection.to(address, ANSWER_TIMEOUT) as connection:
             yield connection
+
+    @contextmanager
+    def _at_rest(self, tally: protocol.Tally) -> Iterator[protocol.Connection]:
+        """Connects to the server, once it has executed what clients have sent.
+
+        :param tally: where to count this connection.
+        """
+        from ..inject import rest
+
+        address = self.address
+        with self._explained():
+            held_back = rest.await_clients([address])
+            with rest.WatchedServer(
+                address, ANSWER_TIMEOUT, self._sees_threads(), tally, self._threads
+            ) as watched:
+                self._threads = watched.process
+                if not watched.comes_to_rest() or held_back:
+                    watched.connection.stats()  # It may have ended.
+                    import warnings
+
+                    text = (
+                        f"memcached at {address} does not come to rest: a client writes on, and "
+                        "its operations are only counted or traced in part"
+                    )
+                    warnings.warn(text, RuntimeWarning, stacklevel=6)
+                yield watched.connection
+
+    def _sees_threads(self) -> bool:
+        """Returns whether it runs on this machine, as far as that is known."""
+        from ..inject import run
+
+        current = run.current_run_or_none()
+        return current is not None and self.address in current.servers()
+
+    def _log_path(self) -> str:
+        """Returns the path of the file that memcached prints into.
+
+        :raises ServerError: it was not started by this run.
+        """
+        from ..inject import run
+
+        if path := run.current_run().source.log(self.address):
+            return path
+        raise ServerError(
+            f"memcached at {self.address} cannot be traced: this run did not start it"
+        )
 
     @contextmanager
     def _explained(

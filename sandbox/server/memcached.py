@@ -5,6 +5,7 @@ from __future__ import annotations
 import _socket  # without what socket adds, whose import takes as long as a server's start
 import os
 import posix  # gevent and eventlet replace functions of os, but none of posix
+import re
 import sys
 import threading
 import time
@@ -41,8 +42,9 @@ DYING_TIME = 0.2
 # asks whether the server is at rest relies on it. The default is 20.
 EVERY_REQUEST = "-R1000000"
 
-# Bytes of the end of memcached's output to show when it fails.
+# Bytes of the end of memcached's output to show when it fails, and a line there of a trace.
 LAST_OUTPUT = 500
+TRACED = re.compile(rb"[<>]\d+ |\d+: Client using |CAS:  |Deleting |incr |Value len is ")
 
 
 class Memcached(Server):
@@ -71,8 +73,6 @@ class Memcached(Server):
     """
 
     __module__ = "sandbox"  # where its users find it
-
-    _sees_threads = True
 
     def __init__(
         self,
@@ -182,7 +182,7 @@ class Memcached(Server):
             if self._process is not None and self._finalizer is not None:
                 self._process.end()
                 self._finalizer.detach()
-            self._finalizer = self._process = self._address = None
+            self._finalizer = self._process = self._address = self._threads = None
 
     @property
     def asked(self) -> Tally | None:
@@ -226,6 +226,12 @@ class Memcached(Server):
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _sees_threads(self) -> bool:
+        return True
+
+    def _log_path(self) -> str:
+        return self._running().directory.output
 
     def _running(self) -> _Process:
         if self._process is None:
@@ -450,7 +456,9 @@ class _Process:
 
     def _said(self) -> str:
         """Returns the end of memcached's output in one line; nothing if it has printed nothing."""
-        words = " ".join(self.directory.read_output(LAST_OUTPUT).decode(errors="replace").split())
+        lines = self.directory.read_output(LAST_OUTPUT).strip(b"\0").splitlines()
+        text = b"\n".join(line for line in lines if not TRACED.match(line))
+        words = " ".join(text.decode(errors="replace").split())
         return f", saying: {printable(words)}" if words else ""
 
 

@@ -291,11 +291,36 @@ def benchmarks() -> Iterator[Benchmark]:
         yield Benchmark(
             "100 tests, 100 bare flush_all", hundred_tests, hundred_flushes, times=times
         )
+        yield from tracing_and_counting(server)
     guard.guard("127.0.0.1:11211")
     yield Benchmark(
         "1,000 connects with the guard, none", connects(True), connects(False), more_ms=2
     )
     yield from commands_under_the_kernel_guard()
+
+
+def tracing_and_counting(server: Memcached) -> Iterator[Benchmark]:
+    client = server.client()
+
+    def thousand_gets() -> None:
+        for _ in range(1000):
+            client.get("key")
+
+    def traced_gets() -> None:
+        with server.trace():
+            thousand_gets()
+
+    def counted() -> None:
+        with server.counting():
+            pass
+
+    def asked_twice() -> None:
+        server.stats()
+        server.stats()
+
+    yield Benchmark("1,000 gets traced, plain", traced_gets, thousand_gets, times=3)
+    yield Benchmark("counting nothing, stats twice", counted, asked_twice, more_ms=0.5)
+    client.close()
 
 
 def milliseconds(action: Action) -> float:

@@ -12,7 +12,7 @@ from ..conftest import Run
 from ..helpers.django_runs import passes, with_runner
 from ..helpers.memcacheds import MainMemcached
 from ..helpers.projects import Project
-from ..helpers.suites import CLEAN_CACHE, START_METHODS, WORKERS_AND_CHILDREN
+from ..helpers.suites import CLEAN_CACHE, START_METHODS, TRACED, WORKERS_AND_CHILDREN
 
 
 def test_caches_are_empty_in_one_process(project: Project) -> None:
@@ -99,3 +99,9 @@ def test_django_is_unchanged_after_a_run(
     )
     result = run(sys.executable, "twice.py", cwd=project.folder)
     assert result.stdout.splitlines()[-1] == f"main: {main_memcached.address}", result.stderr
+
+
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_workers_trace_their_servers(project: Project, start_method: str) -> None:
+    project.write("tests.py", TRACED)
+    passes(project.manage("test", "--parallel", "3", START_METHOD=start_method))

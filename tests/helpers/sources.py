@@ -25,5 +25,8 @@ class NumberedSource:
     def others(self, worker: str) -> list[str]:
         raise AssertionError
 
+    def log(self, address: str) -> str:
+        raise AssertionError
+
     def report_refusal(self, refusal: refusals.Refusal) -> None:
         assert refusal.kind in (refusals.EXCLUDED, refusals.OTHER)

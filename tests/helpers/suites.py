@@ -71,3 +71,27 @@ class Tests(SimpleTestCase):
     def test(self):
         os.kill(int(os.environ["MEMCACHED_SANDBOX_PID"]), signal.SIGKILL)
 """
+
+# Traces and counts what each test does to the server behind its cache, wherever it runs.
+TRACED = """
+from django.core.cache import cache
+from django.test import SimpleTestCase
+from sandbox import Server
+
+class TraceTests:
+    def test(self):
+        server = Server(cache._servers[0])
+        name = type(self).__name__
+        with server.counting() as counts, server.trace() as operations:
+            cache.get(name)
+            cache.set(name, 1, 60, version=3)
+        assert [(o.verb, o.key, o.name) for o in operations] == [
+            ("get", f":1:{name}", name), ("set", f":3:{name}", name)
+        ], operations
+        assert (counts.gets, counts.sets) == (1, 1), counts
+    test_again = test
+
+class A(TraceTests, SimpleTestCase): pass
+class B(TraceTests, SimpleTestCase): pass
+class C(TraceTests, SimpleTestCase): pass
+"""

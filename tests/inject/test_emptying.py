@@ -15,7 +15,7 @@ import pytest
 from pymemcache import Client
 
 from sandbox import Memcached, Sandbox, Server, ServerError
-from sandbox.inject import clients, emptying, guard
+from sandbox.inject import clients, emptying, guard, rest
 
 from ..helpers.memcacheds import PUMP, PlainMemcached
 from ..helpers.processes import eventually
@@ -51,7 +51,7 @@ def test_server_that_does_not_come_to_rest_is_flushed_and_named(
 ) -> None:
     with Memcached() as server, closing(emptying.Emptier(5, sees_threads)) as emptier:
         assert emptier.empty([server.address]) == []
-        monkeypatch.setattr(emptying, "REST_TIMEOUT", 0.02)
+        monkeypatch.setattr(rest, "REST_TIMEOUT", 0.02)
         with pump(server):
             assert emptier.empty([server.address]) == [server.address]
         assert int(server.stats()["cmd_flush"]) >= 2
@@ -64,7 +64,7 @@ def test_flush_of_a_server_warns_of_a_client_that_writes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with Memcached() as server, pump(server):
-        monkeypatch.setattr(emptying, "REST_TIMEOUT", 0.02)
+        monkeypatch.setattr(rest, "REST_TIMEOUT", 0.02)
         with pytest.warns(RuntimeWarning, match=f"memcached at {server.address} was flushed befo"):
             server.flush()
 
@@ -138,7 +138,7 @@ def test_threads_are_not_looked_for_in_another_pid_namespace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with Memcached() as server:
-        for namespace, shows_threads in ((emptying.pid_namespace(), True), ("pid:[1]", False)):
+        for namespace, shows_threads in ((rest.pid_namespace(), True), ("pid:[1]", False)):
             monkeypatch.setenv("MEMCACHED_SANDBOX_PID_NAMESPACE", namespace)
             with closing(emptying.Emptier(5)) as emptier:
                 assert emptier.shows_threads(server.address) is (shows_threads and threads_shown())

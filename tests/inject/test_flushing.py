@@ -206,7 +206,7 @@ def test_setup_of_a_class_is_flushed_after_its_first_test(project: Project) -> N
 
 RESTLESS = """
 import os, subprocess, sys, unittest
-from _memcached_sandbox import emptying
+from _memcached_sandbox import rest
 
 class Tests(unittest.TestCase):
     def test(self):
@@ -216,7 +216,7 @@ class Tests(unittest.TestCase):
         self.addClassCleanup(pump.wait)
         self.addClassCleanup(pump.kill)
         pump.stdout.read(1)
-        emptying.REST_TIMEOUT = 0.02
+        rest.REST_TIMEOUT = 0.02
 """
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.inject import emptying
+from sandbox.inject import rest
 
 from ..conftest import Run
 from ..helpers.memcacheds import MainMemcached
@@ -148,7 +148,7 @@ def test_flushes_after_tests_are_no_use(run: Run, tmp_path: Path, options: tuple
 def test_flushes_that_ask_whether_a_server_rests_are_no_use(run: Run, tmp_path: Path) -> None:
     """They open a connection each: /proc shows nothing of a process of another namespace."""
     (tmp_path / "test_it.py").write_text(TESTS.format(b""))
-    elsewhere = ("env", f"{emptying.NAMESPACE}=elsewhere", *pytest_command("-pno:django"))
+    elsewhere = ("env", f"{rest.NAMESPACE}=elsewhere", *pytest_command("-pno:django"))
     result = run("sandbox", "exec", "--strict", "--", *elsewhere, cwd=tmp_path)
     assert (result.returncode, NOTHING in result.stderr) == (125, True)
     (tmp_path / "test_it.py").write_text(TESTS.format(b"get a\r\nstats reset\r\n"))

@@ -10,7 +10,7 @@ from ..conftest import Run
 from ..helpers.django_runs import RUNNER, servers_of, with_runner
 from ..helpers.memcacheds import starting_once
 from ..helpers.projects import Project
-from ..helpers.suites import CLEAN_CACHE, START_METHODS, WORKERS_AND_CHILDREN
+from ..helpers.suites import CLEAN_CACHE, START_METHODS, TRACED, WORKERS_AND_CHILDREN
 
 
 def test_processes_of_a_run_share_one_cache(project: Project) -> None:
@@ -172,3 +172,9 @@ def test_run_that_loses_a_worker_ends(project: Project, start_method: str) -> No
     result = project.sandboxed("--", *command, START_METHOD=start_method)
     assert result.returncode == 1, result.stderr
     assert "RunError: a worker of the tests ended too early" in result.stderr
+
+
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_workers_trace_their_servers(project: Project, start_method: str) -> None:
+    project.write("tests.py", TRACED)
+    project.test("--parallel", "3", START_METHOD=start_method)

@@ -64,6 +64,11 @@ OPERATIONS = (
     *("incr_hits", "incr_misses", "decr_hits", "decr_misses"),
 )
 
+# A command line that memcached does not know: it answers ERROR, and counts it in nothing but bytes.
+# Where it logs its commands, this marks a connection as one of this package. Another word may
+# follow.
+MARK = b"sandbox-test"
+
 # How often to ask again, a millisecond apart, while memcached's crawler is busy.
 BUSY_LIMIT = 1000
 
@@ -78,11 +83,12 @@ OLDEST_THAT_WALKS_ALL = (1, 6, 9)
 
 
 class Tally:
-    """Counts connections, and the bytes that were sent over them."""
+    """Counts connections, and the bytes that were sent and received over them."""
 
     def __init__(self) -> None:
         self.connections = 0
         self.bytes_sent = 0
+        self.bytes_received = 0
 
 
 class Connection:
@@ -211,6 +217,10 @@ class Connection:
             raise self._unexpected(line, command)
         return line == "OK"
 
+    def await_mark(self) -> None:
+        """Reads the answer to `MARK`."""
+        self.await_ok(MARK.decode(), "ERROR")
+
     def await_stats(self, command: str) -> list[str]:
         """Reads an answer with counters; returns its lines, each with its line end."""
         lines = [*self._lines]
@@ -287,6 +297,7 @@ class Connection:
         if now() > self._deadline:
             raise ProtocolError("did not complete its answer in time")
         received = self._socket.recv(65536)
+        self._tally.bytes_received += len(received)
         self._bytes_left -= len(received)
         *lines, self._rest = (self._rest + received.decode("latin-1")).split("\n")
         self._lines = iter(lines)

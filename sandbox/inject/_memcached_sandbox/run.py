@@ -11,7 +11,7 @@ from .errors import ProtocolError, RunError
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from typing import Protocol
 
     from .emptying import Emptier
@@ -23,7 +23,12 @@ if TYPE_CHECKING:
         def worker(self) -> str: ...
         def resolve(self, addresses: Iterable[str], worker: str) -> dict[str, str]: ...
         def others(self, worker: str) -> list[str]: ...
+        def log(self, address: str) -> str: ...
         def report_refusal(self, refusal: Refusal) -> None: ...
+
+
+# Called after each flush of the servers of this process.
+after_flush: list[Callable[[], None]] = []
 
 
 class Run:
@@ -122,6 +127,8 @@ class Run:
         for address in set(restless).difference(self._restless):
             self._restless.add(address)
             self.report_refusal(refusals.Refusal(address, "", "", refusals.RESTLESS))
+        for callback in after_flush:
+            callback()
 
     def disconnect(self) -> None:
         """Closes the connections that `flush` has kept."""
@@ -201,15 +208,17 @@ class Run:
 def _move_variables(moved: dict[str, str]) -> None:
     """Puts a worker's addresses in place of others, or its port where a variable is one.
 
-    Those of ``--env`` name servers in the user's words. The table of a local run stays.
+    Those of ``--env`` name servers in the user's words. The tables of a local run stay.
     """
     import re
 
     from .address import Address
+    from .sources import LOGS
 
+    tables = ("MEMCACHED_SANDBOX_ADDRESSES", LOGS)
     for name, before in [*os.environ.items()]:
         text = before
-        for old, new in moved.items() if name != "MEMCACHED_SANDBOX_ADDRESSES" else ():
+        for old, new in moved.items() if name not in tables else ():
             if old in text:
                 text = re.sub(rf"{re.escape(old)}(?!\d)", new.replace("\\", r"\\"), text)
             elif text and text == Address(old).port:

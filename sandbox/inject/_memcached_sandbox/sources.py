@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 # Names the control socket of a controller of pytest-xdist.
 OWNER = "MEMCACHED_SANDBOX_OWNER"
 
+# Names the files that the servers of a local run print into, by address, for its children.
+LOGS = "MEMCACHED_SANDBOX_LOGS"
+
 # Seconds between attempts to connect to an owner at which many other clients wait.
 SHORTEST_PAUSE = 0.001
 LONGEST_PAUSE = 0.1
@@ -67,6 +70,14 @@ class SocketSource:
         :raises RunError: it does not answer.
         """
         self._request({"refused": refusal._asdict()})
+
+    def log(self, address: str) -> str:
+        """Returns the path of what a server of the run prints; "" if it is none.
+
+        :raises RunError: the owner does not answer.
+        """
+        path: str = self._request({"log": address})["log"]
+        return path
 
     def tell_mains(self, addresses: Iterable[str]) -> None:
         """Tells the owner of main addresses for which no server is asked for yet.
@@ -179,6 +190,11 @@ class EnvironmentSource:
         shared, sets, own = _table(worker)
         servers = (server for known in (shared, *sets) for server in known.values())
         return [server for server in servers if server not in own.values()]
+
+    def log(self, address: str) -> str:
+        """Returns the path of what a server of the run prints; "" if it is none."""
+        logs: dict[str, str] = json.loads(os.environ.get(LOGS, "{}"))
+        return logs.get(address, "")
 
     def report_refusal(self, refusal: Refusal) -> None:
         """Does nothing: the owner reads the file of refusals."""

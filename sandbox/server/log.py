@@ -1,0 +1,365 @@
+"""Reads operations from what memcached logs at verbosity 2.
+
+There it writes each command and each answer to its output, at once: the text protocol's as they
+are, the binary protocol's as hexadecimal headers with words beside them. The texts are those of
+proto_text.c, proto_bin.c and memcached.c, from 1.5.22 to 1.6.45. Later versions do not log all
+answers: 1.6.45 leaves out those of delete, touch, incr and decr.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from collections import deque
+from collections.abc import Callable
+
+from ..errors import printable
+from ..inject import protocol
+from .operations import Operation
+
+# Whether an answer of the text protocol tells that it is done. EXISTS refuses a "cas", whose key is
+# there as if it were done.
+ANSWERS = {
+    b"STORED": True,
+    b"EXISTS": True,
+    b"DELETED": True,
+    b"TOUCHED": True,
+    b"NOT_STORED": False,
+    b"NOT_FOUND": False,
+}
+
+STORING = frozenset((b"set", b"add", b"replace", b"append", b"prepend", b"cas"))
+READING = frozenset((b"get", b"gets", b"gat", b"gats"))
+
+# Begins the answer to a read, once for each key that is there.
+SENDING = b"sending key "
+
+# A line that names a connection.
+OF_CONNECTION = re.compile(rb"([<>])(\d+) (.*)$", re.DOTALL)
+
+# What begins a binary request or response, and four bytes of its header.
+BEGIN_BINARY = (b"Read binary protocol data:", b"Writing bin response:")
+HEADER_PART = re.compile(rb" {1,3}0x(..) 0x(..) 0x(..) 0x(..)$")
+
+# What begins and ends connections.
+NEW, CLOSED = re.compile(rb"new .* connection\.?$"), b"connection closed."
+
+# Begins the words beside a binary request: those of some commands name no connection.
+BINARY_WORDS = re.compile(rb"(?:<(\d+) )?[A-Za-z]+ ")
+
+# Bytes of a header of the binary protocol, and the first one in that of a response.
+HEADER = 24
+RESPONSE = 0x81
+
+# The opcodes of each verb in the binary protocol, and those of its quiet kind, which is not
+# answered if it succeeds or, if it reads, if the key is not there.
+VERBS = {
+    "get": ((0x00, 0x0C), (0x09, 0x0D)),
+    "gat": ((0x1D, 0x23), (0x1E, 0x24)),
+    "set": ((0x01,), (0x11,)),
+    "add": ((0x02,), (0x12,)),
+    "replace": ((0x03,), (0x13,)),
+    "append": ((0x0E,), (0x19,)),
+    "prepend": ((0x0F,), (0x1A,)),
+    "delete": ((0x04,), (0x14,)),
+    "incr": ((0x05,), (0x15,)),
+    "decr": ((0x06,), (0x16,)),
+    "touch": ((0x1C,), ()),
+    "flush": ((0x08,), (0x18,)),
+}
+OPCODES = {
+    opcode: (verb, kind is quiet)
+    for verb, (loud, quiet) in VERBS.items()
+    for kind in (loud, quiet)
+    for opcode in kind
+}
+
+# The same of a status of the binary protocol: success, not found, not stored. The one for "exists"
+# refuses an "add" or a "cas".
+STATUSES = {0: True, 1: False, 5: False}
+EXISTS = 2
+
+# The meta commands, and the modes of "ms" and "ma" that do something else.
+META = {b"mg": "get", b"ms": "set", b"md": "delete", b"ma": "incr"}
+STORING_MODES = {b"E": "add", b"A": "append", b"P": "prepend", b"R": "replace"}
+DECREASING_MODES = (b"D", b"-")
+
+
+class _Request:
+    """Holds an operation until it is known what memcached has answered."""
+
+    def __init__(
+        self,
+        verb: str,
+        key: bytes = b"",
+        expires: int | None = None,
+        size: int | None = None,
+        found: bool | None = None,
+    ) -> None:
+        self.verb = verb
+        self.key = key
+        self.expires = expires
+        self.size = size
+        self.found = found
+        self.may_create = False  # a counter that is not there
+        self.is_answered = False
+
+    def answer(self, was_done: bool | None) -> None:
+        """Takes an answer by which memcached tells that it has done it, or that it has not."""
+        if was_done is not None and self.verb not in ("set", "flush"):
+            # What "add" does not find it stores.
+            self.found = was_done != (self.verb == "add")
+
+
+class _Client:
+    """Knows what one connection has asked for and is not answered yet."""
+
+    def __init__(self, descriptor: bytes) -> None:
+        self.descriptor = descriptor
+        self.number = 0  # of those that have sent an operation
+        self.is_own = False  # of this package
+        self.requests: list[_Request] = []
+        self.storing: _Request | None = None  # a value that memcached still receives
+        self.header: list[int] | None = None  # bytes of the binary header that is being logged
+        self.asked: tuple[str, bool] | None = None  # verb and silence of a request without words
+        self.key_length = self.size = 0
+        self.has_cas = False
+
+
+class LogReader:
+    """Reads operations from the log of one server, in the order in which it executed them."""
+
+    def __init__(self) -> None:
+        self.verbosities: list[str] = []  # what clients have set it to
+        self._clients: dict[bytes, _Client] = {}
+        self._numbers = 0
+        self._queue: deque[tuple[_Request, int]] = deque()
+        self._awaited: _Client | None = None  # whose binary request has no words yet
+        self._unread = b""
+
+    def feed(self, text: bytes, mark: bytes | None) -> bool:
+        """Reads more of the log, but nothing beyond a mark.
+
+        :param mark: what a connection of this package has sent; None to read all.
+        :returns: whether the mark was there.
+        """
+        text = self._unread + text
+        start = 0
+        try:
+            while (end := self._end_of_line(text, start)) >= 0:
+                line, start = text[start:end], end + 1
+                self._read(line)
+                if mark is not None and line.endswith(mark):
+                    return True
+            return False
+        finally:
+            self._unread = text[start:]
+
+    def take(self, name_of: Callable[[str], str], all_answered: bool) -> list[Operation]:
+        """Returns operations that were not returned yet.
+
+        :param name_of: returns the name of a key.
+        :param all_answered: the server is at rest: it answers nothing any more.
+        """
+        if all_answered:
+            for client in self._clients.values():
+                self._end_requests(client)
+        taken = []
+        while self._queue and self._queue[0][0].is_answered:
+            request, number = self._queue.popleft()
+            key = request.key.decode(errors="backslashreplace")
+            taken.append(
+                Operation(
+                    request.verb,
+                    key,
+                    name_of(key) if key else "",
+                    request.found,
+                    request.expires,
+                    request.size,
+                    number,
+                )
+            )
+        return taken
+
+    def _end_of_line(self, text: bytes, start: int) -> int:
+        """Returns where a line ends, or -1. A key of the binary protocol may have line ends."""
+        client = self._awaited
+        if client is not None and client.asked is not None:
+            words = BINARY_WORDS.match(text, start)
+            has_key = client.asked[0] not in ("append", "prepend")
+            if words and has_key and words[1] in (None, client.descriptor):
+                start = words.end() + client.key_length
+        return text.find(b"\n", start)
+
+    def _read(self, line: bytes) -> None:
+        of_connection = OF_CONNECTION.match(line)
+        if of_connection is None:
+            if self._awaited is not None and self._awaited.asked is not None:
+                self._add_binary(self._awaited, line)
+            return
+        direction, descriptor, words = of_connection.groups()
+        if words == CLOSED or NEW.match(words):
+            if known := self._clients.pop(descriptor, None):
+                self._end_requests(known)
+            return
+        client = self._client(descriptor)
+        if words in BEGIN_BINARY:
+            client.header = []
+        elif client.header is not None and (part := HEADER_PART.match(words)):
+            client.header += (int(byte, 16) for byte in part.groups())
+            if len(client.header) == HEADER:
+                self._read_header(client, client.header)
+                client.header = None
+        elif client.asked is not None:
+            self._add_binary(client, words)
+        elif direction == b"<":
+            self._read_command(client, words)
+        else:
+            self._read_answer(client, words)
+
+    def _client(self, descriptor: bytes) -> _Client:
+        return self._clients.setdefault(descriptor, _Client(descriptor))
+
+    def _add(self, client: _Client, request: _Request) -> None:
+        if not client.is_own:
+            if not client.number:
+                self._numbers += 1
+                client.number = self._numbers
+            self._queue.append((request, client.number))
+            client.requests.append(request)
+
+    def _end_requests(self, client: _Client) -> None:
+        """Expects no more answers to what a client has asked for: it asks for more, or has gone."""
+        if client.storing is not None:
+            self._add(client, client.storing)
+            client.storing = None
+        for request in client.requests:
+            request.is_answered = True
+        client.requests = []
+
+    # The text protocol: doc/protocol.txt in memcached's source.
+
+    def _read_command(self, client: _Client, line: bytes) -> None:
+        if line.startswith(protocol.MARK):
+            client.is_own = True
+            return
+        self._end_requests(client)
+        verb, *arguments = line.split() or [b""]
+        if verb == b"verbosity" and not client.is_own:
+            self.verbosities.append(printable(line.decode(errors="replace")))
+        try:
+            requests = _text_requests(verb, arguments)
+        except (ValueError, IndexError):
+            return  # memcached refuses such a command, too.
+        if verb in STORING:
+            (client.storing,) = requests
+            return
+        for request in requests:
+            self._add(client, request)
+
+    def _read_answer(self, client: _Client, line: bytes) -> None:
+        line = line.removeprefix(b"NOREPLY ")
+        if client.storing is not None:
+            # It is executed when its value is there.
+            request, client.storing = client.storing, None
+            request.answer(ANSWERS.get(line))
+            self._add(client, request)
+        elif line.startswith(SENDING):
+            key = line[len(SENDING) :]
+            for request in client.requests:
+                if request.key == key and not request.found:
+                    request.found = True
+                    break
+        elif client.requests:
+            is_number = line.isdigit() or line.startswith(b"CLIENT_ERROR cannot increment")
+            client.requests[-1].answer(True if is_number else ANSWERS.get(line))
+
+    # The binary protocol.
+
+    def _read_header(self, client: _Client, header: list[int]) -> None:
+        if header[0] == RESPONSE:
+            self._read_status(client, header[6] << 8 | header[7])
+            return
+        self._end_requests(client)
+        client.asked = OPCODES.get(header[1])
+        self._awaited = client
+        client.key_length = header[2] << 8 | header[3]
+        body = int.from_bytes(bytes(header[8:12]), "big")
+        client.size = body - client.key_length - header[4]
+        client.has_cas = any(header[16:24])
+        if client.asked is not None and client.asked[0] == "flush":
+            self._add_binary(client, b"")
+
+    def _read_status(self, client: _Client, status: int) -> None:
+        request = client.storing or (client.requests[-1] if client.requests else None)
+        if request is None:
+            return
+        if status == EXISTS:
+            request.answer(request.verb != "add")
+        elif not (request.may_create and status == 0):
+            request.answer(STATUSES.get(status))
+        if client.storing is not None:
+            client.storing = None
+            self._add(client, request)
+
+    def _add_binary(self, client: _Client, words: bytes) -> None:
+        """Adds the request whose header was logged, with the words beside it."""
+        assert client.asked is not None
+        (verb, is_quiet), client.asked = client.asked, None
+        request = _Request(verb)
+        if verb not in ("append", "prepend", "flush"):
+            start = words.index(b" ") + 1
+            request.key = words[start : start + client.key_length]
+        if verb.encode() in STORING:
+            request.size = client.size
+            if client.has_cas and verb in ("set", "add", "replace"):
+                request.verb = "cas"
+        # An expiry of -1 forbids to create the key.
+        request.may_create = verb in ("incr", "decr") and not words.endswith(b", -1")
+        if is_quiet:
+            # No answer means success, and for a read that the key was not there.
+            request.answer(verb not in ("get", "gat"))
+        if verb.encode() in STORING and not is_quiet:
+            client.storing = request
+        else:
+            self._add(client, request)
+
+
+def _text_requests(command: bytes, arguments: list[bytes]) -> list[_Request]:
+    """Returns the requests of a command line; none if it asks for no operation.
+
+    :raises ValueError: an argument is wrong.
+    :raises IndexError: one is missing.
+    """
+    if command in STORING:
+        key, _, expires, size = arguments[:4]
+        # append and prepend leave the expiry as it is, whatever a client sends.
+        expiry = None if command.endswith(b"pend") else int(expires)
+        return [_Request(command.decode(), key, expiry, int(size))]
+    if command in READING:
+        expiry = int(arguments.pop(0)) if command.startswith(b"gat") else None
+        return [_Request(command[:3].decode(), key, expiry, found=False) for key in arguments]
+    if command in META:
+        return [_meta_request(command, *arguments)]
+    if command == b"touch":
+        return [_Request("touch", arguments[0], int(arguments[1]))]
+    if command in (b"delete", b"incr", b"decr"):
+        return [_Request(command.decode(), arguments[0])]
+    return [_Request("flush")] if command == b"flush_all" else []
+
+
+def _meta_request(command: bytes, key: bytes = b"", *flags: bytes) -> _Request:
+    """Returns the request of a meta command, whose answers are not logged."""
+    size = int(flags[0]) if command == b"ms" else None
+    values = {flag[:1]: flag[1:] for flag in flags[command == b"ms" :]}
+    mode = values.get(b"M", b"")[:1].upper()
+    verb = META[command]
+    if command == b"ms":
+        verb = STORING_MODES.get(mode, verb)
+    elif command == b"ma" and mode in DECREASING_MODES:
+        verb = "decr"
+    elif command == b"mg" and b"T" in values:
+        verb = "gat"
+    if b"b" in values:
+        key = b64decode(key)
+    return _Request(verb, key, int(values[b"T"]) if b"T" in values else None, size)

@@ -1,0 +1,58 @@
+"""Describes what a client has asked a server to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from typing import NamedTuple
+
+from ..errors import printable
+
+# Seconds from which on an expiry is a Unix time: REALTIME_MAXDELTA in memcached.c.
+UNIX_TIME = 60 * 60 * 24 * 30
+
+
+class Operation(NamedTuple):
+    """Describes one operation of a client on one key.
+
+    verb: get, gat, set, add, replace, append, prepend, cas, delete, touch, incr, decr or flush.
+    key: the key as it was sent. It is "" for flush, and for append and prepend of the binary
+        protocol, whose keys memcached does not log.
+    name: the key without KEY_PREFIX and VERSION, if a cache of Django with its own KEY_FUNCTION is
+        at this server; otherwise the same as ``key``.
+    found: whether the key was there; None where memcached does not tell, as of a set.
+    expires: as it was sent: seconds, or a Unix time beyond 30 days; 0 for never, negative for at
+        once. None if it was not sent, and for the binary protocol, whose expiries are not logged.
+    size: the value's bytes; None if none was sent.
+    client: a number that no two connections of a trace share.
+    """
+
+    __module__ = "sandbox"  # where its users find it
+
+    verb: str
+    key: str
+    name: str
+    found: bool | None
+    expires: int | None
+    size: int | None
+    client: int
+
+    def __str__(self) -> str:
+        """Returns it in one line, such as ``set shop:1:menu:7 60 s, 412 bytes``."""
+        words = [*self._expiry()]
+        if self.size is not None:
+            words.append(f"{self.size:,} byte{'s' * (self.size != 1)}")
+        if self.found is not None:
+            words.append("hit" if self.found else "miss")
+        return " ".join(filter(None, (self.verb, printable(self.key), ", ".join(words))))
+
+    def _expiry(self) -> Iterator[str]:
+        if self.expires is None:
+            return
+        if self.expires > UNIX_TIME:
+            when = datetime.fromtimestamp(self.expires, timezone.utc)
+            yield f"until {when:%Y-%m-%d %H:%M:%S} UTC"
+        elif self.expires > 0:
+            yield f"{self.expires} s"
+        else:
+            yield "never expires" if self.expires == 0 else "expires at once"

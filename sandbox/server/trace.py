@@ -1,0 +1,310 @@
+"""Traces the operations of clients by what a server logs of them.
+
+Each process that traces a server holds a lock on the server's log, from the place on where it will
+read next. So the kernel knows who traces, and forgets those that are killed: what all have read is
+cut off between tests, and the last one switches the log off.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import posix  # gevent and eventlet replace functions of os, but none of posix
+import stat
+import struct
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from ..errors import ServerError
+from ..inject import protocol, run
+from ..system import deferred
+from .keys import name_of_key
+from .log import LogReader
+from .operations import Operation
+
+if TYPE_CHECKING:
+    from . import Server
+
+# Bytes of the log to read at a time.
+CHUNK = 1024 * 1024
+
+# Gives a part of a file back to its file system, and keeps the size: fallocate(2).
+PUNCH_HOLE = 0x02 | 0x01
+
+
+class Operations(list[Operation]):
+    """Lists the operations of a trace, in the order in which memcached executed them.
+
+    A server with several threads has that order for each connection only. All operations are kept:
+    some 0.2 KB each.
+    """
+
+    __module__ = "sandbox"  # where its users find it
+
+    def __init__(self, server: Server) -> None:
+        super().__init__()
+        self._server = server
+
+    def sync(self) -> None:
+        """Adds the operations up to now, while the trace lasts.
+
+        :raises ServerError: the trace has ended, or the server does not answer.
+        """
+        with _lock:
+            if (log := _log_of(self)) is None:
+                raise ServerError("this trace has ended, and has all of its operations")
+            log.read_up_to_now(self._server)
+            meddling = log.take_meddling()
+        _warn(self._server, meddling)
+
+
+@contextmanager
+def trace(server: Server) -> Iterator[Operations]:
+    """Traces while its body lasts; see `Server.trace`."""
+    operations = Operations(server)
+    path = server._log_path()
+    with _lock:
+        log = _logs.get(path) or _Log(path, server.address)
+        try:
+            log.read_up_to_now(server)
+        except BaseException:
+            log.leave(server)
+            raise
+        log.traces.append(operations)
+    try:
+        yield operations
+    except BaseException:
+        with suppress(ServerError):  # What has failed in the body matters more.
+            _end(server, operations)
+        raise
+    _warn(server, _end(server, operations))
+
+
+def _end(server: Server, operations: Operations) -> list[str]:
+    """Ends a trace, if this process is no fork of the one that has begun it.
+
+    :returns: what clients have said that may have switched the log off.
+    :raises ServerError: the server does not answer, but may be running.
+    """
+    with _lock:
+        if (log := _log_of(operations)) is None:
+            return []
+        try:
+            log.read_up_to_now(server)
+        except ServerError as error:
+            # What it had executed when it ended is in the log.
+            log.read_rest()
+            if isinstance(error.__cause__, TimeoutError):
+                raise
+        finally:
+            log.traces = [others for others in log.traces if others is not operations]
+            log.leave(server)
+        return log.take_meddling()
+
+
+def _warn(server: Server, meddling: list[str]) -> None:
+    for command in meddling:
+        text = (
+            f"a client has said {command!r} to memcached at {server}, whose operations were being "
+            "traced: some may be missing"
+        )
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
+
+
+class _Log:
+    """Reads the log of one server for all traces of this process."""
+
+    def __init__(self, path: str, address: str) -> None:
+        self.path = path
+        self.traces: list[Operations] = []
+        self._address = address
+        self._reader = LogReader()
+        with deferred():
+            self._file = _open(path)
+            _logs[path] = self
+        try:
+            _hold(self._file, 0)
+            self._position = os.fstat(self._file).st_size
+        except BaseException:
+            self.close()
+            raise
+
+    def read_up_to_now(self, server: Server) -> None:
+        """Reads what the server has executed by now of what clients have sent.
+
+        :raises ServerError: it does not answer, or does not log.
+        """
+        mark = protocol.MARK + b" " + os.urandom(6).hex().encode()
+        with server._at_rest(protocol.Tally()) as connection:
+            # A client may have switched the log off.
+            connection.send(b"%b\r\nverbosity 2\r\n%b\r\n" % (protocol.MARK, mark))
+            connection.await_mark()
+            connection.await_ok("verbosity 2")
+            connection.await_mark()
+        if not self._read(mark):
+            raise ServerError(
+                f"memcached at {self._address} cannot be traced: it does not print into "
+                f"{self.path}; if it is a script, let it end with 'exec memcached \"$@\"'"
+            )
+        self._deliver(is_at_rest=True)
+
+    def read_rest(self) -> None:
+        """Reads what a server has logged that has ended."""
+        self._read(None)
+        self._deliver(is_at_rest=True)
+
+    def read_between_tests(self) -> None:
+        """Reads what is there, and cuts off what no process will read any more."""
+        self._read(None)
+        self._deliver(is_at_rest=False)
+        _cut(self._file, self._position)
+
+    def take_meddling(self) -> list[str]:
+        """Returns the commands of clients that may have switched the log off."""
+        taken, self._reader.verbosities = self._reader.verbosities, []
+        return taken
+
+    def leave(self, server: Server) -> None:
+        """Closes the log if no trace of this process is left, and switches it off if it can."""
+        if self.traces:
+            return
+        try:
+            if _is_last(self._file):
+                with suppress(ServerError), server._connection() as connection:
+                    connection.send(protocol.MARK + b"\r\nverbosity 0\r\n")
+                    connection.await_mark()
+                    connection.await_ok("verbosity 0")
+                    os.ftruncate(self._file, 0)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Closes the file, and with it the lock."""
+        with deferred():
+            _logs.pop(self.path, None)
+            descriptor, self._file = self._file, -1
+            if descriptor >= 0:
+                posix.close(descriptor)
+
+    def _read(self, mark: bytes | None) -> bool:
+        """Reads up to a mark, or all that is there; returns whether the mark was there."""
+        has_mark = self._reader.feed(b"", mark)
+        while not has_mark and (more := os.pread(self._file, CHUNK, self._position)):
+            self._position += len(more)
+            has_mark = self._reader.feed(more, mark)
+        _hold(self._file, self._position)
+        return has_mark
+
+    def _deliver(self, is_at_rest: bool) -> None:
+        operations = self._reader.take(name_of_key(self._address), is_at_rest)
+        for each in self.traces:
+            each.extend(operations)
+
+
+# The logs that this process reads, by path, and the lock for all that is done with them.
+_logs: dict[str, _Log] = {}
+_lock = threading.RLock()
+
+
+def _log_of(operations: Operations) -> _Log | None:
+    """Returns the log of a trace that has not ended."""
+    for log in _logs.values():
+        if any(trace is operations for trace in log.traces):
+            return log
+    return None
+
+
+def _read_between_tests() -> None:
+    with _lock:
+        for log in _logs.values():
+            log.read_between_tests()
+
+
+def _forget_in_fork() -> None:
+    """Leaves the logs to the parent: a fork shares its locks as long as it has the files open."""
+    global _lock  # noqa: PLW0603
+    _lock = threading.RLock()  # Another thread of the parent may have held it.
+    for log in [*_logs.values()]:
+        log.close()
+
+
+os.register_at_fork(after_in_child=_forget_in_fork)
+run.after_flush.append(_read_between_tests)
+
+
+def _open(path: str) -> int:
+    """Opens a log.
+
+    :raises ServerError: it is none of this user.
+    """
+    try:
+        file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise ServerError(f"memcached's log {path} cannot be read: {error.strerror}") from error
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        posix.close(file)
+        raise ServerError(f"memcached's log {path} is no file of this user")
+    return file
+
+
+# Locks belong to the open file: "Open file description locks" in fcntl(2). Where there are none,
+# flock(2) tells who traces, but not what they have read.
+if sys.platform == "linux":
+
+    def _lock_range(file: int, kind: int, start: int, end: int, waits: bool = False) -> None:
+        command = fcntl.F_OFD_SETLKW if waits else fcntl.F_OFD_SETLK
+        # struct flock; a length of 0 is up to the end, wherever that will be.
+        fcntl.fcntl(file, command, struct.pack("hhqqi", kind, os.SEEK_SET, start, end - start, 0))
+
+    def _hold(file: int, position: int) -> None:
+        """Locks a log from a place on, and unlocks it before."""
+        _lock_range(file, fcntl.F_RDLCK, position, position, waits=True)
+        if position:
+            _lock_range(file, fcntl.F_UNLCK, 0, position)
+
+    def _is_last(file: int) -> bool:
+        """Unlocks a log; locks it for this process alone if no other one has it locked."""
+        _lock_range(file, fcntl.F_UNLCK, 0, 0)
+        try:
+            _lock_range(file, fcntl.F_WRLCK, 0, 0)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def _cut(file: int, position: int) -> None:
+        """Gives back what lies before a place, unless another process will read it."""
+        if not position:
+            return
+        try:
+            _lock_range(file, fcntl.F_WRLCK, 0, position)
+        except (BlockingIOError, PermissionError):
+            return
+        import ctypes
+
+        # A file system that cannot do it keeps the file whole.
+        ctypes.CDLL(None).fallocate(
+            file, PUNCH_HOLE, ctypes.c_longlong(0), ctypes.c_longlong(position)
+        )
+        _lock_range(file, fcntl.F_UNLCK, 0, position)
+
+else:
+
+    def _hold(file: int, position: int) -> None:  # noqa: ARG001
+        """Locks a log."""
+        fcntl.flock(file, fcntl.LOCK_SH)
+
+    def _is_last(file: int) -> bool:
+        """Locks a log for this process alone if no other one has it locked."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _cut(file: int, position: int) -> None:
+        """Does nothing: nobody tells what other processes have read."""

@@ -1,0 +1,109 @@
+"""Clients of memcached, which all do the same by the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import bmemcached
+import memcache
+import pymemcache
+
+try:
+    import pylibmc
+except ImportError:  # There are no wheels for each version of Python.
+    pylibmc = None
+
+HAS_PYLIBMC = pylibmc is not None
+
+# Seconds after which what clients store expires.
+EXPIRY = 60
+
+Do = Callable[[str, bytes], Any]
+
+
+def pymemcache_client(address: str, closing: ExitStack) -> dict[str, Do]:
+    client = pymemcache.Client(
+        address, no_delay=True, default_noreply=False, allow_unicode_keys=True
+    )
+    closing.callback(client.close)
+    return {
+        "get": lambda key, _: client.get(key),
+        "set": lambda key, value: client.set(key, value, EXPIRY),
+        "add": lambda key, value: client.add(key, value, EXPIRY),
+        "replace": lambda key, value: client.replace(key, value, EXPIRY),
+        "append": client.append,
+        "prepend": client.prepend,
+        "cas": lambda key, value: client.cas(key, value, b"1", EXPIRY),
+        "delete": lambda key, _: client.delete(key),
+        "touch": lambda key, _: client.touch(key, EXPIRY),
+        "incr": lambda key, _: client.incr(key, 2),
+        "decr": lambda key, _: client.decr(key, 1),
+        "flush": lambda _, __: client.flush_all(),
+    }
+
+
+def pylibmc_client(address: str, closing: ExitStack, binary: bool) -> dict[str, Do]:
+    client = pylibmc.Client([address], binary=binary)
+    closing.callback(client.disconnect_all)
+
+    def unless_missing(do: Callable[..., Any]) -> Callable[..., Any]:
+        def done(*arguments: Any) -> None:
+            with suppress(pylibmc.NotFound):
+                do(*arguments)
+
+        return done
+
+    incr, decr = unless_missing(client.incr), unless_missing(client.decr)
+    replace = unless_missing(client.replace)
+    does: dict[str, Do] = {
+        "get": lambda key, _: client.get(key),
+        "set": lambda key, value: client.set(key, value, EXPIRY),
+        "add": lambda key, value: client.add(key, value, EXPIRY),
+        "replace": lambda key, value: replace(key, value, EXPIRY),
+        "append": client.append,
+        "prepend": client.prepend,
+        "delete": lambda key, _: client.delete(key),
+        "incr": lambda key, _: incr(key, 2),
+        "decr": lambda key, _: decr(key, 1),
+        "flush": lambda _, __: client.flush_all(),
+    }
+    if not binary:  # There it waits for 5 seconds for more than memcached answers.
+        does["touch"] = lambda key, _: client.touch(key, EXPIRY)
+    return does
+
+
+def python_memcached_client(address: str, closing: ExitStack) -> dict[str, Do]:
+    client = memcache.Client([address])
+    closing.callback(client.disconnect_all)
+    return {
+        "get": lambda key, _: client.get(key),
+        "set": lambda key, value: client.set(key, value, EXPIRY),
+        "add": lambda key, value: client.add(key, value, EXPIRY),
+        "replace": lambda key, value: client.replace(key, value, EXPIRY),
+        "append": lambda key, value: client.append(key, value, EXPIRY),
+        "prepend": lambda key, value: client.prepend(key, value, EXPIRY),
+        "delete": lambda key, _: client.delete(key),
+        "touch": lambda key, _: client.touch(key, EXPIRY),
+        "incr": lambda key, _: client.incr(key),
+        "decr": lambda key, _: client.decr(key),
+        "flush": lambda _, __: client.flush_all(),
+    }
+
+
+def bmemcached_client(address: str, closing: ExitStack) -> dict[str, Do]:
+    client = bmemcached.Client([address])
+    closing.callback(client.disconnect_all)
+    return {
+        "get": lambda key, _: client.get(key),
+        "set": lambda key, value: client.set(key, value.decode(), EXPIRY),
+        # Quiet commands, after which it asks for the version.
+        "set, quietly": lambda key, value: client.set_multi({key: value.decode()}, EXPIRY),
+        "add": lambda key, value: client.add(key, value.decode(), EXPIRY),
+        "replace": lambda key, value: client.replace(key, value.decode(), EXPIRY),
+        "delete": lambda key, _: client.delete(key),
+        "incr": lambda key, _: client.incr(key, 2),
+        "decr": lambda key, _: client.decr(key, 1),
+        "flush": lambda _, __: client.flush_all(),
+    }

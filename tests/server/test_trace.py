@@ -1,0 +1,238 @@
+"""Traces: what they list, how they end, and what they leave behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sandbox import Memcached, Server, ServerError
+from sandbox.server.operations import Operation
+
+from ..helpers.memcacheds import MainMemcached
+from ..helpers.processes import eventually, script
+from ..helpers.projects import MakeProject, Project, pytest_command
+
+if TYPE_CHECKING:
+    import pymemcache
+
+
+@pytest.fixture
+def server() -> Iterator[Memcached]:
+    with Memcached() as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: Memcached) -> Iterator[pymemcache.Client]:
+    with closing(server.client()) as client:
+        yield client
+
+
+def lines(operations: list[Operation]) -> list[str]:
+    return [*map(str, operations)]
+
+
+def fail_after_get(client: pymemcache.Client) -> None:
+    client.get("a")
+    raise KeyError
+
+
+def test_trace_lists_what_clients_do_while_it_lasts(
+    server: Memcached, client: pymemcache.Client
+) -> None:
+    client.set("before", 1)  # not answered: it may be executed only now
+    with server.trace() as operations:
+        client.get("a")
+        assert operations == []
+        operations.sync()
+        assert lines(operations) == ["get a miss"]
+        client.set("a", "12", expire=60)
+        client.get_many(["a", "b"])
+        with closing(server.client()) as other:
+            other.delete("a")
+        client.flush_all()
+    client.get("after")
+    assert lines(operations) == [
+        *("get a miss", "set a 60 s, 2 bytes", "get a hit", "get b miss"),
+        "delete a hit" if operations[4].found else "delete a",  # 1.6.45 does not tell
+        "flush",
+    ]
+    assert [operation.client for operation in operations] == [1, 1, 1, 1, 2, 1]
+    assert operations[1] == Operation("set", "a", "a", None, 60, 2, 1)
+    with pytest.raises(ServerError, match=r"this trace has ended"):
+        operations.sync()
+
+
+def test_trace_has_nothing_that_this_package_asks(server: Memcached) -> None:
+    server.flush()
+    with server.trace() as operations, server.trace():
+        server.flush()
+        server.stats()
+        server.items()
+        with server.counting():
+            server.client().close()
+    assert operations == []
+
+
+def test_traces_may_nest(server: Memcached, client: pymemcache.Client) -> None:
+    with server.trace() as outer:
+        client.get("a")
+        with server.trace() as inner:
+            client.get("b")
+            outer.sync()
+            assert lines(inner) == ["get b miss"]
+            client.get("c")
+        client.get("d")
+    assert lines(inner) == ["get b miss", "get c miss"]
+    assert lines(outer) == ["get a miss", "get b miss", "get c miss", "get d miss"]
+
+
+def test_trace_leaves_no_log_and_no_logging(server: Memcached, client: pymemcache.Client) -> None:
+    output = server._running().directory.output
+    with pytest.raises(KeyError), server.trace() as operations:
+        fail_after_get(client)
+    client.get("b")
+    assert lines(operations) == ["get a miss"]
+    assert os.path.getsize(output) == 0
+
+
+def test_trace_of_a_server_that_dies_has_what_it_did(
+    server: Memcached, client: pymemcache.Client
+) -> None:
+    with server.trace() as operations:
+        client.get("a")
+        os.kill(server.pid, signal.SIGKILL)
+        eventually(server.exit_reason)
+    assert lines(operations) == ["get a miss"]
+    with pytest.raises(ServerError, match=r"was killed by signal 9 \(Killed\)$"), server.trace():
+        raise AssertionError
+
+
+def test_trace_of_a_server_that_is_stopped_has_what_it_did(server: Memcached) -> None:
+    with server.trace() as operations:
+        with closing(server.client()) as client:
+            client.get("a")
+        operations.sync()
+        server.stop()
+    assert lines(operations) == ["get a miss"]
+    with pytest.raises(ServerError, match=r"this server does not run"), server.trace():
+        raise AssertionError
+
+
+def test_client_that_switches_logging_off_is_reported(
+    server: Memcached, client: pymemcache.Client
+) -> None:
+    with server.trace() as operations:
+        client.get("a")
+        client.raw_command("verbosity 0")
+        with pytest.warns(RuntimeWarning, match=r"has said 'verbosity 0' to memcached at"):
+            operations.sync()
+        client.get("b")
+    assert lines(operations) == ["get a miss", "get b miss"]
+
+
+def test_server_that_hides_its_output_cannot_be_traced(tmp_path: os.PathLike[str]) -> None:
+    quiet = script(tmp_path / "quiet", '#!/bin/sh\nexec memcached "$@" 2>/dev/null\n')  # type: ignore[operator]
+    with (
+        Memcached(binary=quiet) as server,
+        pytest.raises(ServerError, match=r"cannot be traced: it does not print into /"),
+        server.trace(),
+    ):
+        raise AssertionError
+
+
+def test_server_of_others_cannot_be_traced(main_memcached: MainMemcached) -> None:
+    server = Server(main_memcached.address)
+    with pytest.raises(ServerError, match=r"cannot be traced: this run did not start it$"):
+        with server.trace():
+            raise AssertionError
+
+
+TRACES = """
+import os, sys
+from sandbox import Server
+from django.conf import settings
+with Server(settings.CACHES["default"]["LOCATION"]).trace() as operations:
+    print("traces", flush=True)
+    sys.stdin.readline()
+print(*operations, sep="; ", flush=True)
+"""
+
+TRACED_BY_SEVERAL = f"""
+import os, subprocess, sys
+from django.core.cache import cache
+from sandbox import Server
+
+SCRIPT = {TRACES!r}
+
+def trace():
+    pipe = subprocess.PIPE
+    tracer = subprocess.Popen([sys.executable, "-c", SCRIPT], stdin=pipe, stdout=pipe, text=True)
+    assert tracer.stdout.readline() == "traces\\n"
+    return tracer
+
+def ended(tracer):
+    output, _ = tracer.communicate("\\n")
+    assert tracer.returncode == 0
+    return output.rstrip()
+
+server = Server(cache._servers[0])
+first, second, killed = trace(), trace(), trace()
+killed.kill(); killed.communicate()
+cache.get("a")
+assert ended(first) == "get :1:a miss"
+with server.trace() as operations:
+    cache.get("b")
+assert [operation.key for operation in operations] == [":1:b"]
+assert [operation.name for operation in operations] == ["b"]
+cache.get("c")
+assert ended(second) == "get :1:a miss; get :1:b miss; get :1:c miss"
+cache.get("d")
+assert os.path.getsize(server._log_path()) == 0
+"""
+
+
+def test_processes_of_a_run_trace_the_same_server(plain: Project) -> None:
+    """One of them is killed. The last one switches logging off."""
+    result = plain.sandboxed(
+        "--", sys.executable, "-c", TRACED_BY_SEVERAL, DJANGO_SETTINGS_MODULE="settings"
+    )
+    assert result.returncode == 0, result.stderr
+
+
+CUT_BETWEEN_TESTS = """
+import os
+import pytest
+from django.core.cache import cache
+
+@pytest.fixture(scope="session")
+def traced(memcached):
+    with memcached.trace() as operations:
+        yield operations
+    assert [operation.name for operation in operations] == ["key"] * 6000
+
+@pytest.mark.parametrize("number", range(6))
+def test_it(traced, memcached, number):
+    file = os.stat(memcached._log_path())
+    assert file.st_size >= 20_000 * number
+    assert file.st_blocks * 512 < 20_000
+    for _ in range(1000):
+        cache.get("key")
+"""
+
+
+@pytest.mark.parametrize("under_exec", [True, False])
+def test_log_is_cut_between_tests(make_project: MakeProject, under_exec: bool) -> None:
+    if sys.platform != "linux":
+        pytest.skip("only Linux tells which processes have read what")
+    project = make_project("127.0.0.1:11211")
+    project.write("test_it.py", CUT_BETWEEN_TESTS)
+    command = pytest_command("--memcached-sandbox")
+    result = project.sandboxed("--", *command) if under_exec else project.pytest(*command[3:])
+    assert "6 passed" in result.stdout, result.stdout + result.stderr
