@@ -27,8 +27,6 @@ class Operation(NamedTuple):
     client: a number that no two connections of a trace share.
     """
 
-    __module__ = "sandbox"  # where its users find it
-
     verb: str
     key: str
     name: str
@@ -56,3 +54,6 @@ class Operation(NamedTuple):
             yield f"{self.expires} s"
         else:
             yield "never expires" if self.expires == 0 else "expires at once"
+
+
+Operation.__module__ = "sandbox"  # where its users find it
