@@ -37,6 +37,9 @@ SENDING = b"sending key "
 # A line that names a connection.
 OF_CONNECTION = re.compile(rb"([<>])(\d+) (.*)$", re.DOTALL)
 
+# What other lines there are, beside the words of binary requests.
+OF_NO_CONNECTION = re.compile(rb"CAS:  failure: |\d+: Client using the \w+ protocol$")
+
 # What begins a binary request or response, and four bytes of its header.
 BEGIN_BINARY = (b"Read binary protocol data:", b"Writing bin response:")
 HEADER_PART = re.compile(rb" {1,3}0x(..) 0x(..) 0x(..) 0x(..)$")
@@ -131,6 +134,7 @@ class LogReader:
 
     def __init__(self) -> None:
         self.verbosities: list[str] = []  # what clients have set it to
+        self.mixed_lines = 0  # of several threads: an operation is missing, or its answer
         self._clients: dict[bytes, _Client] = {}
         self._numbers = 0
         self._queue: deque[tuple[_Request, int]] = deque()
@@ -194,8 +198,7 @@ class LogReader:
     def _read(self, line: bytes) -> None:
         of_connection = OF_CONNECTION.match(line)
         if of_connection is None:
-            if self._awaited is not None and self._awaited.asked is not None:
-                self._add_binary(self._awaited, line)
+            self._read_words(line)
             return
         direction, descriptor, words = of_connection.groups()
         if words == CLOSED or NEW.match(words):
@@ -216,6 +219,13 @@ class LogReader:
             self._read_command(client, words)
         else:
             self._read_answer(client, words)
+
+    def _read_words(self, line: bytes) -> None:
+        """Reads a line that names no connection."""
+        if self._awaited is not None and self._awaited.asked is not None:
+            self._add_binary(self._awaited, line)
+        elif not OF_NO_CONNECTION.match(line):
+            self.mixed_lines += 1
 
     def _client(self, descriptor: bytes) -> _Client:
         return self._clients.setdefault(descriptor, _Client(descriptor))
@@ -269,7 +279,8 @@ class LogReader:
             for request in client.requests:
                 if request.key == key and not request.found:
                     request.found = True
-                    break
+                    return
+            self.mixed_lines += 1
         elif client.requests:
             is_number = line.isdigit() or line.startswith(b"CLIENT_ERROR cannot increment")
             client.requests[-1].answer(True if is_number else ANSWERS.get(line))
@@ -308,8 +319,8 @@ class LogReader:
         (verb, is_quiet), client.asked = client.asked, None
         request = _Request(verb)
         if verb not in ("append", "prepend", "flush"):
-            start = words.index(b" ") + 1
-            request.key = words[start : start + client.key_length]
+            request.key = words.partition(b" ")[2][: client.key_length]
+            self.mixed_lines += len(request.key) != client.key_length
         if verb.encode() in STORING:
             request.size = client.size
             if client.has_cas and verb in ("set", "add", "replace"):

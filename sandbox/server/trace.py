@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ..errors import ServerError
-from ..inject import protocol, run
+from ..inject import protocol, rest, run
 from ..system import deferred
 from .keys import name_of_key
 from .log import LogReader
@@ -39,8 +39,9 @@ PUNCH_HOLE = 0x02 | 0x01
 class Operations(list[Operation]):
     """Lists the operations of a trace, in the order in which memcached executed them.
 
-    A server with several threads has that order for each connection only. All operations are kept:
-    some 0.2 KB each.
+    Of a server with several threads that is the order for each connection only. If these threads
+    write at the same time, lines of its log mix: a RuntimeWarning tells how many. All operations
+    are kept, at some 0.2 KB each.
     """
 
     __module__ = "sandbox"  # where its users find it
@@ -58,8 +59,8 @@ class Operations(list[Operation]):
             if (log := _log_of(self)) is None:
                 raise ServerError("this trace has ended, and has all of its operations")
             log.read_up_to_now(self._server)
-            meddling = log.take_meddling()
-        _warn(self._server, meddling)
+            flaws = log.take_flaws(self._server)
+        _warn(flaws)
 
 
 @contextmanager
@@ -81,13 +82,13 @@ def trace(server: Server) -> Iterator[Operations]:
         with suppress(ServerError):  # What has failed in the body matters more.
             _end(server, operations)
         raise
-    _warn(server, _end(server, operations))
+    _warn(_end(server, operations))
 
 
 def _end(server: Server, operations: Operations) -> list[str]:
     """Ends a trace, if this process is no fork of the one that has begun it.
 
-    :returns: what clients have said that may have switched the log off.
+    :returns: why operations may be missing.
     :raises ServerError: the server does not answer, but may be running.
     """
     with _lock:
@@ -103,16 +104,12 @@ def _end(server: Server, operations: Operations) -> list[str]:
         finally:
             log.traces = [others for others in log.traces if others is not operations]
             log.leave(server)
-        return log.take_meddling()
+        return log.take_flaws(server)
 
 
-def _warn(server: Server, meddling: list[str]) -> None:
-    for command in meddling:
-        text = (
-            f"a client has said {command!r} to memcached at {server}, whose operations were being "
-            "traced: some may be missing"
-        )
-        warnings.warn(text, RuntimeWarning, stacklevel=3)
+def _warn(flaws: list[str]) -> None:
+    for flaw in flaws:
+        warnings.warn(f"{flaw}: operations may be missing", RuntimeWarning, stacklevel=4)
 
 
 class _Log:
@@ -124,14 +121,28 @@ class _Log:
         self._address = address
         self._reader = LogReader()
         with deferred():
-            self._file = _open(path)
+            self._descriptor = _open(path)
+            self._identity = rest.identity(self._descriptor)
             _logs[path] = self
+        self._position = 0
         try:
-            _hold(self._file, 0)
-            self._position = os.fstat(self._file).st_size
+            _hold(self._descriptor, 0)
+            self._position = os.fstat(self._descriptor).st_size
         except BaseException:
             self.close()
             raise
+
+    def _file(self) -> int:
+        """Returns the descriptor of the log, opened again if a test has closed it.
+
+        :raises ServerError: the file is gone.
+        """
+        if rest.identity(self._descriptor) != self._identity:  # It may be another file's by now.
+            with deferred():
+                self._descriptor = _open(self.path)
+                self._identity = rest.identity(self._descriptor)
+            _hold(self._descriptor, self._position)
+        return self._descriptor
 
     def read_up_to_now(self, server: Server) -> None:
         """Reads what the server has executed by now of what clients have sent.
@@ -161,24 +172,32 @@ class _Log:
         """Reads what is there, and cuts off what no process will read any more."""
         self._read(None)
         self._deliver(is_at_rest=False)
-        _cut(self._file, self._position)
+        _cut(self._file(), self._position)
 
-    def take_meddling(self) -> list[str]:
-        """Returns the commands of clients that may have switched the log off."""
-        taken, self._reader.verbosities = self._reader.verbosities, []
-        return taken
+    def take_flaws(self, server: Server) -> list[str]:
+        """Returns why operations may be missing."""
+        traced = f"memcached at {self._address}, which was being traced"
+        flaws = [
+            f"a client has said {command!r} to {traced}" for command in self._reader.verbosities
+        ]
+        _, threads = server._threads or (0, 1)
+        if self._reader.mixed_lines and threads > 1:
+            lines = f"{self._reader.mixed_lines:,} lines of its log"
+            flaws.append(f"the threads of {traced}, have mixed {lines}")
+        self._reader.verbosities, self._reader.mixed_lines = [], 0
+        return flaws
 
     def leave(self, server: Server) -> None:
         """Closes the log if no trace of this process is left, and switches it off if it can."""
         if self.traces:
             return
         try:
-            if _is_last(self._file):
+            if _is_last(self._file()):
                 with suppress(ServerError), server._connection() as connection:
                     connection.send(protocol.MARK + b"\r\nverbosity 0\r\n")
                     connection.await_mark()
                     connection.await_ok("verbosity 0")
-                    os.ftruncate(self._file, 0)
+                    os.ftruncate(self._file(), 0)
         finally:
             self.close()
 
@@ -186,17 +205,17 @@ class _Log:
         """Closes the file, and with it the lock."""
         with deferred():
             _logs.pop(self.path, None)
-            descriptor, self._file = self._file, -1
-            if descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            if rest.identity(descriptor) == self._identity:
                 posix.close(descriptor)
 
     def _read(self, mark: bytes | None) -> bool:
         """Reads up to a mark, or all that is there; returns whether the mark was there."""
         has_mark = self._reader.feed(b"", mark)
-        while not has_mark and (more := os.pread(self._file, CHUNK, self._position)):
+        while not has_mark and (more := os.pread(self._file(), CHUNK, self._position)):
             self._position += len(more)
             has_mark = self._reader.feed(more, mark)
-        _hold(self._file, self._position)
+        _hold(self._file(), self._position)
         return has_mark
 
     def _deliver(self, is_at_rest: bool) -> None:

@@ -236,3 +236,46 @@ def test_log_is_cut_between_tests(make_project: MakeProject, under_exec: bool) -
     command = pytest_command("--memcached-sandbox")
     result = project.sandboxed("--", *command) if under_exec else project.pytest(*command[3:])
     assert "6 passed" in result.stdout, result.stdout + result.stderr
+
+
+def test_trace_goes_on_after_a_test_has_closed_all_descriptors(plain: Project) -> None:
+    """Another file may have the number of the log by then: it is neither read nor cut."""
+    script = (
+        "import os\n"
+        "from sandbox import Memcached\n"
+        "from sandbox.inject import run\n"
+        "with Memcached() as server, server.trace() as operations:\n"
+        "    server.client().get('a')\n"
+        "    own = [descriptor for descriptor in range(3, 99)\n"
+        "           if os.path.realpath(f'/proc/self/fd/{descriptor}').endswith('/output')]\n"
+        "    for descriptor in own: os.close(descriptor)\n"
+        "    files = [open('file', 'w+b') for _ in range(9)]\n"
+        "    assert files[0].fileno() in own\n"
+        "    files[0].write(b'x' * 100_000); files[0].flush()\n"
+        "    for callback in run.after_flush: callback()\n"
+        "    server.client().get('b')\n"
+        "assert [str(operation) for operation in operations] == ['get a miss', 'get b miss']\n"
+        "assert os.stat('file').st_blocks >= 195\n"
+        "assert files[0].seek(0) == 0 and files[0].read() == b'x' * 100_000\n"
+    )
+    if sys.platform != "linux":
+        pytest.skip("only Linux shows open files in /proc")
+    result = plain._run(sys.executable, "-W", "ignore", "-c", script, cwd=plain.folder)
+    assert result.returncode == 0, result.stderr
+
+
+def test_lines_that_threads_have_mixed_are_reported() -> None:
+    with Memcached(threads=4) as server, server.trace() as operations:
+        for number in range(8):  # each has another thread
+            with closing(server.client()) as client:
+                client.set(f"key{number}", 1)
+                client.get(f"key{number}")
+        operations.sync()
+        assert len(operations) == 16
+        # Two threads have written at the same time.
+        with open(server._log_path(), "ab") as log:
+            log.write(b"<98 get a\n>98 sending key <99 get b\na\n>98 END\n")
+        with pytest.warns(
+            RuntimeWarning, match=r"^the threads of .* have mixed 2 lines of its log:"
+        ):
+            operations.sync()

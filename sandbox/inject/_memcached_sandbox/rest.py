@@ -76,7 +76,7 @@ class WatchedServer:
                 self._files = _threads(*process)
             self.threads = [file.fileno() for file in self._files]
             self._identities = {
-                descriptor: _identity(descriptor)
+                descriptor: identity(descriptor)
                 for descriptor in (self.connection.fileno(), *self.threads)
             }
         except BaseException:
@@ -90,7 +90,7 @@ class WatchedServer:
 
     def _owns(self, descriptor: int) -> bool:
         """Returns whether a descriptor has not become that of another file."""
-        return _identity(descriptor) == self._identities[descriptor]
+        return identity(descriptor) == self._identities[descriptor]
 
     def comes_to_rest(self) -> bool:
         """Waits until the server has executed what clients have sent; returns whether it has."""
@@ -193,7 +193,7 @@ def _asleep(pid: int) -> list[_File] | None:
     return files
 
 
-def _identity(descriptor: int) -> tuple[int, int] | None:
+def identity(descriptor: int) -> tuple[int, int] | None:
     """Returns what identifies an open file; None if there is none."""
     try:
         status = os.fstat(descriptor)
