@@ -90,15 +90,18 @@ class Server:
             warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def trace(self) -> AbstractContextManager[Operations]:
-        """Traces what clients do, of any process and in any language, while the body lasts.
+        """Traces the operations of all clients, in any process and language, while its body lasts.
 
             with server.trace() as operations:
                 client.get("key")
             assert [*map(str, operations)] == ["get key miss"]
 
-        The operations are listed when the body has ended, and after ``operations.sync()``. What
-        this package asks is not among them. A trace makes each operation two to three times as
-        expensive. It comes from ``verbosity 2``, which memcached writes into its output file.
+        They are listed when the body has ended, and after ``operations.sync()``; those that
+        memcached refuses, too, but none of this package's own. While it lasts, an operation costs
+        up to three times as much. By ``verbosity 2`` of memcached, which logs into its output file.
+
+        A client over TCP needs TCP_NODELAY, as that of `client` has it: else its kernel holds
+        operations back, and they come too late for this trace.
 
         :raises ServerError: this run did not start the server: its output is not known.
         """
@@ -107,13 +110,14 @@ class Server:
         return trace(self)
 
     def counting(self) -> AbstractContextManager[Counts]:
-        """Counts what clients do while the body lasts, by memcached's own counters.
+        """Counts the operations of all clients while its body lasts, by memcached's own counters.
 
             with server.counting() as counts:
                 client.get("key")
             assert counts.misses == 1
 
-        It costs nothing in between. What clients have sent is executed first, as before a flush.
+        It costs nothing in between. What clients have sent is executed first, as before a flush,
+        and a client over TCP needs TCP_NODELAY. A client that says ``stats reset`` spoils it.
         """
         from .counts import counting
 
@@ -148,18 +152,15 @@ class Server:
             yield connection
 
     @contextmanager
-    def _at_rest(self, tally: protocol.Tally) -> Iterator[protocol.Connection]:
-        """Connects to the server, once it has executed what clients have sent.
-
-        :param tally: where to count this connection.
-        """
-        from ..inject import rest
+    def _at_rest(self) -> Iterator[protocol.Connection]:
+        """Connects to the server, once it has executed what clients have sent."""
+        from ..inject import protocol, rest
 
         address = self.address
         with self._explained():
             held_back = rest.await_clients([address])
             with rest.WatchedServer(
-                address, ANSWER_TIMEOUT, self._sees_threads(), tally, self._threads
+                address, ANSWER_TIMEOUT, self._sees_threads(), protocol.Tally(), self._threads
             ) as watched:
                 self._threads = watched.process
                 if not watched.comes_to_rest() or held_back:

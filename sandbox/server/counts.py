@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ..errors import ServerError
-from ..inject import protocol
+from ..inject import address, protocol
 
 if TYPE_CHECKING:
     from . import Server
@@ -75,31 +75,37 @@ class Counts:
 def counting(server: Server) -> Iterator[Counts]:
     """Counts while its body lasts; see `Server.counting`."""
     counts = Counts()
-    tally = protocol.Tally()
-    before = _read(server, tally)
+    before = _read(server)
     try:
         yield counts
     except BaseException:
         with suppress(ServerError):  # What has failed in the body matters more.
-            vars(counts).update(_differences(before, _read(server, tally)))
+            vars(counts).update(_differences(before, _read(server)))
         raise
-    vars(counts).update(_differences(before, _read(server, tally)))
+    vars(counts).update(_differences(before, _read(server)))
 
 
-def _read(server: Server, tally: protocol.Tally) -> dict[str, int]:
-    """Returns the sum of each count since the server was started, but for what `tally` has."""
-    with server._at_rest(tally) as connection:
+def _read(server: Server) -> dict[str, int]:
+    """Returns the sum of each count since the server was started, without this process's own bytes.
+
+    Also returns its pid.
+    """
+    with server._at_rest() as connection:
+        own = protocol.totals[address.Address(server.address).peer]
         # memcached has read this request when it answers, but not sent this answer.
-        own = {"bytes_read": tally.bytes_sent, "bytes_written": tally.bytes_received}
+        own_bytes = {"bytes_read": own.bytes_sent, "bytes_written": own.bytes_received}
         counters = connection.stats()
-        return {
-            count: sum(protocol.number(counters, name) for name in names) - own.get(count, 0)
+        counts = {
+            count: sum(protocol.number(counters, name) for name in names) - own_bytes.get(count, 0)
             for count, names in COUNTERS.items()
         }
+        return {**counts, "pid": protocol.number(counters, "pid")}
 
 
 def _differences(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    if before["pid"] != after["pid"]:
+        raise ServerError("memcached was started anew while its operations were being counted")
     differences = {count: after[count] - before[count] for count in COUNTERS}
     if min(differences.values()) < 0:
-        raise ServerError("a client has said 'stats reset' meanwhile: nothing can be counted then")
+        raise ServerError("a client has reset the counters of memcached: nothing can be counted")
     return differences

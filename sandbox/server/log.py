@@ -17,6 +17,9 @@ from ..errors import printable
 from ..inject import protocol
 from .operations import Operation
 
+# Bytes of the longest key: KEY_MAX_LENGTH in memcached.h.
+LONGEST_KEY = 250
+
 # Whether an answer of the text protocol tells that it is done. EXISTS refuses a "cas", whose key is
 # there as if it were done.
 ANSWERS = {
@@ -163,7 +166,7 @@ class LogReader:
         """Returns operations that were not returned yet.
 
         :param name_of: returns the name of a key.
-        :param all_answered: the server is at rest: it answers nothing any more.
+        :param all_answered: the server is at rest: it has answered all that it will answer.
         """
         if all_answered:
             for client in self._clients.values():
@@ -213,6 +216,8 @@ class LogReader:
             if len(client.header) == HEADER:
                 self._read_header(client, client.header)
                 client.header = None
+        elif client.asked is not None and direction == b">":
+            client.asked = None  # memcached has refused the request.
         elif client.asked is not None:
             self._add_binary(client, words)
         elif direction == b"<":
@@ -239,23 +244,28 @@ class LogReader:
             client.requests.append(request)
 
     def _end_requests(self, client: _Client) -> None:
-        """Expects no more answers to what a client has asked for: it asks for more, or has gone."""
-        if client.storing is not None:
-            self._add(client, client.storing)
-            client.storing = None
+        """Expects no more answers to the requests of a client."""
         for request in client.requests:
             request.is_answered = True
         client.requests = []
 
+    def _begin_request(self, client: _Client) -> None:
+        """Ends the earlier requests of a client: memcached is past them."""
+        if client.storing is not None:  # Later versions do not log that they refuse a value.
+            self._add(client, client.storing)
+            client.storing = None
+        self._end_requests(client)
+
     # The text protocol: doc/protocol.txt in memcached's source.
 
     def _read_command(self, client: _Client, line: bytes) -> None:
-        if line.startswith(protocol.MARK):
+        # memcached takes nothing but spaces to separate words.
+        verb, *arguments = filter(None, line.split(b" ")) if line.strip(b" ") else (b"",)
+        if verb == protocol.MARK:
             client.is_own = True
             return
-        self._end_requests(client)
-        verb, *arguments = line.split() or [b""]
-        if verb == b"verbosity" and not client.is_own:
+        self._begin_request(client)
+        if verb == b"verbosity" and not client.is_own and arguments[:1] in ([b"0"], [b"1"]):
             self.verbosities.append(printable(line.decode(errors="replace")))
         try:
             requests = _text_requests(verb, arguments)
@@ -272,8 +282,9 @@ class LogReader:
         if client.storing is not None:
             # It is executed when its value is there.
             request, client.storing = client.storing, None
-            request.answer(ANSWERS.get(line))
-            self._add(client, request)
+            if not line.startswith(b"CLIENT_ERROR"):
+                request.answer(ANSWERS.get(line))
+                self._add(client, request)
         elif line.startswith(SENDING):
             key = line[len(SENDING) :]
             for request in client.requests:
@@ -291,7 +302,7 @@ class LogReader:
         if header[0] == RESPONSE:
             self._read_status(client, header[6] << 8 | header[7])
             return
-        self._end_requests(client)
+        self._begin_request(client)
         client.asked = OPCODES.get(header[1])
         self._awaited = client
         client.key_length = header[2] << 8 | header[3]
@@ -345,23 +356,25 @@ def _text_requests(command: bytes, arguments: list[bytes]) -> list[_Request]:
     if command in STORING:
         key, _, expires, size = arguments[:4]
         # append and prepend leave the expiry as it is, whatever a client sends.
-        expiry = None if command.endswith(b"pend") else int(expires)
-        return [_Request(command.decode(), key, expiry, int(size))]
+        expiry = None if command.endswith(b"pend") else _number(expires)
+        if size.startswith(b"-"):
+            raise ValueError("no size is negative")
+        return [_Request(command.decode(), _key(key), expiry, _number(size))]
     if command in READING:
-        expiry = int(arguments.pop(0)) if command.startswith(b"gat") else None
-        return [_Request(command[:3].decode(), key, expiry, found=False) for key in arguments]
+        expiry = _number(arguments.pop(0)) if command.startswith(b"gat") else None
+        return [_Request(command[:3].decode(), _key(key), expiry, found=False) for key in arguments]
     if command in META:
         return [_meta_request(command, *arguments)]
     if command == b"touch":
-        return [_Request("touch", arguments[0], int(arguments[1]))]
+        return [_Request("touch", _key(arguments[0]), _number(arguments[1]))]
     if command in (b"delete", b"incr", b"decr"):
-        return [_Request(command.decode(), arguments[0])]
+        return [_Request(command.decode(), _key(arguments[0]))]
     return [_Request("flush")] if command == b"flush_all" else []
 
 
 def _meta_request(command: bytes, key: bytes = b"", *flags: bytes) -> _Request:
     """Returns the request of a meta command, whose answers are not logged."""
-    size = int(flags[0]) if command == b"ms" else None
+    size = _number(flags[0]) if command == b"ms" else None
     values = {flag[:1]: flag[1:] for flag in flags[command == b"ms" :]}
     mode = values.get(b"M", b"")[:1].upper()
     verb = META[command]
@@ -373,4 +386,24 @@ def _meta_request(command: bytes, key: bytes = b"", *flags: bytes) -> _Request:
         verb = "gat"
     if b"b" in values:
         key = b64decode(key)
-    return _Request(verb, key, int(values[b"T"]) if b"T" in values else None, size)
+    return _Request(verb, key, _number(values[b"T"]) if b"T" in values else None, size)
+
+
+def _key(text: bytes) -> bytes:
+    """Returns a key that memcached takes.
+
+    :raises ValueError: it is too long.
+    """
+    if len(text) > LONGEST_KEY:
+        raise ValueError("no key is that long")
+    return text
+
+
+def _number(text: bytes) -> int:
+    """Returns a number as memcached reads it.
+
+    :raises ValueError: it is none.
+    """
+    if not text.removeprefix(b"-").isdigit():
+        raise ValueError("no number")
+    return int(text)

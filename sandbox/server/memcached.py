@@ -42,8 +42,10 @@ DYING_TIME = 0.2
 # asks whether the server is at rest relies on it. The default is 20.
 EVERY_REQUEST = "-R1000000"
 
-# Bytes of the end of memcached's output to show when it fails, and a line there of a trace.
+# Bytes of the end of memcached's output to show when it fails, and to look for them in, and a line
+# there that was written for a trace.
 LAST_OUTPUT = 500
+READ_OUTPUT = 20_000
 TRACED = re.compile(rb"[<>]\d+ |\d+: Client using |CAS:  |Deleting |incr |Value len is ")
 
 
@@ -456,9 +458,11 @@ class _Process:
 
     def _said(self) -> str:
         """Returns the end of memcached's output in one line; nothing if it has printed nothing."""
-        lines = self.directory.read_output(LAST_OUTPUT).strip(b"\0").splitlines()
-        text = b"\n".join(line for line in lines if not TRACED.match(line))
-        words = " ".join(text.decode(errors="replace").split())
+        output = self.directory.read_output(READ_OUTPUT)
+        if len(output) == READ_OUTPUT:
+            output = output.partition(b"\n")[2]  # without a line that is cut
+        lines = (line for line in output.strip(b"\0").splitlines() if not TRACED.match(line))
+        words = " ".join(b"\n".join(lines)[-LAST_OUTPUT:].decode(errors="replace").split())
         return f", saying: {printable(words)}" if words else ""
 
 

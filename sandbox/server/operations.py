@@ -48,8 +48,11 @@ class Operation(NamedTuple):
         if self.expires is None:
             return
         if self.expires > UNIX_TIME:
-            when = datetime.fromtimestamp(self.expires, timezone.utc)
-            yield f"until {when:%Y-%m-%d %H:%M:%S} UTC"
+            try:
+                when = datetime.fromtimestamp(self.expires, timezone.utc)
+                yield f"until {when:%Y-%m-%d %H:%M:%S} UTC"
+            except (ValueError, OverflowError, OSError):  # after the year 9999
+                yield f"until {self.expires}"
         elif self.expires > 0:
             yield f"{self.expires} s"
         else:

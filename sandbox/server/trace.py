@@ -49,67 +49,54 @@ class Operations(list[Operation]):
     def __init__(self, server: Server) -> None:
         super().__init__()
         self._server = server
+        self._flaws: list[str] = []
 
     def sync(self) -> None:
         """Adds the operations up to now, while the trace lasts.
 
         :raises ServerError: the trace has ended, or the server does not answer.
         """
-        with _lock:
+        with deferred(), _lock:
             if (log := _log_of(self)) is None:
-                raise ServerError("this trace has ended, and has all of its operations")
+                raise ServerError("this trace has ended, or belongs to the parent of this process")
             log.read_up_to_now(self._server)
-            flaws = log.take_flaws(self._server)
-        _warn(flaws)
+        self._warn(stacklevel=3)
+
+    def _warn(self, stacklevel: int) -> None:
+        flaws, self._flaws = self._flaws, []
+        for flaw in flaws:
+            warnings.warn(f"{flaw}: operations may be missing", RuntimeWarning, stacklevel + 1)
+
+    def __reduce__(self) -> tuple[type[list[Operation]], tuple[list[Operation]]]:
+        """Makes copies plain lists."""
+        return list, ([*self],)
 
 
 @contextmanager
 def trace(server: Server) -> Iterator[Operations]:
     """Traces while its body lasts; see `Server.trace`."""
     operations = Operations(server)
-    path = server._log_path()
-    with _lock:
-        log = _logs.get(path) or _Log(path, server.address)
-        try:
-            log.read_up_to_now(server)
-        except BaseException:
-            log.leave(server)
-            raise
-        log.traces.append(operations)
     try:
+        # An interrupt waits: it would leave the server logging.
+        with deferred(), _lock:
+            _Log.of(server).begin(server, operations)
         yield operations
+        _end(server, operations)
     except BaseException:
-        with suppress(ServerError):  # What has failed in the body matters more.
-            _end(server, operations)
+        with suppress(ServerError):  # What has failed before matters more.
+            _end(server, operations)  # An interrupt may have come just before it.
         raise
-    _warn(_end(server, operations))
+    operations._warn(stacklevel=4)
 
 
-def _end(server: Server, operations: Operations) -> list[str]:
+def _end(server: Server, operations: Operations) -> None:
     """Ends a trace, if this process is no fork of the one that has begun it.
 
-    :returns: why operations may be missing.
     :raises ServerError: the server does not answer, but may be running.
     """
-    with _lock:
-        if (log := _log_of(operations)) is None:
-            return []
-        try:
-            log.read_up_to_now(server)
-        except ServerError as error:
-            # What it had executed when it ended is in the log.
-            log.read_rest()
-            if isinstance(error.__cause__, TimeoutError):
-                raise
-        finally:
-            log.traces = [others for others in log.traces if others is not operations]
-            log.leave(server)
-        return log.take_flaws(server)
-
-
-def _warn(flaws: list[str]) -> None:
-    for flaw in flaws:
-        warnings.warn(f"{flaw}: operations may be missing", RuntimeWarning, stacklevel=4)
+    with deferred(), _lock:
+        if (log := _log_of(operations)) is not None:
+            log.end(server, operations)
 
 
 class _Log:
@@ -120,17 +107,114 @@ class _Log:
         self.traces: list[Operations] = []
         self._address = address
         self._reader = LogReader()
-        with deferred():
-            self._descriptor = _open(path)
-            self._identity = rest.identity(self._descriptor)
-            _logs[path] = self
+        self._descriptor = _open(path)
+        self._identity = rest.identity(self._descriptor)
         self._position = 0
+
+    @classmethod
+    def of(cls, server: Server) -> _Log:
+        """Returns the log of a server, opened and locked.
+
+        :raises ServerError: this run did not start it.
+        """
+        path = server._log_path()
+        if path not in _logs:
+            log = cls(path, server.address)
+            try:
+                _move_lock(log._descriptor, 0)
+                log._position = os.fstat(log._descriptor).st_size
+            except BaseException:
+                log.close()
+                raise
+            _logs[path] = log
+        return _logs[path]
+
+    def begin(self, server: Server, operations: Operations) -> None:
+        """Begins a trace.
+
+        :raises ServerError: the server does not answer, or does not log.
+        """
         try:
-            _hold(self._descriptor, 0)
-            self._position = os.fstat(self._descriptor).st_size
+            self.read_up_to_now(server)
         except BaseException:
-            self.close()
+            if not self.traces:
+                with suppress(ServerError), server._connection() as connection:
+                    self._switch_off(connection)
+            self._close_if_unused()
             raise
+        self.traces.append(operations)
+
+    def end(self, server: Server, operations: Operations) -> None:
+        """Ends a trace, and closes the log if it was the last one of this process.
+
+        :raises ServerError: the server does not answer, but may be running.
+        """
+        try:
+            self.read_up_to_now(server, ends=operations)
+        except ServerError as error:
+            # What a server had executed when it ended is in the log.
+            self._read(None)
+            self._deliver(all_answered=True)
+            has_ended = error.__cause__ is not None or server._address is None
+            if not has_ended or isinstance(error.__cause__, TimeoutError):
+                raise
+        finally:
+            self.traces = [other for other in self.traces if other is not operations]
+            self._close_if_unused()
+
+    def read_up_to_now(self, server: Server, ends: Operations | None = None) -> None:
+        """Reads all that the server has logged of earlier operations.
+
+        :param ends: a trace that ends now. Its server stops logging if no other one is left.
+        :raises ServerError: it does not answer, or does not log.
+        """
+        if server._log_path() != self.path:
+            raise ServerError(f"memcached at {self._address} was started anew while it was traced")
+        mark = protocol.MARK + b" " + os.urandom(6).hex().encode()
+        with server._at_rest() as connection:
+            # A client may have switched the log off.
+            connection.send(b"%b\r\nverbosity 2\r\n%b\r\n" % (protocol.MARK, mark))
+            connection.await_mark()
+            connection.await_ok("verbosity 2")
+            connection.await_mark()
+            if not self._read(mark):
+                raise ServerError(
+                    f"memcached at {self._address} cannot be traced: it does not print into "
+                    f"{self.path}; if it is a script, let it end with 'exec memcached \"$@\"'"
+                )
+            self._deliver(all_answered=True)
+            self._add_flaws(server)
+            if ends is not None and len(self.traces) == 1:
+                self._switch_off(connection)
+
+    def _switch_off(self, connection: protocol.Connection) -> None:
+        """Makes the server stop logging, unless another process traces it."""
+        if _lock_alone(self._file()):
+            connection.send(protocol.MARK + b"\r\nverbosity 0\r\n")
+            connection.await_mark()
+            connection.await_ok("verbosity 0")
+            os.ftruncate(self._file(), 0)
+
+    def read_between_tests(self) -> None:
+        """Reads what is there, and cuts off what no process will read any more."""
+        try:
+            self._read(None)
+            self._deliver(all_answered=False)
+            _cut(self._file(), self._position)
+        except (ServerError, OSError) as error:
+            for each in self.traces:
+                each._flaws.append(f"the log of memcached at {self._address} was lost: {error}")
+
+    def close(self) -> None:
+        """Closes the file, and with it the lock."""
+        _logs.pop(self.path, None)
+        descriptor, self._descriptor = self._descriptor, -1
+        if rest.identity(descriptor) == self._identity:
+            posix.close(descriptor)
+
+    def _close_if_unused(self) -> None:
+        if not self.traces:
+            self.close()
 
     def _file(self) -> int:
         """Returns the descriptor of the log, opened again if a test has closed it.
@@ -138,76 +222,10 @@ class _Log:
         :raises ServerError: the file is gone.
         """
         if rest.identity(self._descriptor) != self._identity:  # It may be another file's by now.
-            with deferred():
-                self._descriptor = _open(self.path)
-                self._identity = rest.identity(self._descriptor)
-            _hold(self._descriptor, self._position)
+            self._descriptor = _open(self.path)
+            self._identity = rest.identity(self._descriptor)
+            _move_lock(self._descriptor, self._position)
         return self._descriptor
-
-    def read_up_to_now(self, server: Server) -> None:
-        """Reads what the server has executed by now of what clients have sent.
-
-        :raises ServerError: it does not answer, or does not log.
-        """
-        mark = protocol.MARK + b" " + os.urandom(6).hex().encode()
-        with server._at_rest(protocol.Tally()) as connection:
-            # A client may have switched the log off.
-            connection.send(b"%b\r\nverbosity 2\r\n%b\r\n" % (protocol.MARK, mark))
-            connection.await_mark()
-            connection.await_ok("verbosity 2")
-            connection.await_mark()
-        if not self._read(mark):
-            raise ServerError(
-                f"memcached at {self._address} cannot be traced: it does not print into "
-                f"{self.path}; if it is a script, let it end with 'exec memcached \"$@\"'"
-            )
-        self._deliver(is_at_rest=True)
-
-    def read_rest(self) -> None:
-        """Reads what a server has logged that has ended."""
-        self._read(None)
-        self._deliver(is_at_rest=True)
-
-    def read_between_tests(self) -> None:
-        """Reads what is there, and cuts off what no process will read any more."""
-        self._read(None)
-        self._deliver(is_at_rest=False)
-        _cut(self._file(), self._position)
-
-    def take_flaws(self, server: Server) -> list[str]:
-        """Returns why operations may be missing."""
-        traced = f"memcached at {self._address}, which was being traced"
-        flaws = [
-            f"a client has said {command!r} to {traced}" for command in self._reader.verbosities
-        ]
-        _, threads = server._threads or (0, 1)
-        if self._reader.mixed_lines and threads > 1:
-            lines = f"{self._reader.mixed_lines:,} lines of its log"
-            flaws.append(f"the threads of {traced}, have mixed {lines}")
-        self._reader.verbosities, self._reader.mixed_lines = [], 0
-        return flaws
-
-    def leave(self, server: Server) -> None:
-        """Closes the log if no trace of this process is left, and switches it off if it can."""
-        if self.traces:
-            return
-        try:
-            if _is_last(self._file()):
-                with suppress(ServerError), server._connection() as connection:
-                    connection.send(protocol.MARK + b"\r\nverbosity 0\r\n")
-                    connection.await_mark()
-                    connection.await_ok("verbosity 0")
-                    os.ftruncate(self._file(), 0)
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Closes the file, and with it the lock."""
-        with deferred():
-            _logs.pop(self.path, None)
-            descriptor, self._descriptor = self._descriptor, -1
-            if rest.identity(descriptor) == self._identity:
-                posix.close(descriptor)
 
     def _read(self, mark: bytes | None) -> bool:
         """Reads up to a mark, or all that is there; returns whether the mark was there."""
@@ -215,13 +233,27 @@ class _Log:
         while not has_mark and (more := os.pread(self._file(), CHUNK, self._position)):
             self._position += len(more)
             has_mark = self._reader.feed(more, mark)
-        _hold(self._file(), self._position)
+        _move_lock(self._file(), self._position)
         return has_mark
 
-    def _deliver(self, is_at_rest: bool) -> None:
-        operations = self._reader.take(name_of_key(self._address), is_at_rest)
+    def _deliver(self, all_answered: bool) -> None:
+        operations = self._reader.take(name_of_key(self._address), all_answered)
         for each in self.traces:
             each.extend(operations)
+
+    def _add_flaws(self, server: Server) -> None:
+        """Notes for each trace why operations may be missing."""
+        reader = self._reader
+        traced = f"memcached at {self._address}, which was being traced"
+        flaws = [f"a client has sent {command!r} to {traced}" for command in reader.verbosities]
+        _, threads = server._threads or (0, 1)
+        if reader.mixed_lines and threads > 1:
+            flaws.append(
+                f"the threads of {traced}, have mixed {reader.mixed_lines:,} lines of its log"
+            )
+        reader.verbosities, reader.mixed_lines = [], 0
+        for each in self.traces:
+            each._flaws += flaws
 
 
 # The logs that this process reads, by path, and the lock for all that is done with them.
@@ -258,7 +290,7 @@ run.after_flush.append(_read_between_tests)
 def _open(path: str) -> int:
     """Opens a log.
 
-    :raises ServerError: it is none of this user.
+    :raises ServerError: it is gone, or belongs to another user.
     """
     try:
         file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -267,7 +299,7 @@ def _open(path: str) -> int:
     status = os.fstat(file)
     if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
         posix.close(file)
-        raise ServerError(f"memcached's log {path} is no file of this user")
+        raise ServerError(f"memcached's log {path} belongs to another user")
     return file
 
 
@@ -280,14 +312,14 @@ if sys.platform == "linux":
         # struct flock; a length of 0 is up to the end, wherever that will be.
         fcntl.fcntl(file, command, struct.pack("hhqqi", kind, os.SEEK_SET, start, end - start, 0))
 
-    def _hold(file: int, position: int) -> None:
+    def _move_lock(file: int, position: int) -> None:
         """Locks a log from a place on, and unlocks it before."""
         _lock_range(file, fcntl.F_RDLCK, position, position, waits=True)
         if position:
             _lock_range(file, fcntl.F_UNLCK, 0, position)
 
-    def _is_last(file: int) -> bool:
-        """Unlocks a log; locks it for this process alone if no other one has it locked."""
+    def _lock_alone(file: int) -> bool:
+        """Unlocks a log, and locks it for this process alone if no other one has it locked."""
         _lock_range(file, fcntl.F_UNLCK, 0, 0)
         try:
             _lock_range(file, fcntl.F_WRLCK, 0, 0)
@@ -313,11 +345,11 @@ if sys.platform == "linux":
 
 else:
 
-    def _hold(file: int, position: int) -> None:  # noqa: ARG001
+    def _move_lock(file: int, position: int) -> None:  # noqa: ARG001
         """Locks a log."""
         fcntl.flock(file, fcntl.LOCK_SH)
 
-    def _is_last(file: int) -> bool:
+    def _lock_alone(file: int) -> bool:
         """Locks a log for this process alone if no other one has it locked."""
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -326,4 +358,4 @@ else:
         return True
 
     def _cut(file: int, position: int) -> None:
-        """Does nothing: nobody tells what other processes have read."""
+        """Does nothing: the kernel does not tell what other processes have read."""

@@ -103,6 +103,30 @@ def test_counts_of_evictions() -> None:
         assert counts.evictions == 1000 - len(server.items()) > 0
 
 
+def test_counts_have_nothing_that_this_package_asks(server: Server) -> None:
+    with server.counting() as counts:
+        server.stats()
+        server.items()
+        server.flush()
+        with server.counting():
+            pass
+        if isinstance(server, Memcached):
+            with server.trace():
+                pass
+    assert vars(counts) == NOTHING
+
+
+def test_counts_of_a_server_that_is_started_anew() -> None:
+    with Memcached() as server:
+        with pytest.raises(ServerError, match="^memcached was started anew"), server.counting():
+            restart(server)
+
+
+def restart(server: Memcached) -> None:
+    server.stop()
+    server.start()
+
+
 def test_counts_are_not_known_before_the_end(server: Server) -> None:
     with server.counting() as counts:
         with pytest.raises(ServerError, match=r"^gets is not known before the 'with' of counting"):
@@ -124,7 +148,7 @@ def test_counters_that_a_client_has_reset_cannot_be_compared(
 ) -> None:
     client.get("a")
     with (
-        pytest.raises(ServerError, match="a client has said 'stats reset' meanwhile"),
+        pytest.raises(ServerError, match="a client has reset the counters"),
         server.counting(),
     ):
         client.raw_command("stats reset")

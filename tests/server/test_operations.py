@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from sandbox import Memcached
 from sandbox.inject import protocol
+from sandbox.server.log import LogReader
 from sandbox.server.operations import Operation
 
 from ..helpers import clients
@@ -169,9 +170,53 @@ def test_operations_of_the_meta_protocol_and_of_gat(server: Memcached) -> None:
         (("set", "k", None, -1, 2_000), "set k expires at once, 2,000 bytes"),
         (("touch", "k", True, 2_000_000_000, None), "touch k until 2033-05-18 03:33:20 UTC, hit"),
         (("add", "\x1b[31m", True, None, 0), "add \\x1b[31m 0 bytes, hit"),
+        (("set", "k", None, 10**14, 1), "set k until 100000000000000, 1 byte"),
         (("flush", "", None, None, None), "flush"),
     ],
 )
 def test_operation_is_printed_in_a_line(operation: Any, text: str) -> None:
     verb, key, found, expires, size = operation
     assert str(Operation(verb, key, key, found, expires, size, 1)) == text
+
+
+def read(log: bytes, at_rest: bool = True) -> list[str]:
+    reader = LogReader()
+    reader.feed(log, None)
+    return [*map(str, reader.take(str, at_rest))]
+
+
+@pytest.mark.parametrize(
+    ("log", "operations"),
+    [
+        # memcached separates words by spaces only.
+        (b"<13 set a\tb 0 0 2\n>13 STORED\n<13 get  a\tb \n>13 sending key a\tb\n>13 END\n",
+         [r"set a\tb never expires, 2 bytes", r"get a\tb hit"]),
+        # A value is executed when it is there.
+        (b"<13 add a 0 0 2\n<14 get a\n>14 END\n>13 STORED\n",
+         ["get a miss", "add a never expires, 2 bytes, miss"]),
+        (b"<13 add a 0 0 2\n<14 get a\n>14 END\n", ["get a miss"]),
+        (b"<13 add a 0 0 2\n<13 connection closed.\n", []),
+        # 1.6.45 does not log that it refuses a value that is too large.
+        (b"<13 set a 0 0 2000000\n<13 get a\n>13 END\n",
+         ["set a never expires, 2,000,000 bytes", "get a miss"]),
+        (b"<13 set a 0 0 2\n>13 CLIENT_ERROR bad data chunk\n", []),
+        # These are no commands.
+        (b"<13 get " + b"k" * 251 + b"\n", []),
+        (b"<13 set a 0 0 -1\n<13 set a 0 1_0 1\n<13 touch a soon\n<13 incr\n<13 \n<13\n", []),
+        # What this package says is marked, and nothing else is.
+        (b"<13 sandbox-test 5\n<13 get a\n>13 END\n", []),
+        (b"<13 sandbox-testing\n>13 ERROR\n<13 get a\n>13 END\n", ["get a miss"]),
+    ],
+)  # fmt: skip
+def test_log_is_read_as_memcached_executes_it(log: bytes, operations: list[str]) -> None:
+    assert read(log) == operations
+
+
+def test_operation_of_which_memcached_has_said_nothing_yet_waits() -> None:
+    reader = LogReader()
+    assert not reader.feed(b"<13 delete a\n<14 get", b"mark")
+    assert reader.take(str, all_answered=False) == []
+    assert reader.feed(b" b\n>13 DELETED\n<15 sandbox-test mark\n<14 get c\n", b" mark")
+    assert [*map(str, reader.take(str, all_answered=True))] == ["delete a hit", "get b miss"]
+    assert not reader.feed(b"", None)
+    assert [*map(str, reader.take(str, all_answered=True))] == ["get c miss"]

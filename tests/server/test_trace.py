@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import signal
 import sys
 from collections.abc import Iterator
@@ -125,13 +127,58 @@ def test_trace_of_a_server_that_is_stopped_has_what_it_did(server: Memcached) ->
         raise AssertionError
 
 
+def test_trace_of_a_server_that_is_started_anew_fails(server: Memcached) -> None:
+    with (
+        pytest.raises(ServerError, match=r"was started anew while it was traced$"),
+        server.trace() as operations,
+    ):
+        use_and_restart(server)
+    assert lines(operations) == ["get a miss"]
+
+
+def use_and_restart(server: Memcached) -> None:
+    with closing(server.client()) as client:
+        client.get("a")
+    server.stop()
+    server.start()
+
+
+def test_fork_neither_ends_a_trace_nor_reads_it(
+    server: Memcached, client: pymemcache.Client
+) -> None:
+    with server.trace() as operations:
+        client.get("a")
+        if not (child := os.fork()):
+            status = 1
+            try:
+                with pytest.raises(ServerError, match="belongs to the parent of this process"):
+                    operations.sync()
+                with closing(server.client()) as own, server.trace() as traced:
+                    own.get("b")
+                status = lines(traced) != ["get b miss"]
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        client.get("c")
+    assert lines(operations) == ["get a miss", "get b miss", "get c miss"]
+
+
+def test_copies_of_operations_are_lists(server: Memcached, client: pymemcache.Client) -> None:
+    with server.trace() as operations:
+        client.get("a")
+        client.get("b")
+    for copied in (copy.deepcopy(operations), pickle.loads(pickle.dumps(operations))):
+        assert type(copied) is list
+        assert copied == operations
+
+
 def test_client_that_switches_logging_off_is_reported(
     server: Memcached, client: pymemcache.Client
 ) -> None:
     with server.trace() as operations:
         client.get("a")
         client.raw_command("verbosity 0")
-        with pytest.warns(RuntimeWarning, match=r"has said 'verbosity 0' to memcached at"):
+        with pytest.warns(RuntimeWarning, match=r"has sent 'verbosity 0' to memcached at"):
             operations.sync()
         client.get("b")
     assert lines(operations) == ["get a miss", "get b miss"]

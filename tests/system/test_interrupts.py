@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -109,6 +109,28 @@ def test_interrupt_at_any_line_leaves_nothing(
         lines += tracer.left == 0
     gc.unfreeze()
     assert lines > 20
+
+
+def test_interrupt_at_any_line_of_a_trace_ends_it() -> None:
+    def traced() -> None:
+        with server.trace():
+            pass
+
+    with Memcached() as server:
+        traced()
+        with closing(server.client()) as client:
+            before = resources()
+            lines = number = 0
+            while lines == number:
+                number += 1
+                with interrupted_at(f"{PACKAGE}/server/trace.py", number) as tracer:
+                    traced()
+                gc.collect()
+                client.get("key")  # is not logged
+                assert os.path.getsize(server._log_path()) == 0, tracer.line
+                assert resources() == before, tracer.line
+                lines += bool(tracer.line)  # It may be handled later.
+    assert lines > 50
 
 
 @pytest.fixture

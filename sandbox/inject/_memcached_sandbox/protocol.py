@@ -91,6 +91,10 @@ class Tally:
         self.bytes_received = 0
 
 
+# The bytes that this process has exchanged with each server, by all connections of this module.
+totals: dict[Peer, Tally] = {}
+
+
 class Connection:
     """Connects to a memcached. Use it as a context manager.
 
@@ -108,7 +112,8 @@ class Connection:
     def __init__(self, peer: Peer, timeout: float, tally: Tally | None = None) -> None:
         self.version: tuple[int, ...] = ()  # that of the server, such as (1, 6, 18), after `stats`
         self._timeout = timeout
-        self._tally = tally or Tally()
+        self._tallies = (tally or Tally(), totals.setdefault(peer, Tally()))
+        self._is_dump = False  # which memcached does not count among the bytes that it has written
         self._unknown: ProtocolError | None = None  # due to what was passed over in this answer
         self._lines: Iterator[str] = iter(())  # received, but not read yet
         self._rest = ""  # the beginning of the line after these
@@ -124,7 +129,8 @@ class Connection:
         except BaseException:
             self._socket.close()
             raise
-        self._tally.connections += 1
+        for each in self._tallies:
+            each.connections += 1
 
     @classmethod
     def to(cls, address: str, timeout: float, tally: Tally | None = None) -> Self:
@@ -162,9 +168,11 @@ class Connection:
             raise ProtocolError(
                 f"cannot list its items: its version is {found}, and that needs {oldest} or newer"
             )
+        self._is_dump = True
         items = self._metadump("all", most, count)
         if len(items) < count and len(items) != most and self.version >= OLDEST_THAT_WALKS_ALL:
             items = self._metadump("hash", most, count)
+        self._is_dump = False
         return items, count
 
     def _metadump(
@@ -265,7 +273,8 @@ class Connection:
 
     def _send(self, request: bytes) -> None:
         self._socket.sendall(request)
-        self._tally.bytes_sent += len(request)
+        for each in self._tallies:
+            each.bytes_sent += len(request)
 
     def _read_line(self) -> str:
         while (line := next(self._lines, None)) is None:
@@ -297,7 +306,8 @@ class Connection:
         if now() > self._deadline:
             raise ProtocolError("did not complete its answer in time")
         received = self._socket.recv(65536)
-        self._tally.bytes_received += len(received)
+        for each in self._tallies:
+            each.bytes_received += 0 if self._is_dump else len(received)
         self._bytes_left -= len(received)
         *lines, self._rest = (self._rest + received.decode("latin-1")).split("\n")
         self._lines = iter(lines)
