@@ -1,4 +1,4 @@
-"""Counts what clients did to a server, by memcached's own counters."""
+"""Counts the operations of clients by memcached's own counters."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COUNTERS = {
 
 
 class Counts:
-    """Holds what happened to a server while `Server.counting` lasted; known when it has ended.
+    """Holds the counts of `Server.counting`, once that has ended.
 
     ============= ==================================================================
     count         sum of these counters of memcached

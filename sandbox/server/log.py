@@ -1,6 +1,6 @@
-"""Reads operations from what memcached logs at verbosity 2.
+"""Reads operations from the log of memcached at verbosity 2.
 
-There it writes each command and each answer to its output, at once: the text protocol's as they
+There memcached writes each command and each answer to its output, at once: the text protocol's as they
 are, the binary protocol's as hexadecimal headers with words beside them. The texts are those of
 proto_text.c, proto_bin.c and memcached.c, from 1.5.22 to 1.6.45. Later versions do not log all
 answers: 1.6.45 leaves out those of delete, touch, incr and decr.
@@ -20,8 +20,8 @@ from .operations import Operation
 # Bytes of the longest key: KEY_MAX_LENGTH in memcached.h.
 LONGEST_KEY = 250
 
-# Whether an answer of the text protocol tells that it is done. EXISTS refuses a "cas", whose key is
-# there as if it were done.
+# Whether an answer of the text protocol tells that it is done. EXISTS refuses a "cas", but tells that
+# the key is there.
 ANSWERS = {
     b"STORED": True,
     b"EXISTS": True,
@@ -80,8 +80,8 @@ OPCODES = {
     for opcode in kind
 }
 
-# The same of a status of the binary protocol: success, not found, not stored. The one for "exists"
-# refuses an "add" or a "cas".
+# Whether a status of the binary protocol tells that it is done: success, not found, not stored.
+# EXISTS refuses an "add" or a "cas".
 STATUSES = {0: True, 1: False, 5: False}
 EXISTS = 2
 

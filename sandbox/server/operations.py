@@ -1,4 +1,4 @@
-"""Describes what a client has asked a server to do."""
+"""Describes an operation of a client."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Traces the operations of clients by what a server logs of them.
+"""Traces the operations of clients by the log of their server.
 
-Each process that traces a server holds a lock on the server's log, from the place on where it will
-read next. So the kernel knows who traces, and forgets those that are killed: what all have read is
-cut off between tests, and the last one switches the log off.
+Each process that traces a server locks the server's log from the place where it will read next. So
+the kernel knows the tracers, and drops the locks of killed ones. The part that all have read is cut
+off between tests. The last one switches the log off.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class _Log:
             self._close_if_unused()
 
     def read_up_to_now(self, server: Server, ends: Operations | None = None) -> None:
-        """Reads all that the server has logged of earlier operations.
+        """Reads the log up to now, once the server is at rest.
 
         :param ends: a trace that ends now. Its server stops logging if no other one is left.
         :raises ServerError: it does not answer, or does not log.
@@ -196,7 +196,7 @@ class _Log:
             os.ftruncate(self._file(), 0)
 
     def read_between_tests(self) -> None:
-        """Reads what is there, and cuts off what no process will read any more."""
+        """Reads the log, and cuts off the part that each process has read."""
         try:
             self._read(None)
             self._deliver(all_answered=False)

@@ -1,4 +1,4 @@
-"""Waits until a server has executed what clients have sent: it is at rest then.
+"""Waits until a server is at rest: until it has executed all that clients have sent.
 
 There are two roads:
 
