@@ -1,9 +1,9 @@
 """Reads operations from the log of memcached at verbosity 2.
 
-There memcached writes each command and each answer to its output, at once: the text protocol's as they
-are, the binary protocol's as hexadecimal headers with words beside them. The texts are those of
-proto_text.c, proto_bin.c and memcached.c, from 1.5.22 to 1.6.45. Later versions do not log all
-answers: 1.6.45 leaves out those of delete, touch, incr and decr.
+There memcached writes each command and each answer to its output, at once: those of the text
+protocol as they are, those of the binary protocol as hexadecimal headers with words beside them.
+The texts are those of proto_text.c, proto_bin.c and memcached.c, from 1.5.22 to 1.6.45. Later
+versions do not log all answers: 1.6.45 leaves out those of delete, touch, incr and decr.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .operations import Operation
 # Bytes of the longest key: KEY_MAX_LENGTH in memcached.h.
 LONGEST_KEY = 250
 
-# Whether an answer of the text protocol tells that it is done. EXISTS refuses a "cas", but tells that
-# the key is there.
+# Whether an answer of the text protocol tells that it is done. EXISTS refuses a "cas", but tells
+# that the key is there.
 ANSWERS = {
     b"STORED": True,
     b"EXISTS": True,
