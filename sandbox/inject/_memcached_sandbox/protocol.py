@@ -10,6 +10,7 @@ socket.socket may be a project's own: gevent, eventlet and pytest-socket replace
 from __future__ import annotations
 
 import _socket
+import _thread
 import re
 import time
 
@@ -91,8 +92,19 @@ class Tally:
         self.bytes_received = 0
 
 
-# The bytes that this process has exchanged with each server, by all connections of this module.
-totals: dict[Peer, Tally] = {}
+# What each thread of this process has exchanged with each server by connections of this module. No
+# two threads count in the same place: they could interrupt each other.
+_totals: dict[tuple[Peer, int], Tally] = {}
+
+
+def exchanged(address: str) -> tuple[int, int]:
+    """Returns how many bytes this process has sent to a server, and received from it."""
+    peer = Address(address).peer
+    tallies = [tally for (other, _), tally in [*_totals.items()] if other == peer]
+    return (
+        sum(tally.bytes_sent for tally in tallies),
+        sum(tally.bytes_received for tally in tallies),
+    )
 
 
 class Connection:
@@ -112,7 +124,8 @@ class Connection:
     def __init__(self, peer: Peer, timeout: float, tally: Tally | None = None) -> None:
         self.version: tuple[int, ...] = ()  # that of the server, such as (1, 6, 18), after `stats`
         self._timeout = timeout
-        self._tallies = (tally or Tally(), totals.setdefault(peer, Tally()))
+        total = _totals.setdefault((peer, _thread.get_ident()), Tally())
+        self._tallies = (tally or Tally(), total)
         self._is_dump = False  # which memcached does not count among the bytes that it has written
         self._unknown: ProtocolError | None = None  # due to what was passed over in this answer
         self._lines: Iterator[str] = iter(())  # received, but not read yet
