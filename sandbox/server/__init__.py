@@ -40,7 +40,7 @@ class Server:
     __module__ = "sandbox"  # where its users find it
 
     _crawl = False
-    _threads: tuple[int, int] | None = None  # its pid and how many threads it has, once known
+    _pid_and_threads: tuple[int, int] | None = None  # once it was asked for them
 
     def __init__(self, address: str | None) -> None:
         self._address = None if address is None else _parsed(address)
@@ -152,27 +152,26 @@ class Server:
             yield connection
 
     @contextmanager
-    def _at_rest(self) -> Iterator[protocol.Connection]:
-        """Connects to the server, once it has executed what clients have sent."""
+    def _at_rest(self) -> Iterator[tuple[protocol.Connection, str]]:
+        """Connects to the server, once it is at rest.
+
+        :returns: the connection, and why operations may be missing, or "".
+        """
         from ..inject import protocol, rest
 
         address = self.address
         with self._explained():
             held_back = rest.await_clients([address])
             with rest.WatchedServer(
-                address, ANSWER_TIMEOUT, self._sees_threads(), protocol.Tally(), self._threads
+                *(address, ANSWER_TIMEOUT, self._sees_threads(), protocol.Tally()),
+                self._pid_and_threads,
             ) as watched:
-                self._threads = watched.process
+                self._pid_and_threads = watched.process
+                problem = ""
                 if not watched.comes_to_rest() or held_back:
                     watched.connection.stats()  # It may have ended.
-                    import warnings
-
-                    text = (
-                        f"memcached at {address} does not come to rest: a client writes on, and "
-                        "its operations are only counted or traced in part"
-                    )
-                    warnings.warn(text, RuntimeWarning, stacklevel=6)
-                yield watched.connection
+                    problem = f"memcached at {address} does not come to rest: a client writes on"
+                yield watched.connection, problem
 
     def _sees_threads(self) -> bool:
         """Returns whether it runs on this machine, as far as that is known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -90,7 +91,9 @@ def _read(server: Server) -> dict[str, int]:
 
     Also returns its pid.
     """
-    with server._at_rest() as connection:
+    with server._at_rest() as (connection, problem):
+        if problem:
+            warnings.warn(f"{problem}, and is counted in part", RuntimeWarning, stacklevel=4)
         # memcached has read the next request when it answers, but not sent that answer.
         sent, received = protocol.exchanged(server.address)
         counters = connection.stats()

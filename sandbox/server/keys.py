@@ -45,9 +45,11 @@ def _prefixes(server: str) -> set[str]:
         f"{config.get('KEY_PREFIX', '')}:"
         for config in conf.settings.CACHES.values()
         if _makes_keys_by_default(config.get("KEY_FUNCTION"))
-        for location in locations.addresses(config.get("LOCATION", ""))
         # A backend that is known only when it connects has its main address here still.
-        if addresses.Address(resolved.get(location, location)).place == place
+        for location in locations.addresses(
+            locations.repointed(config.get("LOCATION", ""), resolved)
+        )
+        if addresses.Address(location).place == place
     }
 
 

@@ -43,6 +43,9 @@ OF_CONNECTION = re.compile(rb"([<>])(\d+) (.*)$", re.DOTALL)
 # What other lines there are, beside the words of binary requests.
 OF_NO_CONNECTION = re.compile(rb"CAS:  failure: |\d+: Client using the \w+ protocol$")
 
+# A line that was written for a trace, and not for a person.
+TRACED = re.compile(rb"[<>]\d+ |\d+: Client using |CAS:  |Deleting |incr |Value len is ")
+
 # What begins a binary request or response, and four bytes of its header.
 BEGIN_BINARY = (b"Read binary protocol data:", b"Writing bin response:")
 HEADER_PART = re.compile(rb" {1,3}0x(..) 0x(..) 0x(..) 0x(..)$")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import _socket  # without what socket adds, whose import takes as long as a server's start
 import os
 import posix  # gevent and eventlet replace functions of os, but none of posix
-import re
 import sys
 import threading
 import time
@@ -42,11 +41,10 @@ DYING_TIME = 0.2
 # asks whether the server is at rest relies on it. The default is 20.
 EVERY_REQUEST = "-R1000000"
 
-# Bytes of the end of memcached's output to show when it fails, and to look for them in, and a line
-# there that was written for a trace.
+# Bytes of the end of memcached's output to show when it fails, and to read for that: most of it may
+# be that of a trace.
 LAST_OUTPUT = 500
 READ_OUTPUT = 20_000
-TRACED = re.compile(rb"[<>]\d+ |\d+: Client using |CAS:  |Deleting |incr |Value len is ")
 
 
 class Memcached(Server):
@@ -184,7 +182,7 @@ class Memcached(Server):
             if self._process is not None and self._finalizer is not None:
                 self._process.end()
                 self._finalizer.detach()
-            self._finalizer = self._process = self._address = self._threads = None
+            self._finalizer = self._process = self._address = self._pid_and_threads = None
 
     @property
     def asked(self) -> Tally | None:
@@ -458,6 +456,8 @@ class _Process:
 
     def _said(self) -> str:
         """Returns the end of memcached's output in one line; nothing if it has printed nothing."""
+        from .log import TRACED
+
         output = self.directory.read_output(READ_OUTPUT)
         if len(output) == READ_OUTPUT:
             output = output.partition(b"\n")[2]  # without a line that is cut

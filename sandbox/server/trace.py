@@ -171,7 +171,7 @@ class _Log:
         if server._log_path() != self.path:
             raise ServerError(f"memcached at {self._address} was started anew while it was traced")
         mark = protocol.MARK + b" " + os.urandom(6).hex().encode()
-        with server._at_rest() as connection:
+        with server._at_rest() as (connection, problem):
             # A client may have switched the log off.
             connection.send(b"%b\r\nverbosity 2\r\n%b\r\n" % (protocol.MARK, mark))
             connection.await_mark()
@@ -183,7 +183,7 @@ class _Log:
                     f"{self.path}; if it is a script, let it end with 'exec memcached \"$@\"'"
                 )
             self._deliver(all_answered=True)
-            self._add_flaws(server)
+            self._add_flaws(server, problem)
             if ends is not None and len(self.traces) == 1:
                 self._switch_off(connection)
 
@@ -241,12 +241,14 @@ class _Log:
         for each in self.traces:
             each.extend(operations)
 
-    def _add_flaws(self, server: Server) -> None:
+    def _add_flaws(self, server: Server, problem: str) -> None:
         """Notes for each trace why operations may be missing."""
         reader = self._reader
         traced = f"memcached at {self._address}, which was being traced"
         flaws = [f"a client has sent {command!r} to {traced}" for command in reader.verbosities]
-        _, threads = server._threads or (0, 1)
+        if problem:
+            flaws.append(problem)
+        _, threads = server._pid_and_threads or (0, 1)
         if reader.mixed_lines and threads > 1:
             flaws.append(
                 f"the threads of {traced}, have mixed {reader.mixed_lines:,} lines of its log"

@@ -23,11 +23,8 @@ EXPIRY = 60
 Do = Callable[[str, bytes], Any]
 
 
-def pymemcache_client(address: str, closing: ExitStack) -> dict[str, Do]:
-    client = pymemcache.Client(
-        address, no_delay=True, default_noreply=False, allow_unicode_keys=True
-    )
-    closing.callback(client.close)
+def _common(client: Any) -> dict[str, Do]:
+    """Return what most clients do in the same way."""
     return {
         "get": lambda key, _: client.get(key),
         "set": lambda key, value: client.set(key, value, EXPIRY),
@@ -35,13 +32,21 @@ def pymemcache_client(address: str, closing: ExitStack) -> dict[str, Do]:
         "replace": lambda key, value: client.replace(key, value, EXPIRY),
         "append": client.append,
         "prepend": client.prepend,
-        "cas": lambda key, value: client.cas(key, value, b"1", EXPIRY),
         "delete": lambda key, _: client.delete(key),
         "touch": lambda key, _: client.touch(key, EXPIRY),
         "incr": lambda key, _: client.incr(key, 2),
         "decr": lambda key, _: client.decr(key, 1),
         "flush": lambda _, __: client.flush_all(),
     }
+
+
+def pymemcache_client(address: str, closing: ExitStack) -> dict[str, Do]:
+    client = pymemcache.Client(
+        address, no_delay=True, default_noreply=False, allow_unicode_keys=True
+    )
+    closing.callback(client.close)
+    cas = {"cas": lambda key, value: client.cas(key, value, b"1", EXPIRY)}
+    return _common(client) | cas
 
 
 def pylibmc_client(address: str, closing: ExitStack, binary: bool) -> dict[str, Do]:
@@ -57,39 +62,20 @@ def pylibmc_client(address: str, closing: ExitStack, binary: bool) -> dict[str, 
 
     incr, decr = unless_missing(client.incr), unless_missing(client.decr)
     replace = unless_missing(client.replace)
-    does: dict[str, Do] = {
-        "get": lambda key, _: client.get(key),
-        "set": lambda key, value: client.set(key, value, EXPIRY),
-        "add": lambda key, value: client.add(key, value, EXPIRY),
+    does = _common(client) | {
         "replace": lambda key, value: replace(key, value, EXPIRY),
-        "append": client.append,
-        "prepend": client.prepend,
-        "delete": lambda key, _: client.delete(key),
         "incr": lambda key, _: incr(key, 2),
         "decr": lambda key, _: decr(key, 1),
-        "flush": lambda _, __: client.flush_all(),
     }
-    if not binary:  # There it waits for 5 seconds for more than memcached answers.
-        does["touch"] = lambda key, _: client.touch(key, EXPIRY)
+    if binary:  # There it waits for 5 seconds for more than memcached answers.
+        del does["touch"]
     return does
 
 
 def python_memcached_client(address: str, closing: ExitStack) -> dict[str, Do]:
     client = memcache.Client([address])
     closing.callback(client.disconnect_all)
-    return {
-        "get": lambda key, _: client.get(key),
-        "set": lambda key, value: client.set(key, value, EXPIRY),
-        "add": lambda key, value: client.add(key, value, EXPIRY),
-        "replace": lambda key, value: client.replace(key, value, EXPIRY),
-        "append": lambda key, value: client.append(key, value, EXPIRY),
-        "prepend": lambda key, value: client.prepend(key, value, EXPIRY),
-        "delete": lambda key, _: client.delete(key),
-        "touch": lambda key, _: client.touch(key, EXPIRY),
-        "incr": lambda key, _: client.incr(key),
-        "decr": lambda key, _: client.decr(key),
-        "flush": lambda _, __: client.flush_all(),
-    }
+    return _common(client)
 
 
 def bmemcached_client(address: str, closing: ExitStack) -> dict[str, Do]:

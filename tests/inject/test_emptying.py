@@ -67,6 +67,11 @@ def test_flush_of_a_server_warns_of_a_client_that_writes_on(
         monkeypatch.setattr(rest, "REST_TIMEOUT", 0.02)
         with pytest.warns(RuntimeWarning, match=f"memcached at {server.address} was flushed befo"):
             server.flush()
+        match = f"memcached at {server.address} does not come to rest: a client writes on"
+        for look in (server.counting, server.trace):
+            with pytest.warns(RuntimeWarning, match=match) as warned, look():
+                pass
+            assert {warning.filename for warning in warned} == {__file__}
 
 
 def answers(address: str) -> bool:
