@@ -65,7 +65,7 @@ class Operations(list[Operation]):
     def _warn(self, stacklevel: int) -> None:
         flaws, self._flaws = self._flaws, []
         for flaw in flaws:
-            warnings.warn(f"{flaw}: operations may be missing", RuntimeWarning, stacklevel + 1)
+            warnings.warn(f"{flaw}: operations may be missing", RuntimeWarning, stacklevel)
 
     def __reduce__(self) -> tuple[type[list[Operation]], tuple[list[Operation]]]:
         """Makes copies plain lists."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sandbox import Memcached, Server, ServerError
+from sandbox.inject import rest
 from sandbox.server.operations import Operation
 
 from ..helpers.memcacheds import MainMemcached
@@ -178,8 +179,10 @@ def test_client_that_switches_logging_off_is_reported(
     with server.trace() as operations:
         client.get("a")
         client.raw_command("verbosity 0")
-        with pytest.warns(RuntimeWarning, match=r"has sent 'verbosity 0' to memcached at"):
+        match = r"has sent 'verbosity 0' to memcached at"
+        with pytest.warns(RuntimeWarning, match=match) as warned:
             operations.sync()
+        assert [warning.filename for warning in warned] == [__file__]
         client.get("b")
     assert lines(operations) == ["get a miss", "get b miss"]
 
@@ -326,3 +329,14 @@ def test_lines_that_threads_have_mixed_are_reported() -> None:
             RuntimeWarning, match=r"^the threads of .* have mixed 2 lines of its log:"
         ):
             operations.sync()
+
+
+def test_client_that_writes_on_is_reported(
+    server: Memcached, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A real one would have the log grow by a million lines in the meantime.
+    monkeypatch.setattr(rest.WatchedServer, "comes_to_rest", lambda _: False)
+    with pytest.warns(RuntimeWarning, match="does not come to rest: a client writes on") as warned:
+        with server.trace():
+            pass
+    assert [warning.filename for warning in warned] == [__file__]
