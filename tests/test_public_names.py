@@ -27,7 +27,7 @@ PUBLIC = {
         "ServerError",
         "StartError",
     ],
-    "sandbox.django": ["sandboxed", "sandboxed_caches"],
+    "sandbox.django": ["CacheOpsMixin", "sandboxed", "sandboxed_caches"],
     "sandbox.django.runner": ["SandboxRunner", "SandboxRunnerMixin"],
     "sandbox.pytest": ["sandboxed_caches_fixture"],
     "sandbox.unittest": ["MemcachedMixin", "MemcachedTestCase"],

@@ -1,7 +1,8 @@
 """Ways into the sandbox for a Django project: `sandboxed` in settings, `sandboxed_caches` in tests.
 
-`SandboxRunner`, and its mixin, are for TEST_RUNNER. Importing this module imports neither Django
-nor the rest of the package, so that `sandboxed` may stay in the settings of production.
+`SandboxRunner`, and its mixin, are for TEST_RUNNER, `CacheOpsMixin` is for test cases. Importing
+this module imports neither Django nor the rest of the package, so that `sandboxed` may stay in the
+settings of production.
 """
 
 from __future__ import annotations
@@ -17,10 +18,18 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ..server.options import MemcachedOptions
+    from .assertions import CacheOpsMixin
     from .caches import sandboxed_caches
     from .runner import SandboxRunner, SandboxRunnerMixin
 
-__all__ = ["SandboxRunner", "SandboxRunnerMixin", "sandboxed", "sandboxed_caches"]
+__all__ = ["CacheOpsMixin", "SandboxRunner", "SandboxRunnerMixin", "sandboxed", "sandboxed_caches"]
+
+_HOMES = {
+    "CacheOpsMixin": "assertions",
+    "SandboxRunner": "runner",
+    "SandboxRunnerMixin": "runner",
+    "sandboxed_caches": "caches",
+}
 
 
 def sandboxed(
@@ -56,12 +65,8 @@ def sandboxed(
 
 
 def __getattr__(name: str) -> object:
-    if name == "sandboxed_caches":
-        from .caches import sandboxed_caches
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-        return sandboxed_caches
-    if name in ("SandboxRunner", "SandboxRunnerMixin"):
-        from . import runner
-
-        return getattr(runner, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Collection, Iterator
+    from contextlib import AbstractContextManager
     from typing import Literal
 
+    from typing_extensions import Unpack
+
+    from ..inspection.assertions import ExpectedCounts
     from .fixtures import sandboxed_caches_fixture
 
 __all__ = ["sandboxed_caches_fixture"]
@@ -131,6 +135,36 @@ def pytest_configure(config: pytest.Config) -> None:
 
         with errors_explained():
             begin(config)
+
+
+@pytest.fixture
+def assert_cache_ops() -> Callable[..., AbstractContextManager[None]]:
+    """Fails if the body of a ``with`` does something else to caches than it says.
+
+        with assert_cache_ops(gets=2, hits=1):
+            client.get("/")
+
+    The counts are those of `sandbox.Counts`; what is not named is not compared. ``using=`` names
+    another alias of CACHES than "default", or several.
+    """
+    return _assertion("assert_cache_ops()")
+
+
+@pytest.fixture
+def assert_max_cache_ops() -> Callable[..., AbstractContextManager[None]]:
+    """Fails if the body of a ``with`` does more to caches than it says; see assert_cache_ops."""
+    return _assertion("assert_max_cache_ops()", is_limit=True)
+
+
+def _assertion(caller: str, is_limit: bool = False) -> Callable[..., AbstractContextManager[None]]:
+    def assertion(
+        *, using: str | Collection[str] = "default", **counts: Unpack[ExpectedCounts]
+    ) -> AbstractContextManager[None]:
+        from ..django.assertions import expected_operations
+
+        return expected_operations(caller, using, counts, is_limit)
+
+    return assertion
 
 
 def __getattr__(name: str) -> object:

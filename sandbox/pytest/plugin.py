@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from ..django.aliases import servers_by_alias
 from ..errors import printable
 from ..inject import refusals
 from ..run.local import local_source
 from ..run.summary import Summary, contents, refused
 from ..server import Server
+from ..server.memcached import server_at
 from . import NAME, flag
 from .options import is_set, memcached_options
 
@@ -92,33 +93,7 @@ class SandboxedSession(FailureContents):
 
     def servers_by_alias(self) -> dict[str, list[Server]]:
         """Returns the servers behind each alias of CACHES that is in the sandbox."""
-        if "django.conf" not in sys.modules and "DJANGO_SETTINGS_MODULE" not in os.environ:
-            return {}
-        from django.conf import ENVIRONMENT_VARIABLE, settings
-
-        from ..inject import locations
-
-        if not settings.configured and ENVIRONMENT_VARIABLE not in os.environ:
-            return {}
-        servers = {}
-        caches = settings.CACHES  # It is repointed now, at the latest.
-        known = self._run.servers()
-        for alias, config in caches.items():
-            # A backend that is known only when it connects has its main addresses here still.
-            addresses = [
-                self._run.resolved.get(address, address)
-                for address in locations.addresses(config.get("LOCATION", ""))
-            ]
-            ours = [self._server(address) for address in addresses if address in known]
-            if ours and alias not in self._run.excluded:
-                servers[alias] = ours
-        return servers
-
-    def _server(self, address: str) -> Server:
-        """Returns a server of this process, which knows how it ended, or else a plain one."""
-        source = local_source(self._run)
-        owned = source.servers() if source else []
-        return next((server for server in owned if server.address == address), Server(address))
+        return servers_by_alias(self._run)
 
     def pytest_report_header(self, config: pytest.Config) -> str | None:
         """Returns a line about the servers of the session."""
@@ -161,7 +136,7 @@ class SandboxedSession(FailureContents):
         mains = {server: main for main, server in self._run.resolved.items()}
         return [
             section_of(
-                self._server(address),
+                server_at(address),
                 f", in place of {mains[address]}" if address in mains else "",
             )
             for address in sorted(self._run.servers())

@@ -84,10 +84,9 @@ class Server:
         with self._explained(), closing(emptier):
             restless = emptier.empty([address], self._crawl)
         if restless:
-            import warnings
+            from .warn import warn_user
 
-            text = f"memcached at {address} {emptying.RESTLESS}"
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
+            warn_user(f"memcached at {address} {emptying.RESTLESS}")
 
     def trace(self) -> AbstractContextManager[Operations]:
         """Traces the operations of all clients, in any process and language, while its body lasts.

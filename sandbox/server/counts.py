@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ..errors import ServerError
 from ..inject import protocol
+from .warn import warn_user
 
 if TYPE_CHECKING:
     from . import Server
@@ -93,7 +93,7 @@ def _read(server: Server) -> dict[str, int]:
     """
     with server._at_rest() as (connection, problem):
         if problem:
-            warnings.warn(f"{problem}, and is counted in part", RuntimeWarning, stacklevel=4)
+            warn_user(f"{problem}, and is counted in part")
         # memcached has read the next request when it answers, but not sent that answer.
         sent, received = protocol.exchanged(server.address)
         counters = connection.stats()

@@ -157,6 +157,7 @@ class Memcached(Server):
             self._finalizer = weakref.finalize(self, process.end)
             self._finalizer.atexit = False  # the reaper ends it when the interpreter is gone
             self._process = process
+            _started.add(self)
         self.command = process.command
 
     def wait(self) -> None:
@@ -241,6 +242,20 @@ class Memcached(Server):
     def _explain(self, error: Exception) -> str | None:
         # A dying process loses its connections one by one, and the end may not be known yet.
         return self._running().exit_reason(0 if isinstance(error, TimeoutError) else DYING_TIME)
+
+
+# The servers that this process has started.
+_started: weakref.WeakSet[Memcached] = weakref.WeakSet()
+
+
+def servers_of_process() -> dict[str, Server]:
+    """Returns the servers that run in this process, by address."""
+    return {server._address: server for server in [*_started] if server._address is not None}
+
+
+def server_at(address: str) -> Server:
+    """Returns the server of this process at an address, or else one that knows no more than it."""
+    return servers_of_process().get(address) or Server(address)
 
 
 class _Process:

@@ -14,7 +14,6 @@ import stat
 import struct
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from ..system import deferred
 from .keys import name_of_key
 from .log import LogReader
 from .operations import Operation
+from .warn import warn_user
 
 if TYPE_CHECKING:
     from . import Server
@@ -60,12 +60,12 @@ class Operations(list[Operation]):
             if (log := _log_of(self)) is None:
                 raise ServerError("this trace has ended, or belongs to the parent of this process")
             log.read_up_to_now(self._server)
-        self._warn(stacklevel=3)
+        self._warn()
 
-    def _warn(self, stacklevel: int) -> None:
+    def _warn(self) -> None:
         flaws, self._flaws = self._flaws, []
         for flaw in flaws:
-            warnings.warn(f"{flaw}: operations may be missing", RuntimeWarning, stacklevel)
+            warn_user(f"{flaw}: operations may be missing")
 
     def __reduce__(self) -> tuple[type[list[Operation]], tuple[list[Operation]]]:
         """Makes copies plain lists."""
@@ -86,7 +86,7 @@ def trace(server: Server) -> Iterator[Operations]:
         with suppress(ServerError):  # What has failed before matters more.
             _end(server, operations)  # An interrupt may have come just before it.
         raise
-    operations._warn(stacklevel=4)
+    operations._warn()
 
 
 def _end(server: Server, operations: Operations) -> None:

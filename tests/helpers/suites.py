@@ -77,8 +77,9 @@ TRACED = """
 from django.core.cache import cache
 from django.test import SimpleTestCase
 from sandbox import Server
+from sandbox.django import CacheOpsMixin
 
-class TraceTests:
+class TraceTests(CacheOpsMixin):
     def test(self):
         server = Server(cache._servers[0])
         name = type(self).__name__
@@ -89,6 +90,8 @@ class TraceTests:
             ("get", f":1:{name}", name), ("set", f":3:{name}", name)
         ], operations
         assert (counts.gets, counts.sets) == (1, 1), counts
+        with self.assertCacheOps(gets=1, hits=1, sets=0), self.assertMaxCacheOps(gets=1):
+            cache.get(name, version=3)
     test_again = test
 
 class A(TraceTests, SimpleTestCase): pass

@@ -1,0 +1,1 @@
+"""Tells what tests did to their caches."""
