@@ -13,14 +13,23 @@ from ..errors import SandboxError
 from ..inject import refusals
 from ..server.options import BY_KEYWORD
 from .guards import Guards
-from .options import CONTEXT_SETTINGS, SandboxOption, sandbox_of, sandbox_options, table_option
-from .output import FAILURE, ExitWatcher, say
+from .options import (
+    CONTEXT_SETTINGS,
+    SandboxOption,
+    leak_options,
+    sandbox_of,
+    sandbox_options,
+    table_option,
+)
+from .output import FAILURE, ExitWatcher, say, say_as_it_is
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from ..run.control import Control
     from ..run.kernel_guard import KernelGuard
     from ..run.sandbox import Sandbox
+    from ..run.summary import Summary
     from ..server.memcached import Memcached
     from .child import Command
     from .options import SandboxOptions
@@ -39,6 +48,8 @@ UNUSED_BY_DJANGO = (
 @sandbox_options
 @table_option(BY_KEYWORD["strict"])
 @table_option(BY_KEYWORD["quiet"])
+@table_option(BY_KEYWORD["leaks"])
+@table_option(BY_KEYWORD["leaks_json"])
 @click.option(
     "--redirect",
     cls=SandboxOption,
@@ -62,6 +73,8 @@ UNUSED_BY_DJANGO = (
 def command(
     strict: bool,
     quiet: bool,
+    leaks: bool,  # noqa: ARG001 - leak_options() reads both
+    leaks_json: str | None,  # noqa: ARG001
     redirect: bool,
     kernel_guard: bool | None,
     verbose: bool,
@@ -88,8 +101,18 @@ def command(
     """  # fmt: skip
     with sandbox_of(options) as sandbox:
         guards = Guards.of(redirect, kernel_guard, strict, options["unix"])
+        tells_leaks, leaks_file = leak_options(options["no_inject"])
+        if tells_leaks:
+            from ..inspection.inspector import Inspector
+
+            sandbox.inspector = Inspector()
         launched = sandbox.launch(options["servers"])
-        child, status = _run(sandbox, launched, command, options, guards, quiet, strict, verbose)
+        from ..run.summary import Summary  # while the servers come up
+
+        summary = Summary("--memory", strict, quiet)
+        if tells_leaks:
+            summary.expect_leaks(leaks_file)
+        child, status = _run(sandbox, launched, command, options, guards, summary, verbose)
         with child.errors:
             sandbox.stop()
     child.errors.report()
@@ -103,14 +126,12 @@ def _run(
     command: Sequence[str],
     options: SandboxOptions,
     guards: Guards,
-    quiet: bool,
-    strict: bool,
+    summary: Summary,
     verbose: bool,
 ) -> tuple[Command, int]:
     """Runs the command, prints the summary, and returns the command with the exit status."""
     # While the servers come up:
     from ..run.control import Control
-    from ..run.summary import Summary
     from .child import hold_signals
     from .variables import variables_of
 
@@ -124,9 +145,13 @@ def _run(
     injects = not options["no_inject"]
     kernel_guard = guards.kernel_guard(sandbox, injects)
     control = Control(sandbox, sandbox.control_directory.socket, kernel_guard)
-    variables = variables_of(options, os.environ, launched, control.path, guards.leads)
+    inspector = sandbox.inspector
+    if inspector is not None:
+        inspector.read_in_thread()
+    variables = variables_of(
+        *(options, os.environ, launched, control.path, guards.leads), marks=inspector is not None
+    )
     watcher = ExitWatcher(sandbox)
-    summary = Summary("--memory", strict, quiet)
     _tell_outer_run()
     with kernel_guard or nullcontext():
         env = {**os.environ, **variables}
@@ -142,20 +167,36 @@ def _run(
         if summary.tells_use:
             summary.add_servers(running)
     with child.errors:
-        summary.refusals += control.refusals
-        if kernel_guard is not None and kernel_guard.is_on:
-            guards.tell(summary, kernel_guard, control, launched)
-        hint = guards.hint(kernel_guard)
-        if not control.was_asked and not summary.shows_use(sandbox.servers):
-            summary.report_unused(UNUSED_BY_DJANGO if injects else UNUSED, hint)
-        elif hint and any(refusal.kind == refusals.MAIN for refusal in summary.refusals):
-            summary.add_note(hint)
-        for line in summary.lines():
-            say(line.text)
+        if inspector is not None:
+            summary.add_leaks(inspector.finish())
+            summary.write_leaks()
+        _tell(summary, sandbox, launched, control, guards, kernel_guard, injects)
     if summary.has_failed:
         # A command that failed may have ended before it used the sandbox.
         status = FAILURE if refusals.faults(summary.refusals) else status or FAILURE
     return child, status
+
+
+def _tell(
+    summary: Summary,
+    sandbox: Sandbox,
+    launched: Sequence[Memcached],
+    control: Control,
+    guards: Guards,
+    kernel_guard: KernelGuard | None,
+    injects: bool,
+) -> None:
+    """Prints the summary, with what the guards have to add to it."""
+    summary.refusals += control.refusals
+    if kernel_guard is not None and kernel_guard.is_on:
+        guards.tell(summary, kernel_guard, control, launched)
+    hint = guards.hint(kernel_guard)
+    if not control.was_asked and not summary.shows_use(sandbox.servers):
+        summary.report_unused(UNUSED_BY_DJANGO if injects else UNUSED, hint)
+    elif hint and any(refusal.kind == refusals.MAIN for refusal in summary.refusals):
+        summary.add_note(hint)
+    for line in summary.lines():
+        say_as_it_is(line.titled("sandbox"))
 
 
 def _start(

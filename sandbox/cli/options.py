@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from ..errors import OptionError
-from ..run.options import OF_RUN, read_run
+from ..run.options import OF_RUN, read_leaks, read_run
 from ..run.sandbox import Sandbox
 from ..server.options import BY_KEYWORD, OF_MEMCACHED, Given, Option, merged, read_memcached, typed
 from .parameters import Variable
@@ -174,6 +174,22 @@ def wrong_env(problem: str) -> click.BadParameter:
 def run_options() -> dict[str, Any]:
     """Returns the options of a run that the command was given."""
     return read_run(_given(OF_RUN))
+
+
+def leak_options(no_inject: bool) -> tuple[bool, str]:
+    """Returns whether the command is to tell of leaks, and the file to write them into, or "".
+
+    :raises click.UsageError: an option is wrong.
+    """
+    given = _given(BY_KEYWORD[keyword] for keyword in ("leaks", "leaks_json", "flush"))
+    try:
+        is_on, path = read_leaks(given)
+    except OptionError as error:
+        raise click.UsageError(f"{error}.") from None
+    if is_on and no_inject:
+        spelled = given["leaks_json" if path else "leaks"].spelled
+        raise click.UsageError(f"{spelled} means nothing with --no-inject, {_CHANGES_NOTHING}.")
+    return is_on, path
 
 
 def _given(options: Iterable[Option]) -> dict[str, Given]:

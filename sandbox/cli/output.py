@@ -28,9 +28,14 @@ INTERRUPTED = 130
 
 
 def say(line: str) -> None:
+    """Prints a line on stderr, with the name of the command before it."""
+    say_as_it_is(f"sandbox: {line}")
+
+
+def say_as_it_is(line: str) -> None:
     """Prints a line on stderr."""
     with suppress(OSError):  # It may have gone away: the exit status still tells.
-        click.echo(f"sandbox: {printable(line)}", err=True)
+        click.echo(printable(line), err=True)
 
 
 def describe(error: Exception) -> str:

@@ -25,10 +25,12 @@ def variables_of(
     servers: Sequence[Memcached],
     control: str,
     leads: str = "",
+    marks: bool = False,
 ) -> dict[str, str]:
     """Returns the variables that lead into a sandbox, beside those that are in ``environ``.
 
     :param leads: what the guard of the kernel leads to the servers: "", "workers" or "all".
+    :param marks: whether tests are marked in the logs of the servers.
     """
     if options["no_inject"]:
         injected = without_injection(environ)
@@ -42,6 +44,7 @@ def variables_of(
             given.get("crawl", False),
             guarded,
             leads,
+            marks,
         )
         injected = injection_variables(environ, injection)
     injects = not options["no_inject"]

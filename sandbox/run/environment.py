@@ -47,6 +47,7 @@ class Injection(NamedTuple):
     """Settings of the Python processes of a run.
 
     leads: what the guard of the kernel leads to servers: "", "workers" or "all".
+    marks: the processes mark tests in the logs of servers.
     """
 
     exclude: Collection[str]
@@ -54,6 +55,7 @@ class Injection(NamedTuple):
     crawl: bool
     guarded: Collection[str]
     leads: str = ""
+    marks: bool = False
 
 
 def unknown_placeholder(template: str, servers: int, unix: bool) -> str | None:
@@ -171,6 +173,7 @@ def injection_variables(environ: Mapping[str, str], injection: Injection) -> dic
         "MEMCACHED_SANDBOX_RUN_CRAWL": "1" if injection.crawl else "",
         "MEMCACHED_SANDBOX_GUARDED": " ".join(injection.guarded),
         hooks.LEADS: injection.leads,
+        hooks.MARKS: "1" if injection.marks else "",
     }
 
 

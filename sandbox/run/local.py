@@ -22,6 +22,7 @@ from .environment import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from ..inspection.inspector import Inspector
     from ..server.memcached import Memcached
     from ..server.options import MemcachedOptions
     from .control import Control
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
 class LocalSource:
     """Owns the servers of a run, and starts them when they are first asked for."""
 
-    def __init__(self, options: MemcachedOptions) -> None:
+    def __init__(self, options: MemcachedOptions, inspector: Inspector | None = None) -> None:
         from .sandbox import Sandbox  # A process that only joins a run needs none.
 
         self._sandbox = Sandbox(**options)
+        self._sandbox.inspector = inspector
         self._control: Control | None = None
         self._owner = os.getpid()
         self._worker_sets = 0
@@ -133,6 +135,7 @@ def sandbox_run(
     guard: Collection[str] | None = (),
     exclude_option: str = "exclude=[{alias!r}]",
     distributes: bool = False,
+    inspector: Inspector | None = None,
     **options: Unpack[MemcachedOptions],
 ) -> Iterator[run.Run]:
     """Puts this process into a run while the context lasts.
@@ -147,6 +150,7 @@ def sandbox_run(
     :param exclude_option: how the user excludes ``{alias}``, for errors of a run that is owned.
     :param distributes: whether workers with runs of their own have the tests. This process has no
         server then, until its CACHES are read.
+    :param inspector: follows the logs of its own servers.
     :param options: those of `sandbox.Memcached`, for servers of its own.
     :raises SandboxError: an option is wrong, or a server cannot be started.
     """
@@ -155,7 +159,10 @@ def sandbox_run(
         with (
             _joined(exclude, flush, options.get("crawl", False), guard)
             if is_in_a_run()
-            else _owned(exclude, flush or "test", guard, exclude_option, distributes, options)
+            else _owned(
+                *(exclude, flush or "test", guard, exclude_option, distributes),
+                *(inspector, options),
+            )
         ) as entered:
             yield entered
     finally:
@@ -209,6 +216,7 @@ def _owned(
     guarded: Collection[str] | None,
     exclude_option: str,
     distributes: bool,
+    inspector: Inspector | None,
     options: MemcachedOptions,
 ) -> Iterator[run.Run]:
     # To say now what is wrong, and not when the first server is asked for.
@@ -217,8 +225,9 @@ def _owned(
     guarded = [] if guarded is None else [hooks.MAIN_MEMCACHED, *guarded]
     children_flush = "test" if flush == "test" else "never"  # they know no more
     crawl = options.get("crawl", False)
-    with injection(os.environ, Injection(exclude, children_flush, crawl, guarded)):
-        source = LocalSource(options)
+    marks = inspector is not None
+    with injection(os.environ, Injection(exclude, children_flush, crawl, guarded, marks=marks)):
+        source = LocalSource(options, inspector)
         source.publish()
         own = run.Run(source)
         own.flushed_after, own.crawls = flush, crawl

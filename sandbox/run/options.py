@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,35 @@ def read_run(given: Mapping[str, Given], flushes: Collection[str] = FLUSHES) -> 
     if no_guard:
         values["guard"] = None
     return values
+
+
+def read_leaks(given: Mapping[str, Given]) -> tuple[bool, str]:
+    """Returns whether to tell of leaks, and the file to write them into, or "".
+
+    :param given: what was typed, by the keyword of the option.
+    :raises OptionError: one of them is wrong, or no test is isolated.
+    """
+    asked = {keyword: given[keyword] for keyword in ("leaks", "leaks_json") if keyword in given}
+    values = read(asked)
+    path = values.get("leaks_json", "")
+    if not (values.get("leaks") or path):
+        return False, ""
+    spelled = asked["leaks_json" if path else "leaks"].spelled
+    flush = given.get("flush")
+    if flush is not None and flush.value == "never":
+        raise OptionError(
+            "leaks", f"{spelled}: means nothing with {flush.spelled}, which isolates no test"
+        )
+    folder = os.path.dirname(path) or os.curdir
+    if path and not os.path.isdir(folder):
+        raise OptionError("leaks_json", f"{spelled}: there is no folder {folder}")
+    if path and (os.path.isdir(path) or not os.access(_existing(path, folder), os.W_OK)):
+        raise OptionError("leaks_json", f"{spelled}: this file cannot be written")
+    return True, path
+
+
+def _existing(path: str, folder: str) -> str:
+    return path if os.path.exists(path) else folder
 
 
 def _addresses(texts: Sequence[str], spelled: str) -> list[str] | None:

@@ -17,6 +17,7 @@ from ..system import deferred, no_fork
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
+    from ..inspection.inspector import Inspector
     from ..server.options import MemcachedOptions
 
 
@@ -40,6 +41,7 @@ class Sandbox:
         self._ahead: list[Memcached] = []
         self._servers: dict[tuple[str, str], Memcached] = {}  # by worker and main address
         self._control_directory: ControlDirectory | None = None
+        self.inspector: Inspector | None = None  # set before there are servers
 
     @property
     def servers(self) -> list[Memcached]:
@@ -73,6 +75,8 @@ class Sandbox:
     def _new_server(self) -> Memcached:
         server = Memcached(**self._options)
         server.control_directory = self.control_directory
+        if self.inspector is not None:
+            server.follow_log = self.inspector.follow
         return server
 
     def _give_up(self, servers: Iterable[Memcached]) -> None:

@@ -7,13 +7,15 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import ServerError, printable
+from ..errors import ServerError, explain_limit, printable
 from ..inject import emptying, protocol, refusals
 from ..server import first_items, numbers
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ..inspection.leak_report import LeakReport
+    from ..inspection.leaks import Replay
     from ..server import Item, Server
     from ..server.memcached import Memcached
 
@@ -33,11 +35,16 @@ MOST_BARRED = 20
 
 
 class Line(NamedTuple):
-    """Holds a line of the summary, and whether something went wrong."""
+    """Holds a line of the summary, whether something went wrong, and whether a list goes on."""
 
     text: str
     is_problem: bool = False
     is_warning: bool = False
+    continues: bool = False
+
+    def titled(self, title: str) -> str:
+        """Returns the line as it is printed."""
+        return self.text if self.continues else f"{title}: {self.text}"
 
 
 class Summary:
@@ -51,6 +58,9 @@ class Summary:
     def __init__(self, memory_option: str, strict: bool = False, quiet: bool = False) -> None:
         self.refusals: list[refusals.Refusal] = []
         self.has_others = False  # Tests had servers that are not added here.
+        self._leaks: LeakReport | None = None  # if they are asked for
+        self._leaks_file = ""
+        self._has_lost_file = False
         self._memory_option = memory_option
         self._strict = strict
         self._quiet = quiet
@@ -71,12 +81,35 @@ class Summary:
 
     @property
     def has_failed(self) -> bool:
-        """Whether the run fails for what the summary tells."""
-        return self._strict and bool(self._unused or refusals.faults(self.refusals))
+        """Whether the run fails for what the summary tells, or cannot write."""
+        is_fault = bool(self._unused or refusals.faults(self.refusals))
+        return (self._strict and is_fault) or self._has_lost_file
 
     def add_note(self, note: str) -> None:
         """Tells of something that may be as it should."""
         self._notes.append(note)
+
+    def expect_leaks(self, file: str) -> None:
+        """Has the summary tell of leaks, and write them into a file unless it is ""."""
+        from ..inspection.leak_report import LeakReport
+
+        self._leaks, self._leaks_file = LeakReport(), file
+
+    def add_leaks(self, replays: Sequence[Replay]) -> None:
+        """Adds the leaks that were found in the logs of servers."""
+        if self._leaks is not None:
+            self._leaks.add(replays)
+
+    def write_leaks(self) -> None:
+        """Writes the leaks into their file, if there is one."""
+        if self._leaks is None or not self._leaks_file:
+            return
+        try:
+            self._leaks.write(self._leaks_file)
+        except OSError as error:
+            self._has_lost_file = True
+            reason = explain_limit(error) or error.strerror
+            self._problems.append(f"the leaks cannot be written into {self._leaks_file}: {reason}.")
 
     def add_servers(self, servers: Sequence[Server]) -> None:
         """Asks servers what they were used for."""
@@ -135,15 +168,17 @@ class Summary:
     def packed(self) -> Any:
         """Returns all of it in lists and tuples, for another process to unpack."""
         told = [*map(tuple, self._usages)], [*map(tuple, self.refusals)], self._problems
-        return *told, self.has_others
+        return *told, self.has_others, self._leaks and self._leaks.packed()
 
     def add_packed(self, packed: Any) -> None:
         """Adds what `packed` has returned in another process."""
-        usages, refused, problems, has_others = packed
+        usages, refused, problems, has_others, leaks = packed
         self._usages += [Usage(*usage) for usage in usages]
         self.refusals += [refusals.Refusal(*refusal) for refusal in refused]
         self._problems += problems
         self.has_others = self.has_others or has_others
+        if self._leaks is not None and leaks:
+            self._leaks.add_packed(leaks)
 
     def lines(self) -> list[Line]:
         """Returns the lines of the summary."""
@@ -157,6 +192,12 @@ class Summary:
         told = [r for r in self.refusals if not (self._quiet and r.kind in refusals.ROUTINE)]
         lines += [Line(line, is_problem=True) for line in refused(told)]
         lines += [Line(note) for note in self._notes if not self._quiet]
+        if self._leaks is not None and (self._leaks.has_any or not self._quiet):
+            is_warning = self._leaks.has_any
+            lines += [
+                Line(line, is_warning=is_warning, continues=line.startswith(" "))
+                for line in self._leaks.lines()
+            ]
         return lines
 
 

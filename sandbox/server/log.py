@@ -9,16 +9,13 @@ versions do not log all answers: 1.6.45 leaves out those of delete, touch, incr 
 from __future__ import annotations
 
 import re
-from base64 import b64decode
 from collections import deque
-from collections.abc import Callable
+from typing import NamedTuple
+from urllib.parse import unquote
 
 from ..errors import printable
 from ..inject import protocol
-from .operations import Operation
-
-# Bytes of the longest key: KEY_MAX_LENGTH in memcached.h.
-LONGEST_KEY = 250
+from .commands import STORING, Request, requests_of
 
 # Whether an answer of the text protocol tells that it is done. EXISTS refuses a "cas", but tells
 # that the key is there.
@@ -31,9 +28,6 @@ ANSWERS = {
     b"NOT_FOUND": False,
 }
 
-STORING = frozenset((b"set", b"add", b"replace", b"append", b"prepend", b"cas"))
-READING = frozenset((b"get", b"gets", b"gat", b"gats"))
-
 # Begins the answer to a read, once for each key that is there.
 SENDING = b"sending key "
 
@@ -41,10 +35,14 @@ SENDING = b"sending key "
 OF_CONNECTION = re.compile(rb"([<>])(\d+) (.*)$", re.DOTALL)
 
 # What other lines there are, beside the words of binary requests.
-OF_NO_CONNECTION = re.compile(rb"CAS:  failure: |\d+: Client using the \w+ protocol$")
+OF_NO_CONNECTION = re.compile(
+    rb"CAS:  failure: |\d+: Client using the \w+ protocol$|slab class +\d+: "
+)
 
 # A line that was written for a trace, and not for a person.
-TRACED = re.compile(rb"[<>]\d+ |\d+: Client using |CAS:  |Deleting |incr |Value len is ")
+TRACED = re.compile(
+    rb"[<>]\d+ |\d+: Client using |CAS:  |Deleting |incr |Value len is |slab class +\d+: "
+)
 
 # What begins a binary request or response, and four bytes of its header.
 BEGIN_BINARY = (b"Read binary protocol data:", b"Writing bin response:")
@@ -55,6 +53,9 @@ NEW, CLOSED = re.compile(rb"new .* connection\.?$"), b"connection closed."
 
 # Begins the words beside a binary request: those of some commands name no connection.
 BINARY_WORDS = re.compile(rb"(?:<(\d+) )?[A-Za-z]+ ")
+
+# How many operations wait for the answer to an earlier one, which later versions may not log.
+MOST_WAITING = 20_000
 
 # Bytes of a header of the binary protocol, and the first one in that of a response.
 HEADER = 24
@@ -88,36 +89,27 @@ OPCODES = {
 STATUSES = {0: True, 1: False, 5: False}
 EXISTS = 2
 
-# The meta commands, and the modes of "ms" and "ma" that do something else.
-META = {b"mg": "get", b"ms": "set", b"md": "delete", b"ma": "incr"}
-STORING_MODES = {b"E": "add", b"A": "append", b"P": "prepend", b"R": "replace"}
-DECREASING_MODES = (b"D", b"-")
+# Those that tell that a value is too large, or that there is no memory for it.
+REFUSED = (0x03, 0x82)
+
+# What this package marks: a test begins, or has ended; a user of this package empties the server.
+BEGINS, ENDS, EMPTIED = "begins", "ends", "emptied"
 
 
-class _Request:
-    """Holds an operation until it is known what memcached has answered."""
+class Mark(NamedTuple):
+    """Is what this package has done between the operations of clients.
 
-    def __init__(
-        self,
-        verb: str,
-        key: bytes = b"",
-        expires: int | None = None,
-        size: int | None = None,
-        found: bool | None = None,
-    ) -> None:
-        self.verb = verb
-        self.key = key
-        self.expires = expires
-        self.size = size
-        self.found = found
-        self.may_create = False  # a counter that is not there
-        self.is_answered = False
+    what: BEGINS, ENDS or EMPTIED.
+    test: the test that begins.
+    """
 
-    def answer(self, was_done: bool | None) -> None:
-        """Takes an answer by which memcached tells that it has done it, or that it has not."""
-        if was_done is not None and self.verb not in ("set", "flush"):
-            # What "add" does not find it stores.
-            self.found = was_done != (self.verb == "add")
+    what: str
+    test: str = ""
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether nothing more will be known of it."""
+        return True
 
 
 class _Client:
@@ -127,8 +119,9 @@ class _Client:
         self.descriptor = descriptor
         self.number = 0  # of those that have sent an operation
         self.is_own = False  # of this package
-        self.requests: list[_Request] = []
-        self.storing: _Request | None = None  # a value that memcached still receives
+        self.ends_tests = False
+        self.requests: list[Request] = []
+        self.storing: Request | None = None  # a value that memcached still receives
         self.header: list[int] | None = None  # bytes of the binary header that is being logged
         self.asked: tuple[str, bool] | None = None  # verb and silence of a request without words
         self.key_length = self.size = 0
@@ -143,7 +136,7 @@ class LogReader:
         self.mixed_lines = 0  # of several threads: an operation is missing, or its answer
         self._clients: dict[bytes, _Client] = {}
         self._numbers = 0
-        self._queue: deque[tuple[_Request, int]] = deque()
+        self._queue: deque[Request | Mark] = deque()
         self._awaited: _Client | None = None  # whose binary request has no words yet
         self._unread = b""
 
@@ -165,30 +158,16 @@ class LogReader:
         finally:
             self._unread = text[start:]
 
-    def take(self, name_of: Callable[[str], str], all_answered: bool) -> list[Operation]:
-        """Returns operations that were not returned yet.
+    def take(self, all_answered: bool) -> list[Request | Mark]:
+        """Returns operations and marks that were not returned yet.
 
-        :param name_of: returns the name of a key.
         :param all_answered: the server is at rest: it has answered all that it will answer.
         """
         if all_answered:
-            for client in self._clients.values():
-                self._end_requests(client)
-        taken = []
-        while self._queue and self._queue[0][0].is_answered:
-            request, number = self._queue.popleft()
-            key = request.key.decode(errors="backslashreplace")
-            taken.append(
-                Operation(
-                    request.verb,
-                    key,
-                    name_of(key) if key else "",
-                    request.found,
-                    request.expires,
-                    request.size,
-                    number,
-                )
-            )
+            self._end_all_requests()
+        taken: list[Request | Mark] = []
+        while self._queue and self._queue[0].is_answered:
+            taken.append(self._queue.popleft())
         return taken
 
     def _end_of_line(self, text: bytes, start: int) -> int:
@@ -238,13 +217,16 @@ class LogReader:
     def _client(self, descriptor: bytes) -> _Client:
         return self._clients.setdefault(descriptor, _Client(descriptor))
 
-    def _add(self, client: _Client, request: _Request) -> None:
+    def _add(self, client: _Client, request: Request) -> None:
         if not client.is_own:
             if not client.number:
                 self._numbers += 1
                 client.number = self._numbers
-            self._queue.append((request, client.number))
+            request.client = client.number
+            self._queue.append(request)
             client.requests.append(request)
+            if len(self._queue) > MOST_WAITING:  # behind one of a client that asks no more
+                self._end_all_requests()
 
     def _end_requests(self, client: _Client) -> None:
         """Expects no more answers to the requests of a client."""
@@ -252,9 +234,14 @@ class LogReader:
             request.is_answered = True
         client.requests = []
 
+    def _end_all_requests(self) -> None:
+        for client in self._clients.values():
+            self._end_requests(client)
+
     def _begin_request(self, client: _Client) -> None:
         """Ends the earlier requests of a client: memcached is past them."""
         if client.storing is not None:  # Later versions do not log that they refuse a value.
+            client.storing.was_refused = True
             self._add(client, client.storing)
             client.storing = None
         self._end_requests(client)
@@ -265,13 +252,17 @@ class LogReader:
         # memcached takes nothing but spaces to separate words.
         verb, *arguments = filter(None, line.split(b" ")) if line.strip(b" ") else (b"",)
         if verb == protocol.MARK:
-            client.is_own = True
+            self._read_mark(client, *arguments)
+            return
+        if client.is_own:
+            if verb == b"flush_all" and not client.ends_tests:
+                self._queue.append(Mark(EMPTIED))
             return
         self._begin_request(client)
-        if verb == b"verbosity" and not client.is_own and arguments[:1] in ([b"0"], [b"1"]):
+        if verb == b"verbosity" and arguments[:1] in ([b"0"], [b"1"]):
             self.verbosities.append(printable(line.decode(errors="replace")))
         try:
-            requests = _text_requests(verb, arguments)
+            requests = requests_of(verb, arguments)
         except (ValueError, IndexError):
             return  # memcached refuses such a command, too.
         if verb in STORING:
@@ -280,14 +271,25 @@ class LogReader:
         for request in requests:
             self._add(client, request)
 
+    def _read_mark(self, client: _Client, word: bytes = b"") -> None:
+        client.is_own = True
+        if word == protocol.END:
+            client.ends_tests = True
+            self._end_all_requests()  # The server was at rest.
+            self._queue.append(Mark(ENDS))
+        elif word and not word.startswith(b"#"):
+            self._queue.append(Mark(BEGINS, unquote(word.decode(errors="replace"))))
+
     def _read_answer(self, client: _Client, line: bytes) -> None:
         line = line.removeprefix(b"NOREPLY ")
         if client.storing is not None:
             # It is executed when its value is there.
             request, client.storing = client.storing, None
+            request.was_refused = line.startswith(b"SERVER_ERROR")
             if not line.startswith(b"CLIENT_ERROR"):
                 request.answer(ANSWERS.get(line))
                 self._add(client, request)
+                self._end_requests(client)
         elif line.startswith(SENDING):
             key = line[len(SENDING) :]
             for request in client.requests:
@@ -298,6 +300,7 @@ class LogReader:
         elif client.requests:
             is_number = line.isdigit() or line.startswith(b"CLIENT_ERROR cannot increment")
             client.requests[-1].answer(True if is_number else ANSWERS.get(line))
+            self._end_requests(client)
 
     # The binary protocol.
 
@@ -319,6 +322,7 @@ class LogReader:
         request = client.storing or (client.requests[-1] if client.requests else None)
         if request is None:
             return
+        request.was_refused = status in REFUSED
         if status == EXISTS:
             request.answer(request.verb != "add")
         elif not (request.may_create and status == 0):
@@ -326,12 +330,13 @@ class LogReader:
         if client.storing is not None:
             client.storing = None
             self._add(client, request)
+        self._end_requests(client)
 
     def _add_binary(self, client: _Client, words: bytes) -> None:
         """Adds the request whose header was logged, with the words beside it."""
         assert client.asked is not None
         (verb, is_quiet), client.asked = client.asked, None
-        request = _Request(verb)
+        request = Request(verb)
         if verb not in ("append", "prepend", "flush"):
             request.key = words.partition(b" ")[2][: client.key_length]
             self.mixed_lines += len(request.key) != client.key_length
@@ -348,65 +353,3 @@ class LogReader:
             client.storing = request
         else:
             self._add(client, request)
-
-
-def _text_requests(command: bytes, arguments: list[bytes]) -> list[_Request]:
-    """Returns the requests of a command line; none if it asks for no operation.
-
-    :raises ValueError: an argument is wrong.
-    :raises IndexError: one is missing.
-    """
-    if command in STORING:
-        key, _, expires, size = arguments[:4]
-        # append and prepend leave the expiry as it is, whatever a client sends.
-        expiry = None if command.endswith(b"pend") else _number(expires)
-        if size.startswith(b"-"):
-            raise ValueError("no size is negative")
-        return [_Request(command.decode(), _key(key), expiry, _number(size))]
-    if command in READING:
-        expiry = _number(arguments.pop(0)) if command.startswith(b"gat") else None
-        return [_Request(command[:3].decode(), _key(key), expiry, found=False) for key in arguments]
-    if command in META:
-        return [_meta_request(command, *arguments)]
-    if command == b"touch":
-        return [_Request("touch", _key(arguments[0]), _number(arguments[1]))]
-    if command in (b"delete", b"incr", b"decr"):
-        return [_Request(command.decode(), _key(arguments[0]))]
-    return [_Request("flush")] if command == b"flush_all" else []
-
-
-def _meta_request(command: bytes, key: bytes = b"", *flags: bytes) -> _Request:
-    """Returns the request of a meta command, whose answers are not logged."""
-    size = _number(flags[0]) if command == b"ms" else None
-    values = {flag[:1]: flag[1:] for flag in flags[command == b"ms" :]}
-    mode = values.get(b"M", b"")[:1].upper()
-    verb = META[command]
-    if command == b"ms":
-        verb = STORING_MODES.get(mode, verb)
-    elif command == b"ma" and mode in DECREASING_MODES:
-        verb = "decr"
-    elif command == b"mg" and b"T" in values:
-        verb = "gat"
-    if b"b" in values:
-        key = b64decode(key)
-    return _Request(verb, key, _number(values[b"T"]) if b"T" in values else None, size)
-
-
-def _key(text: bytes) -> bytes:
-    """Returns a key that memcached takes.
-
-    :raises ValueError: it is too long.
-    """
-    if len(text) > LONGEST_KEY:
-        raise ValueError("no key is that long")
-    return text
-
-
-def _number(text: bytes) -> int:
-    """Returns a number as memcached reads it.
-
-    :raises ValueError: it is none.
-    """
-    if not text.removeprefix(b"-").isdigit():
-        raise ValueError("no number")
-    return int(text)

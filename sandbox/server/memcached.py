@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -102,9 +102,12 @@ class Memcached(Server):
             }
         )
         self.memory_mb = memory_mb
+        self.threads = threads
         self.unix_socket = unix_socket
         self.command: Sequence[str] = ()
         self.control_directory: ControlDirectory | None = None  # that of its run, if it has one
+        # Has it log all operations from its start on, and is called when it is ready.
+        self.follow_log: Callable[[Memcached], None] | None = None
         self._binary = binary
         self._arguments = [f"-m{memory_mb}", f"-t{threads}", f"-c{max_connections}", EVERY_REQUEST]
         if max_item_size is not None:
@@ -146,6 +149,8 @@ class Memcached(Server):
 
     def _launch(self) -> None:
         command = [*find_memcached(self._binary), *self._arguments]
+        if self.follow_log is not None:
+            command.append("-vv")
         with deferred(), no_fork:
             process = _Process(
                 command,
@@ -170,6 +175,8 @@ class Memcached(Server):
         try:
             with _limits_explained():
                 self._address = self._process.wait_for_address()
+            if self.follow_log is not None:
+                self.follow_log(self)
         except BaseException:
             self.stop()
             raise

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import printable
+
+if TYPE_CHECKING:
+    from .commands import Request
 
 # Seconds from which on an expiry is a Unix time: REALTIME_MAXDELTA in memcached.c.
 UNIX_TIME = 60 * 60 * 24 * 30
@@ -60,3 +63,15 @@ class Operation(NamedTuple):
 
 
 Operation.__module__ = "sandbox"  # where its users find it
+
+
+def operation_of(request: Request, name_of: Callable[[str], str]) -> Operation:
+    """Returns the operation that a request in the log is.
+
+    :param name_of: returns the name of a key.
+    """
+    key = request.key.decode(errors="backslashreplace")
+    name = name_of(key) if key else ""
+    return Operation(
+        *(request.verb, key, name, request.found, request.expires, request.size, request.client)
+    )

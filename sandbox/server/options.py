@@ -294,6 +294,14 @@ OPTIONS = (
         *("quiet", "quiet", switch, "", "Print no summary."),
         flags=("-q", "--quiet"),
     ),
+    Option(
+        *("leaks", "leaks", switch, ""),
+        "Tell at the end what tests would have left for others, without isolation.",
+    ),
+    Option(
+        *("leaks_json", "leaks_json", path, "FILE"),
+        "Write the same into a file, as JSON.",
+    ),
 )
 
 OF_MEMCACHED = OPTIONS[:9]

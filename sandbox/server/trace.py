@@ -14,26 +14,38 @@ import stat
 import struct
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import ServerError
 from ..inject import protocol, rest, run
 from ..system import deferred
+from .commands import Request
 from .keys import name_of_key
-from .log import LogReader
-from .operations import Operation
+from .log import LogReader, Mark
+from .operations import Operation, operation_of
 from .warn import warn_user
 
 if TYPE_CHECKING:
     from . import Server
+    from .memcached import Memcached
 
 # Bytes of the log to read at a time.
 CHUNK = 1024 * 1024
 
 # Gives a part of a file back to its file system, and keeps the size: fallocate(2).
 PUNCH_HOLE = 0x02 | 0x01
+
+
+class Follower(Protocol):
+    """Takes what is read in the log of a server."""
+
+    def take(self, events: Iterable[Request | Mark]) -> None:
+        """Takes what clients and this package have done, in order."""
+
+    def note(self, flaw: str) -> None:
+        """Takes why operations may be missing."""
 
 
 class Operations(list[Operation]):
@@ -49,6 +61,7 @@ class Operations(list[Operation]):
     def __init__(self, server: Server) -> None:
         super().__init__()
         self._server = server
+        self._address = server.address
         self._flaws: list[str] = []
 
     def sync(self) -> None:
@@ -61,6 +74,15 @@ class Operations(list[Operation]):
                 raise ServerError("this trace has ended, or belongs to the parent of this process")
             log.read_up_to_now(self._server)
         self._warn()
+
+    def take(self, events: Iterable[Request | Mark]) -> None:
+        """Adds what was read in the log."""
+        name_of = name_of_key(self._address)
+        self += (operation_of(event, name_of) for event in events if isinstance(event, Request))
+
+    def note(self, flaw: str) -> None:
+        """Notes why operations may be missing."""
+        self._flaws.append(flaw)
 
     def _warn(self) -> None:
         flaws, self._flaws = self._flaws, []
@@ -89,6 +111,29 @@ def trace(server: Server) -> Iterator[Operations]:
     operations._warn()
 
 
+def follow(server: Memcached, follower: Follower) -> None:
+    """Reads the log of a server that is logged from its start on, until `unfollow`.
+
+    :raises ServerError: it cannot be read.
+    """
+    with deferred(), _lock:
+        _Log.of(server, from_start=True).followers.append(follower)
+
+
+def unfollow(server: Memcached, follower: Follower) -> None:
+    """Reads the rest of a log for one who follows it; does nothing in a fork."""
+    with deferred(), _lock:
+        if (log := _log_of(follower)) is not None:
+            log.end_following(follower, server.threads)
+
+
+def read_logs() -> None:
+    """Reads all that is in the logs of this process, and cuts off what each process has read."""
+    for log in [*_logs.values()]:
+        with deferred(), _lock:
+            log.read_between_tests()
+
+
 def _end(server: Server, operations: Operations) -> None:
     """Ends a trace, if this process is no fork of the one that has begun it.
 
@@ -104,7 +149,7 @@ class _Log:
 
     def __init__(self, path: str, address: str) -> None:
         self.path = path
-        self.traces: list[Operations] = []
+        self.followers: list[Follower] = []
         self._address = address
         self._reader = LogReader()
         self._descriptor = _open(path)
@@ -112,7 +157,7 @@ class _Log:
         self._position = 0
 
     @classmethod
-    def of(cls, server: Server) -> _Log:
+    def of(cls, server: Server, from_start: bool = False) -> _Log:
         """Returns the log of a server, opened and locked.
 
         :raises ServerError: this run did not start it.
@@ -122,7 +167,8 @@ class _Log:
             log = cls(path, server.address)
             try:
                 _move_lock(log._descriptor, 0)
-                log._position = os.fstat(log._descriptor).st_size
+                if not from_start:
+                    log._position = os.fstat(log._descriptor).st_size
             except BaseException:
                 log.close()
                 raise
@@ -137,12 +183,12 @@ class _Log:
         try:
             self.read_up_to_now(server)
         except BaseException:
-            if not self.traces:
+            if not self.followers:
                 with suppress(ServerError), server._connection() as connection:
                     self._switch_off(connection)
             self._close_if_unused()
             raise
-        self.traces.append(operations)
+        self.followers.append(operations)
 
     def end(self, server: Server, operations: Operations) -> None:
         """Ends a trace, and closes the log if it was the last one of this process.
@@ -159,8 +205,7 @@ class _Log:
             if not has_ended or isinstance(error.__cause__, TimeoutError):
                 raise
         finally:
-            self.traces = [other for other in self.traces if other is not operations]
-            self._close_if_unused()
+            self._drop(operations)
 
     def read_up_to_now(self, server: Server, ends: Operations | None = None) -> None:
         """Reads the log up to now, once the server is at rest.
@@ -170,7 +215,7 @@ class _Log:
         """
         if server._log_path() != self.path:
             raise ServerError(f"memcached at {self._address} was started anew while it was traced")
-        mark = protocol.MARK + b" " + os.urandom(6).hex().encode()
+        mark = protocol.MARK + b" #" + os.urandom(6).hex().encode()
         with server._at_rest() as (connection, problem):
             # A client may have switched the log off.
             connection.send(b"%b\r\nverbosity 2\r\n%b\r\n" % (protocol.MARK, mark))
@@ -183,8 +228,9 @@ class _Log:
                     f"{self.path}; if it is a script, let it end with 'exec memcached \"$@\"'"
                 )
             self._deliver(all_answered=True)
-            self._add_flaws(server, problem)
-            if ends is not None and len(self.traces) == 1:
+            _, threads = server._pid_and_threads or (0, 1)
+            self._add_flaws(threads, problem)
+            if ends is not None and len(self.followers) == 1:
                 self._switch_off(connection)
 
     def _switch_off(self, connection: protocol.Connection) -> None:
@@ -199,11 +245,9 @@ class _Log:
         """Reads the log, and cuts off the part that each process has read."""
         try:
             self._read(None)
-            self._deliver(all_answered=False)
             _cut(self._file(), self._position)
         except (ServerError, OSError) as error:
-            for each in self.traces:
-                each._flaws.append(f"the log of memcached at {self._address} was lost: {error}")
+            self._note(f"the log of memcached at {self._address} was lost: {error}")
 
     def close(self) -> None:
         """Closes the file, and with it the lock."""
@@ -212,8 +256,19 @@ class _Log:
         if rest.identity(descriptor) == self._identity:
             posix.close(descriptor)
 
+    def end_following(self, follower: Follower, threads: int) -> None:
+        """Gives a follower the rest of the log, and what has no answer yet."""
+        self.read_between_tests()
+        self._deliver(all_answered=True)
+        self._add_flaws(threads)
+        self._drop(follower)
+
+    def _drop(self, follower: Follower) -> None:
+        self.followers = [other for other in self.followers if other is not follower]
+        self._close_if_unused()
+
     def _close_if_unused(self) -> None:
-        if not self.traces:
+        if not self.followers:
             self.close()
 
     def _file(self) -> int:
@@ -233,29 +288,33 @@ class _Log:
         while not has_mark and (more := os.pread(self._file(), CHUNK, self._position)):
             self._position += len(more)
             has_mark = self._reader.feed(more, mark)
+            self._deliver(all_answered=False)
         _move_lock(self._file(), self._position)
         return has_mark
 
     def _deliver(self, all_answered: bool) -> None:
-        operations = self._reader.take(name_of_key(self._address), all_answered)
-        for each in self.traces:
-            each.extend(operations)
+        if events := self._reader.take(all_answered):
+            for follower in self.followers:
+                follower.take(events)
 
-    def _add_flaws(self, server: Server, problem: str) -> None:
+    def _add_flaws(self, threads: int, problem: str = "") -> None:
         """Notes for each trace why operations may be missing."""
         reader = self._reader
         traced = f"memcached at {self._address}, which was being traced"
         flaws = [f"a client has sent {command!r} to {traced}" for command in reader.verbosities]
         if problem:
             flaws.append(problem)
-        _, threads = server._pid_and_threads or (0, 1)
         if reader.mixed_lines and threads > 1:
             flaws.append(
                 f"the threads of {traced}, have mixed {reader.mixed_lines:,} lines of its log"
             )
         reader.verbosities, reader.mixed_lines = [], 0
-        for each in self.traces:
-            each._flaws += flaws
+        for flaw in flaws:
+            self._note(flaw)
+
+    def _note(self, flaw: str) -> None:
+        for follower in self.followers:
+            follower.note(flaw)
 
 
 # The logs that this process reads, by path, and the lock for all that is done with them.
@@ -263,18 +322,12 @@ _logs: dict[str, _Log] = {}
 _lock = threading.RLock()
 
 
-def _log_of(operations: Operations) -> _Log | None:
+def _log_of(follower: Follower) -> _Log | None:
     """Returns the log of a trace that has not ended."""
     for log in _logs.values():
-        if any(trace is operations for trace in log.traces):
+        if any(other is follower for other in log.followers):
             return log
     return None
-
-
-def _read_between_tests() -> None:
-    with _lock:
-        for log in _logs.values():
-            log.read_between_tests()
 
 
 def _forget_in_fork() -> None:
@@ -286,7 +339,7 @@ def _forget_in_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_in_fork)
-run.after_flush.append(_read_between_tests)
+run.after_flush.append(read_logs)
 
 
 def _open(path: str) -> int:

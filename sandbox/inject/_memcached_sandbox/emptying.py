@@ -12,13 +12,16 @@ from __future__ import annotations
 import os
 
 from .errors import ProtocolError
-from .protocol import MARK, Tally, now, number
+from .protocol import END, MARK, Tally, now, number
 from .rest import WatchedServer, await_clients
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
+    from typing import TypeVar
+
+    _Result = TypeVar("_Result")
 
 # The warning about a server that did not come to rest.
 RESTLESS = (
@@ -38,10 +41,12 @@ class Emptier:
 
     :param timeout: seconds to wait for each answer.
     :param sees_threads: the servers' pids mean the same to this process: they run on this machine.
+    :param ends_tests: a test has ended whenever they are emptied.
     """
 
-    def __init__(self, timeout: float, sees_threads: bool = True) -> None:
+    def __init__(self, timeout: float, sees_threads: bool = True, ends_tests: bool = False) -> None:
         self._timeout = timeout
+        self._mark = MARK + b" " + END if ends_tests else MARK
         self._sees_threads = sees_threads
         self._servers: dict[str, _Server] = {}
         self._owner = os.getpid()
@@ -56,6 +61,21 @@ class Emptier:
         :raises OSError: one of them cannot be reached.
         :raises ProtocolError: one of them does not answer as memcached does.
         """
+        return self._with_servers(addresses, lambda servers: self._empty(servers, crawl))
+
+    def begin_test(self, addresses: Collection[str], name: bytes) -> None:
+        """Marks in the logs of servers that a test begins.
+
+        :param name: a word that memcached takes.
+        :raises OSError: one of them cannot be reached.
+        :raises ProtocolError: one of them does not answer as memcached does.
+        """
+        self._with_servers(addresses, lambda servers: self._mark_all(servers, name))
+
+    def _with_servers(
+        self, addresses: Collection[str], act: Callable[[dict[str, _Server]], _Result]
+    ) -> _Result:
+        """Does something over the connections that are kept; over new ones if that fails."""
         if self._owner != os.getpid():
             self.close()
             self._owner = os.getpid()
@@ -63,18 +83,18 @@ class Emptier:
         has_kept = bool(self._servers)
         try:
             try:
-                return self._empty(addresses, crawl)
+                return act(self._connected(addresses))
             except (OSError, ProtocolError):
                 if not has_kept:
                     raise
                 # A connection may have come to its end since the last time; a server may not.
                 self.close()
-                return self._empty(addresses, crawl)
+                return act(self._connected(addresses))
         except BaseException:
             self.close()  # The next flush must not take the rest of an answer for its own.
             raise
 
-    def _empty(self, addresses: Collection[str], crawl: bool) -> list[str]:
+    def _connected(self, addresses: Collection[str]) -> dict[str, _Server]:
         for address in addresses:
             if address in self._servers and not self._servers[address].is_intact():
                 self._servers.pop(address).close()
@@ -82,11 +102,20 @@ class Emptier:
                 self._servers[address] = _Server(
                     address, self._timeout, self._sees_threads, self.tally
                 )
-        servers = [self._servers[address] for address in addresses]
+        return {address: self._servers[address] for address in addresses}
+
+    def _mark_all(self, servers: dict[str, _Server], name: bytes) -> None:
+        for server in servers.values():
+            server.connection.send(MARK + b" " + name + b"\r\n")
+        for server in servers.values():
+            server.connection.await_mark()
+
+    def _empty(self, addressed: dict[str, _Server], crawl: bool) -> list[str]:
+        servers, addresses = addressed.values(), addressed.keys()
         held_back = await_clients(addresses)
         rested = [server.comes_to_rest() for server in servers]
         for server in servers:
-            server.send_flush()
+            server.send_flush(self._mark)
         emptied = [server.await_flush(crawl) for server in servers]
         return [
             address
@@ -113,10 +142,10 @@ class _Server(WatchedServer):
     def _walks_lists(self) -> bool:
         return self.connection.version >= WALKS_LISTS
 
-    def send_flush(self) -> None:
+    def send_flush(self, mark: bytes) -> None:
         """Asks the server to forget all items, and marks that as this package's own doing."""
         commands = b"flush_all\r\nstats\r\n" if self._walks_lists else b"flush_all\r\n"
-        self.connection.send(MARK + b"\r\n" + commands)
+        self.connection.send(mark + b"\r\n" + commands)
 
     def await_flush(self, crawl: bool) -> bool:
         """Waits until all items are forgotten; returns whether they are."""

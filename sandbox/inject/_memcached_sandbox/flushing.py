@@ -15,13 +15,19 @@ _has_kept = False
 
 
 class flushed_after_test:  # noqa: N801 - used as `with flushed_after_test():`
-    """Runs one test in its body, and empties the caches of this process afterwards."""
+    """Runs one test in its body, and empties the caches of this process afterwards.
 
-    def __init__(self, keep_cache: bool = False) -> None:
+    :param name: the test that begins now; "" if each attempt at it begins otherwise.
+    """
+
+    def __init__(self, keep_cache: bool = False, name: str = "") -> None:
         self._keep_cache = keep_cache
+        self._name = name
 
     def __enter__(self) -> None:
         global _depth, _has_ended  # noqa: PLW0603
+        if _depth == 0 and self._name:
+            current_run().begin_test(self._name)
         _depth += 1
         _has_ended = False
 
@@ -31,7 +37,7 @@ class flushed_after_test:  # noqa: N801 - used as `with flushed_after_test():`
         if _depth == 0 and not _has_ended:
             _has_kept = self._keep_cache
             if not _has_kept:
-                current_run().flush()
+                current_run().end_test()
 
 
 def end_class() -> None:
@@ -42,7 +48,7 @@ def end_class() -> None:
     global _has_kept  # noqa: PLW0603
     if _depth == 0 and _has_kept and current_run().flushed_after == "test":
         _has_kept = False
-        current_run().flush()
+        current_run().end_test()
 
 
 def asks_to_keep(owner: object) -> bool:
@@ -62,7 +68,7 @@ def end_attempt(keep_cache: bool) -> None:
     global _has_ended  # noqa: PLW0603
     if _depth == 1:
         if not keep_cache:
-            current_run().flush()
+            current_run().end_test()
         _has_ended = True
 
 

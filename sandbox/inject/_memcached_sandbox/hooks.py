@@ -43,6 +43,9 @@ FURTHER = "MEMCACHED_SANDBOX_FURTHER_ADDRESSES"
 # the servers of other processes, or "all" that connect to main memcacheds, too.
 LEADS = "MEMCACHED_SANDBOX_RUN_LEADS"
 
+# Whether processes mark in the logs of servers which tests they run.
+MARKS = "MEMCACHED_SANDBOX_RUN_MARKS"
+
 # Once it is imported: the addresses to guard, and the servers to which clients send at once.
 _to_guard: "list[str]" = []
 _to_undelay: "list[str]" = []
@@ -59,8 +62,9 @@ SETTINGS = (
     "MEMCACHED_SANDBOX_GUARDED",
     "MEMCACHED_SANDBOX_RUN_CRAWL",
     "MEMCACHED_SANDBOX_RUN_EXCLUDE",
-    LEADS,
     "MEMCACHED_SANDBOX_RUN_FLUSH",
+    LEADS,
+    MARKS,
 )
 
 # Those of them that this process lacks, though its PYTHONPATH has led here.

@@ -300,7 +300,7 @@ def _flushing(call: Callable[..., Any]) -> Callable[..., Any]:
         if clears_caches:
             self.clears_caches = None  # A Django that clears caches need not do it, too.
         try:
-            with flushed_after_test(keep_cache):
+            with flushed_after_test(keep_cache, self.id()):
                 return call(self, *args, **kwargs)
         finally:
             if clears_caches:

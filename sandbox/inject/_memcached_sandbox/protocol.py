@@ -66,9 +66,12 @@ OPERATIONS = (
 )
 
 # A command line that memcached does not know: it answers ERROR, and counts it in nothing but bytes.
-# Where it logs its commands, this marks a connection as one of this package. Another word may
-# follow.
+# Where it logs its commands, this marks a connection as one of this package. A word may follow: the
+# name of a test that begins, percent-encoded, or `END`.
 MARK = b"sandbox-test"
+
+# Tells that a test has ended, and that the server is being emptied for that.
+END = b"#end"
 
 # How often to ask again, a millisecond apart, while memcached's crawler is busy.
 BUSY_LIMIT = 1000

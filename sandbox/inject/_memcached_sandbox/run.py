@@ -27,6 +27,9 @@ if TYPE_CHECKING:
         def report_refusal(self, refusal: Refusal) -> None: ...
 
 
+# Bytes of the longest name of a test in a log. memcached may refuse a line of more than 1024.
+LONGEST_NAME = 900
+
 # Called after each flush of the servers of this process.
 after_flush: list[Callable[[], None]] = []
 
@@ -58,6 +61,9 @@ class Run:
         self.defers = False
         self.tests_in = 0  # the process that takes refusals, to blame tests for them
         self._refusals: list[Refusal] = []  # those of this process
+        # Whether someone reads in the logs of the servers what each test has done.
+        self.marks_tests = bool(os.environ.get(hooks.MARKS))
+        self._test = ""  # that is under way
         self._emptier: Emptier | None = None
         self._pid = os.getpid()
         self._flushed_in = 0  # the process that has flushed last: this one, or one that has forked
@@ -89,6 +95,8 @@ class Run:
         if unknown:
             self.resolved.update(self.source.resolve(unknown, self.worker))
             guard.undelay(self.resolved.values())
+            if self._test:
+                self._mark({self.resolved[address] for address in unknown})
         return {address: self.resolved.get(address, address) for address in addresses}
 
     def is_main(self, address: str) -> bool:
@@ -100,6 +108,37 @@ class Run:
         first, *further = hooks.launched() or [""]
         return {*(self.resolved.values() or filter(None, [first])), *further}
 
+    def begin_test(self, name: str) -> None:
+        """Tells those who read the logs of the servers which test begins.
+
+        :raises RunError: a server does not answer.
+        """
+        if self.marks_tests:
+            self._test = name
+            self._mark(self.servers())
+
+    def _mark(self, addresses: Collection[str]) -> None:
+        if not addresses:
+            return
+        from urllib.parse import quote
+        from zlib import crc32
+
+        name = quote(self._test).encode()
+        if len(name) > LONGEST_NAME:
+            name = b"%b...%08x" % (name[:LONGEST_NAME], crc32(name))
+        try:
+            self._connected_emptier().begin_test(addresses, name)
+        except (OSError, ProtocolError) as error:
+            raise RunError(f"the sandbox's memcached does not answer: {error}") from error
+
+    def end_test(self) -> None:
+        """Empties the servers of this process after an attempt at a test.
+
+        :raises RunError: one of them cannot be emptied.
+        """
+        self._test = ""
+        self.flush()
+
     def flush(self) -> None:
         """Empties the servers of this process.
 
@@ -108,20 +147,8 @@ class Run:
         addresses = self.servers()
         if not addresses:
             return  # Many processes of a run use no cache.
-        if self._emptier is None:
-            import atexit
-
-            from .emptying import Emptier
-            from .protocol import ANSWER_TIMEOUT
-
-            self._emptier = Emptier(ANSWER_TIMEOUT)
-            atexit.register(self.disconnect)
-        if self._flushed_in != os.getpid():
-            self._flushed_in = os.getpid()
-            if not self._runs_atexit():
-                self._report_flushes("")
         try:
-            restless = self._emptier.empty(addresses, self.crawls)
+            restless = self._connected_emptier().empty(addresses, self.crawls)
         except (OSError, ProtocolError) as error:
             raise RunError(f"the sandbox's memcached cannot be emptied: {error}") from error
         for address in set(restless).difference(self._restless):
@@ -129,6 +156,23 @@ class Run:
             self.report_refusal(refusals.Refusal(address, "", "", refusals.RESTLESS))
         for callback in after_flush:
             callback()
+        if self._test:
+            self._mark(addresses)  # It goes on, as one of Hypothesis does after each example.
+
+    def _connected_emptier(self) -> Emptier:
+        if self._emptier is None:
+            import atexit
+
+            from .emptying import Emptier
+            from .protocol import ANSWER_TIMEOUT
+
+            self._emptier = Emptier(ANSWER_TIMEOUT, ends_tests=True)
+            atexit.register(self.disconnect)
+        if self._flushed_in != os.getpid():
+            self._flushed_in = os.getpid()
+            if not self._runs_atexit():
+                self._report_flushes("")
+        return self._emptier
 
     def disconnect(self) -> None:
         """Closes the connections that `flush` has kept."""

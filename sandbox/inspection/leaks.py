@@ -1,0 +1,161 @@
+"""Finds what tests would have left in the caches for others, had nobody emptied them.
+
+The operations of all tests on one server are replayed, in their order, as on a memcached that is
+never flushed. A test that found nothing at a key, where the replay has what an earlier test left,
+would have found that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ..inject import protocol
+from ..server.commands import Request
+from ..server.log import BEGINS, EMPTIED, Mark
+from ..server.operations import UNIX_TIME
+
+# What has another outcome if its key is there.
+DEPENDING = frozenset(
+    ("get", "gat", "add", "replace", "append", "prepend", "cas", "touch", "incr", "decr")
+)
+
+# What replaces a value that is there or, of "add", stores one if there is none.
+STORING = frozenset(("add", "replace", "cas"))
+
+# What changes a value that is there, so that it remains that of an earlier test.
+CHANGING = frozenset(("append", "prepend", "incr", "decr"))
+
+# Bytes that the replay of a server may take, about: a whole memcached has 64 MB by default. Beyond
+# that it forgets what was set first, as memcached does.
+MOST_BYTES = 32_000_000
+BYTES_OF_AN_ITEM = 350
+
+# How many leaks of a server are kept.
+MOST_LEAKS = 100_000
+
+
+class Leak(NamedTuple):
+    """Is a key that one test has left, and that another would have found."""
+
+    key: str
+    left_by: str
+    found_by: str
+
+
+class _Test:
+    """Is what happened on a server up to the end of a test."""
+
+    def __init__(self, period: int) -> None:
+        self.name = ""  # before it begins, if it does
+        self.period = period  # in which the server was not emptied
+
+
+class _Left(NamedTuple):
+    """Is an item that would be there. It expires at a time of `protocol.now`."""
+
+    test: _Test
+    expires: float | None
+
+
+class Replay:
+    """Replays the operations on one server; it follows the server's log."""
+
+    def __init__(self) -> None:
+        self.tests: set[str] = set()
+        self.flaws: list[str] = []
+        self.dropped = 0  # leaks that are not kept
+        self._items: dict[bytes, _Left] = {}  # the one that was set first comes first
+        self._bytes = 0
+        self._test = _Test(0)
+        self._leaks: dict[tuple[bytes, _Test, _Test], None] = {}
+        self._boot = time.time() - protocol.now()  # before tests set the clock
+
+    def take(self, events: Iterable[Request | Mark]) -> None:
+        """Replays what was read in the log."""
+        time_of_events = protocol.now()
+        for event in events:
+            if isinstance(event, Request):
+                self._replay(event, time_of_events)
+            else:
+                self._take_mark(event)
+
+    def note(self, flaw: str) -> None:
+        """Notes why leaks may be missing."""
+        self.flaws.append(flaw)
+
+    def leaks(self) -> list[Leak]:
+        """Returns the leaks that were found, in their order, each once."""
+        return [
+            *dict.fromkeys(
+                Leak(key.decode(errors="backslashreplace"), left.name, found.name)
+                for key, left, found in self._leaks
+                if left.name and found.name and left.name != found.name
+            )
+        ]
+
+    def _take_mark(self, mark: Mark) -> None:
+        if mark.what == EMPTIED:
+            self._forget_all()
+        elif mark.what == BEGINS:
+            if self._test.name:  # which has kept its caches, or goes on
+                self._test = _Test(self._test.period)
+            self._test.name = mark.test
+            self.tests.add(mark.test)
+        else:
+            self._test = _Test(self._test.period + 1)
+
+    def _replay(self, request: Request, when: float) -> None:
+        verb, key = request.verb, request.key
+        if verb == "flush":
+            self._forget_all()
+            return
+        item = self._items.get(key)
+        if item is not None and item.expires is not None and item.expires <= when:
+            self._forget(key)
+            item = None
+        was_missed = verb in DEPENDING and not request.found
+        if was_missed and item is not None and item.test.period != self._test.period:
+            self._add_leak((key, item.test, self._test))
+        stores = verb == "set" or (verb in STORING and (item is None) == (verb == "add"))
+        if verb == "delete" or (verb == "set" and request.was_refused):
+            # memcached deletes what a value that it refuses was to replace.
+            self._forget(key)
+        elif stores and not request.was_refused:
+            self._put(key, self._expiry(request, when))
+        elif verb in ("touch", "gat") and item is not None:
+            self._items[key] = item._replace(expires=self._expiry(request, when))
+        elif verb in CHANGING and item is None and request.may_create:
+            self._put(key, None)
+
+    def _add_leak(self, leak: tuple[bytes, _Test, _Test]) -> None:
+        if len(self._leaks) < MOST_LEAKS:
+            self._leaks[leak] = None
+        else:
+            self.dropped += leak not in self._leaks
+
+    def _put(self, key: bytes, expires: float | None) -> None:
+        self._forget(key)
+        if expires is not None and expires < 0:
+            return
+        self._items[key] = _Left(self._test, expires)
+        self._bytes += len(key) + BYTES_OF_AN_ITEM
+        while self._bytes > MOST_BYTES:
+            self._forget(next(iter(self._items)))
+
+    def _forget(self, key: bytes) -> None:
+        if self._items.pop(key, None) is not None:
+            self._bytes -= len(key) + BYTES_OF_AN_ITEM
+
+    def _forget_all(self) -> None:
+        self._items.clear()
+        self._bytes = 0
+
+    def _expiry(self, request: Request, when: float) -> float | None:
+        """Returns when an item expires; None for never, or if that is not known."""
+        if not request.expires:
+            return None
+        if request.expires > UNIX_TIME:
+            return request.expires - self._boot
+        return when + request.expires if request.expires > 0 else -1
