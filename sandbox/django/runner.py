@@ -6,7 +6,7 @@ TEST_RUNNER = "sandbox.django.runner.SandboxRunner"
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.core.management.base import CommandError
@@ -14,7 +14,7 @@ from django.test.runner import DiscoverRunner
 
 from ..errors import MainMemcachedRefused, OptionError, SandboxError
 from ..run.local import is_in_a_run, local_source, sandbox_run
-from ..run.options import read_run
+from ..run.options import read_leaks, read_run
 from ..run.summary import Summary
 from ..server.options import (
     BY_KEYWORD,
@@ -31,6 +31,7 @@ from ..server.options import (
 
 if TYPE_CHECKING:
     from ..inject import run
+    from ..inspection.inspector import Inspector
     from ..server.options import MemcachedOptions
 
     Base = DiscoverRunner
@@ -55,6 +56,8 @@ class SandboxRunnerMixin(Base):
     memcached_guard: further addresses not to connect to; None for no guard at all.
     memcached_strict: whether a refused connection fails the run.
     memcached_quiet: whether there is no summary at the end.
+    memcached_leaks: whether it tells what tests would have left for others, without isolation.
+    memcached_leaks_json: the file to write that into.
     """
 
     memcached_options: ClassVar[MemcachedOptions] = {}
@@ -63,6 +66,8 @@ class SandboxRunnerMixin(Base):
     memcached_guard: ClassVar[Collection[str] | None] = ()
     memcached_strict: ClassVar[bool] = False
     memcached_quiet: ClassVar[bool] = False
+    memcached_leaks: ClassVar[bool] = False
+    memcached_leaks_json: ClassVar[str | None] = None
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -86,6 +91,7 @@ class SandboxRunnerMixin(Base):
         }
         super().__init__(*args, **kwargs)
         self._sandbox_run: run.Run | None = None
+        self._inspector: Inspector | None = None
 
     def _given(self) -> dict[str, Given]:
         """Returns the options, from the command line, the environment or the attributes."""
@@ -99,7 +105,7 @@ class SandboxRunnerMixin(Base):
             keyword: Given(value, f"memcached_options[{keyword!r}]={value!r}")
             for keyword, value in self.memcached_options.items()
         }
-        for keyword in ("exclude", "flush", "guard", "strict", "quiet"):
+        for keyword in ("exclude", "flush", "guard", "strict", "quiet", "leaks", "leaks_json"):
             attribute = f"memcached_{keyword}"
             value = getattr(self, attribute)
             if value is not None or keyword == "guard":
@@ -117,6 +123,11 @@ class SandboxRunnerMixin(Base):
                 **read_run(given),
                 **read_memcached(given, lambda keyword: _flag(BY_KEYWORD[keyword])),
             }
+            tells_leaks, leaks_file = read_leaks(given, joins)
+            if tells_leaks:
+                from ..inspection.inspector import Inspector
+
+                options["inspector"] = self._inspector = Inspector()
             exclude_option = f"{_flag(BY_KEYWORD['exclude'])} {{alias}}"
             with sandbox_run(exclude_option=exclude_option, **options) as entered:
                 self._sandbox_run = entered
@@ -127,12 +138,16 @@ class SandboxRunnerMixin(Base):
                     switches.get("quiet", False),
                 )
                 summary.refusals += entered.take_refusals()
+                if self._inspector is not None:
+                    summary.expect_leaks(leaks_file)
+                    summary.add_leaks(self._inspector.finish())
+                    summary.write_leaks()
                 if (source := local_source(entered)) and not joins:
                     summary.add_servers(source.servers())
                     if not source.servers():
                         summary.report_unused("no alias of CACHES is a memcached")
                     for line in summary.lines():
-                        self.log(f"memcached-sandbox: {line.text}")
+                        self.log(line.titled("memcached-sandbox"))
                 return failures + summary.has_failed
         except MainMemcachedRefused:
             raise  # by code of the project: its traceback shows which
@@ -147,9 +162,26 @@ class SandboxRunnerMixin(Base):
             source.start_worker_sets(run.resolved, self.parallel)
         return super().setup_databases(**kwargs)
 
+    def run_suite(self, suite: Any, **kwargs: Any) -> Any:
+        """Runs the tests; reads what those of workers have done, whenever some have ended."""
+        if self._inspector is not None and isinstance(suite, self.parallel_test_suite):
+            handle_event = _reading_logs(suite.handle_event)
+            suite.handle_event = handle_event  # type: ignore[method-assign]
+        return super().run_suite(suite, **kwargs)
+
 
 class SandboxRunner(SandboxRunnerMixin, DiscoverRunner):
     """Django's own test runner, with memcached servers of its own for each run."""
+
+
+def _reading_logs(function: Callable[..., Any]) -> Callable[..., Any]:
+    from ..server.trace import read_logs
+
+    def wrapper(*args: Any) -> Any:
+        read_logs()
+        return function(*args)
+
+    return wrapper
 
 
 def _flag(option: Option) -> str:

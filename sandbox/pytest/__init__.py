@@ -59,6 +59,12 @@ OPTIONS: dict[str, tuple[Literal["string", "bool", "args"], str, str]] = {
     ),
     "strict": ("bool", "", "Fail if the guard refused a connection, or nothing used the sandbox."),
     "quiet": ("bool", "", "Print no summary."),
+    "leaks": (
+        "bool",
+        "",
+        "Tell at the end what tests would have left for others, without isolation.",
+    ),
+    "leaks_json": ("string", "FILE", "Write the same into a file, as JSON."),
 }
 
 

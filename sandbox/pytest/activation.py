@@ -13,7 +13,7 @@ from ..errors import MainMemcachedRefused, SandboxError
 from ..inject import pytest_plugin
 from ..run.local import is_in_a_run, sandbox_run
 from . import NAME, fixtures
-from .options import memcached_options, run_options
+from .options import leak_options, memcached_options, run_options
 from .plugin import SESSION, SandboxedSession
 
 
@@ -25,15 +25,24 @@ def begin(config: pytest.Config) -> None:
     options = {**run_options(config), **memcached_options(config)}
     option = f"{NAME}_exclude={{alias}}"
     joins = is_in_a_run()
+    tells_leaks, leaks_file = leak_options(config, joins)
+    inspector = None
+    if tells_leaks:
+        from ..inspection.inspector import Inspector
+
+        inspector = Inspector()
     stack = ExitStack()
     config.add_cleanup(stack.close)
     # gevent and eventlet replace threads by what would block the whole process.
     has_threads = isinstance(_thread.start_new_thread, BuiltinFunctionType)
     distributes = has_threads and pytest_plugin.distributes(config)
     entered = stack.enter_context(
-        sandbox_run(exclude_option=option, distributes=distributes, **options)
+        sandbox_run(exclude_option=option, distributes=distributes, inspector=inspector, **options)
     )
-    plugins.register(SandboxedSession(config, entered, joins), SESSION)
+    session = SandboxedSession(config, entered, joins)
+    if inspector is not None:
+        session.expect_leaks(inspector, leaks_file)
+    plugins.register(session, SESSION)
     plugins.register(fixtures, fixtures.__name__)
     if not plugins.is_registered(pytest_plugin):  # under sandbox exec it is
         plugins.register(pytest_plugin, pytest_plugin.__name__)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ..errors import OptionError
-from ..run.options import read_run
+from ..run.options import read_leaks, read_run
 from ..server.options import (
     BY_KEYWORD,
     Given,
@@ -43,6 +43,18 @@ def run_options(config: pytest.Config) -> dict[str, Any]:
     """
     try:
         return read_run(_given(config), FLUSHES)
+    except OptionError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def leak_options(config: pytest.Config, joins: bool) -> tuple[bool, str]:
+    """Returns whether to tell of leaks, and the file to write them into, or "".
+
+    :param joins: the session joins a run, whose owner tells.
+    :raises pytest.UsageError: an option is wrong.
+    """
+    try:
+        return read_leaks(_given(config), joins)
     except OptionError as error:
         raise pytest.UsageError(str(error)) from None
 

@@ -20,6 +20,7 @@ from .options import is_set, memcached_options
 
 if TYPE_CHECKING:
     from ..inject import run
+    from ..inspection.inspector import Inspector
 
 # What hooks that wrap others return.
 Hook = Generator[None, Any, Any]
@@ -71,10 +72,16 @@ class SandboxedSession(FailureContents):
         self._joins = joins
         self._quiet = is_set(config, "quiet")
         self._has_tests = False
+        self._inspector: Inspector | None = None
         # Its refusals are those that no test is to blame for.
         self._summary = Summary(
             flag(f"{NAME}_memory"), is_set(config, "strict"), is_set(config, "quiet")
         )
+
+    def expect_leaks(self, inspector: Inspector, file: str) -> None:
+        """Has the session tell of leaks, and write them into a file unless it is ""."""
+        self._inspector = inspector
+        self._summary.expect_leaks(file)
 
     def default_server(self) -> Server:
         """Returns the server behind the default alias or, without any alias, the run's own."""
@@ -151,10 +158,15 @@ class SandboxedSession(FailureContents):
         """Sends the summary of a worker to its controller, and fails the session if strict."""
         if hasattr(self._config, "workeroutput"):
             self._complete_summary()
+            if self._inspector is not None:
+                self._summary.add_leaks(self._inspector.finish())
             self._config.workeroutput[NAME] = self._summary.packed()
 
         yield
         self._report_unused()
+        if self._inspector is not None and not hasattr(self._config, "workeroutput"):
+            self._summary.add_leaks(self._inspector.finish())
+            self._summary.write_leaks()
         if self._summary.has_failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -186,7 +198,7 @@ class SandboxedSession(FailureContents):
         self._complete_summary()
         for line in self._summary.lines():
             terminalreporter.write_line(
-                f"{TITLE}: {line.text}", yellow=line.is_warning, red=line.is_problem
+                line.titled(TITLE), yellow=line.is_warning, red=line.is_problem
             )
 
     def _complete_summary(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..errors import OptionError
+from ..inject import hooks
 from ..server.options import BY_KEYWORD, Given, read
 
 # When the caches can be emptied where Python's unittest runs the tests. pytest knows of more.
@@ -33,10 +34,11 @@ def read_run(given: Mapping[str, Given], flushes: Collection[str] = FLUSHES) -> 
     return values
 
 
-def read_leaks(given: Mapping[str, Given]) -> tuple[bool, str]:
+def read_leaks(given: Mapping[str, Given], joins: bool = False) -> tuple[bool, str]:
     """Returns whether to tell of leaks, and the file to write them into, or "".
 
     :param given: what was typed, by the keyword of the option.
+    :param joins: the run is that of another process, which tells.
     :raises OptionError: one of them is wrong, or no test is isolated.
     """
     asked = {keyword: given[keyword] for keyword in ("leaks", "leaks_json") if keyword in given}
@@ -45,6 +47,15 @@ def read_leaks(given: Mapping[str, Given]) -> tuple[bool, str]:
     if not (values.get("leaks") or path):
         return False, ""
     spelled = asked["leaks_json" if path else "leaks"].spelled
+    if joins:
+        in_environment = BY_KEYWORD["leaks"].variable in spelled
+        if in_environment and os.environ.get(hooks.MARKS):
+            return False, ""  # The owner of the run has read it there, too.
+        raise OptionError(
+            "leaks",
+            f"{spelled}: this run is that of 'sandbox exec', which would tell: give it "
+            f"{'--leaks-json' if path else '--leaks'} there",
+        )
     flush = given.get("flush")
     if flush is not None and flush.value == "never":
         raise OptionError(
