@@ -65,6 +65,11 @@ OPTIONS: dict[str, tuple[Literal["string", "bool", "args"], str, str]] = {
         "Tell at the end what tests would have left for others, without isolation.",
     ),
     "leaks_json": ("string", "FILE", "Write the same into a file, as JSON."),
+    "trace": (
+        "bool",
+        "",
+        "Show the last operations of a failed test; each costs up to three times as much.",
+    ),
 }
 
 

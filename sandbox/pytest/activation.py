@@ -10,10 +10,10 @@ from types import BuiltinFunctionType
 import pytest
 
 from ..errors import MainMemcachedRefused, SandboxError
-from ..inject import pytest_plugin
+from ..inject import pytest_plugin, run
 from ..run.local import is_in_a_run, sandbox_run
 from . import NAME, fixtures
-from .options import leak_options, memcached_options, run_options
+from .options import is_set, leak_options, memcached_options, run_options
 from .plugin import SESSION, SandboxedSession
 
 
@@ -42,6 +42,14 @@ def begin(config: pytest.Config) -> None:
     session = SandboxedSession(config, entered, joins)
     if inspector is not None:
         session.expect_leaks(inspector, leaks_file)
+    if is_set(config, "trace"):
+        from ..inspection.recent import RecentOperations
+
+        recent = RecentOperations()
+        session.trace(recent)
+        stack.callback(recent.close)
+        run.on_servers.append(recent.follow)
+        stack.callback(run.on_servers.remove, recent.follow)
     plugins.register(session, SESSION)
     plugins.register(fixtures, fixtures.__name__)
     if not plugins.is_registered(pytest_plugin):  # under sandbox exec it is

@@ -83,4 +83,4 @@ def _given(config: pytest.Config) -> dict[str, Given]:
             in_file[option.keyword] = Given(value, spelled)
         if (value := on_command_line(config, name)) is not None:
             on_line[option.keyword] = typed(option, flag(name), value)
-    return merged(in_file, from_environment(), on_line)
+    return merged(in_file, from_environment(BY_KEYWORD.values()), on_line)

@@ -21,6 +21,7 @@ from .options import is_set, memcached_options
 if TYPE_CHECKING:
     from ..inject import run
     from ..inspection.inspector import Inspector
+    from ..inspection.recent import RecentOperations
 
 # What hooks that wrap others return.
 Hook = Generator[None, Any, Any]
@@ -73,6 +74,7 @@ class SandboxedSession(FailureContents):
         self._quiet = is_set(config, "quiet")
         self._has_tests = False
         self._inspector: Inspector | None = None
+        self._recent: RecentOperations | None = None
         # Its refusals are those that no test is to blame for.
         self._summary = Summary(
             flag(f"{NAME}_memory"), is_set(config, "strict"), is_set(config, "quiet")
@@ -82,6 +84,10 @@ class SandboxedSession(FailureContents):
         """Has the session tell of leaks, and write them into a file unless it is ""."""
         self._inspector = inspector
         self._summary.expect_leaks(file)
+
+    def trace(self, recent: RecentOperations) -> None:
+        """Has failures show the last operations of the test."""
+        self._recent = recent
 
     def default_server(self) -> Server:
         """Returns the server behind the default alias or, without any alias, the run's own."""
@@ -95,7 +101,10 @@ class SandboxedSession(FailureContents):
                 pytrace=False,
             )
         if source := local_source(self._run):
-            return source.first_server()
+            first = source.first_server()
+            if self._recent is not None:
+                self._recent.follow([first.address])
+            return first
         return Server(os.environ["MEMCACHED_SANDBOX_ADDRESS"])
 
     def servers_by_alias(self) -> dict[str, list[Server]]:
@@ -138,16 +147,27 @@ class SandboxedSession(FailureContents):
         self.show(report)
         return report
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self) -> None:
+        """Forgets the operations of the test before, or of an earlier attempt at this one."""
+        if self._recent is not None:
+            self._recent.follow(self._run.servers())
+            self._recent.forget()
+
     def contents(self) -> list[tuple[str, str]]:
-        """Returns a section for each server of this process."""
+        """Returns the sections for each server of this process: its items, and operations."""
         mains = {server: main for main, server in self._run.resolved.items()}
-        return [
+        sections = [
             section_of(
                 server_at(address),
                 f", in place of {mains[address]}" if address in mains else "",
             )
             for address in sorted(self._run.servers())
         ]
+        for address, lines in self._recent.lines() if self._recent is not None else ():
+            title = f"last operations on memcached at {address}"
+            sections.append((printable(title), "\n".join(lines)))
+        return sections
 
     def pytest_collection_finish(self) -> None:
         """Keeps what modules were refused on import, which is not the first test's doing."""

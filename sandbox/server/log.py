@@ -48,6 +48,9 @@ TRACED = re.compile(
 BEGIN_BINARY = (b"Read binary protocol data:", b"Writing bin response:")
 HEADER_PART = re.compile(rb" {1,3}0x(..) 0x(..) 0x(..) 0x(..)$")
 
+# What explains a binary response that follows.
+BINARY_ERROR = b"Writing an error: "
+
 # What begins and ends connections.
 NEW, CLOSED = re.compile(rb"new .* connection\.?$"), b"connection closed."
 
@@ -252,7 +255,7 @@ class LogReader:
         # memcached takes nothing but spaces to separate words.
         verb, *arguments = filter(None, line.split(b" ")) if line.strip(b" ") else (b"",)
         if verb == protocol.MARK:
-            self._read_mark(client, *arguments)
+            self._read_mark(client, *arguments[:1])
             return
         if client.is_own:
             if verb == b"flush_all" and not client.ends_tests:
@@ -281,6 +284,8 @@ class LogReader:
             self._queue.append(Mark(BEGINS, unquote(word.decode(errors="replace"))))
 
     def _read_answer(self, client: _Client, line: bytes) -> None:
+        if line.startswith(BINARY_ERROR):
+            return  # A response follows.
         line = line.removeprefix(b"NOREPLY ")
         if client.storing is not None:
             # It is executed when its value is there.

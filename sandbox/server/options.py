@@ -304,9 +304,17 @@ OPTIONS = (
     ),
 )
 
+# Those of the pytest plugin alone.
+OF_PYTEST = (
+    Option(
+        *("trace", "trace", switch, ""),
+        "Show the last operations of a failed test; each costs up to three times as much.",
+    ),
+)
+
 OF_MEMCACHED = OPTIONS[:9]
 MEMCACHED_KEYWORDS = [option.keyword for option in OF_MEMCACHED]
-BY_KEYWORD = {option.keyword: option for option in OPTIONS}
+BY_KEYWORD = {option.keyword: option for option in (*OPTIONS, *OF_PYTEST)}
 
 
 class Given(NamedTuple):

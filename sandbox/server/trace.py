@@ -15,8 +15,8 @@ import struct
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Protocol
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ..errors import ServerError
 from ..inject import protocol, rest, run
@@ -94,10 +94,17 @@ class Operations(list[Operation]):
         return list, ([*self],)
 
 
-@contextmanager
-def trace(server: Server) -> Iterator[Operations]:
+_Operations = TypeVar("_Operations", bound=Operations)
+
+
+def trace(server: Server) -> AbstractContextManager[Operations]:
     """Traces while its body lasts; see `Server.trace`."""
-    operations = Operations(server)
+    return traced(server, Operations(server))
+
+
+@contextmanager
+def traced(server: Server, operations: _Operations) -> Iterator[_Operations]:
+    """Traces into a list while its body lasts."""
     try:
         # An interrupt waits: it would leave the server logging.
         with deferred(), _lock:

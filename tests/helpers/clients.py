@@ -15,8 +15,6 @@ try:
 except ImportError:  # There are no wheels for each version of Python.
     pylibmc = None
 
-HAS_PYLIBMC = pylibmc is not None
-
 # Seconds after which what clients store expires.
 EXPIRY = 60
 
@@ -93,3 +91,16 @@ def bmemcached_client(address: str, closing: ExitStack) -> dict[str, Do]:
         "decr": lambda key, _: client.decr(key, 1),
         "flush": lambda _, __: client.flush_all(),
     }
+
+
+def all_clients(address: str, closing: ExitStack) -> dict[str, dict[str, Do]]:
+    """Return what each client does, by its name."""
+    made = {
+        "pymemcache": pymemcache_client(address, closing),
+        "python-memcached": python_memcached_client(address, closing),
+        "bmemcached, binary": bmemcached_client(address, closing),
+    }
+    if pylibmc is not None:
+        made["pylibmc"] = pylibmc_client(address, closing, binary=False)
+        made["pylibmc, binary"] = pylibmc_client(address, closing, binary=True)
+    return made

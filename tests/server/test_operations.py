@@ -41,16 +41,7 @@ def server() -> Iterator[Memcached]:
 @pytest.fixture(scope="module")
 def all_clients(server: Memcached) -> Iterator[dict[str, dict[str, Do]]]:
     with ExitStack() as stack:
-        to = server.address, stack
-        made = {
-            "pymemcache": clients.pymemcache_client(*to),
-            "python-memcached": clients.python_memcached_client(*to),
-            "bmemcached, binary": clients.bmemcached_client(*to),
-        }
-        if clients.HAS_PYLIBMC:
-            made["pylibmc"] = clients.pylibmc_client(*to, binary=False)
-            made["pylibmc, binary"] = clients.pylibmc_client(*to, binary=True)
-        yield made
+        yield clients.all_clients(server.address, stack)
 
 
 class Model:

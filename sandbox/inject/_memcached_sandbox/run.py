@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 # Bytes of the longest name of a test in a log. memcached may refuse a line of more than 1024.
 LONGEST_NAME = 900
 
+# Called with the addresses of servers that this process begins to use.
+on_servers: list[Callable[[Collection[str]], None]] = []
+
 # Called after each flush of the servers of this process.
 after_flush: list[Callable[[], None]] = []
 
@@ -95,8 +98,11 @@ class Run:
         if unknown:
             self.resolved.update(self.source.resolve(unknown, self.worker))
             guard.undelay(self.resolved.values())
+            new = {self.resolved[address] for address in unknown}
             if self._test:
-                self._mark({self.resolved[address] for address in unknown})
+                self._mark(new)
+            for callback in on_servers:
+                callback(new)
         return {address: self.resolved.get(address, address) for address in addresses}
 
     def is_main(self, address: str) -> bool:
