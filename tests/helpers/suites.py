@@ -98,3 +98,26 @@ class A(TraceTests, SimpleTestCase): pass
 class B(TraceTests, SimpleTestCase): pass
 class C(TraceTests, SimpleTestCase): pass
 """
+
+# Three leaks, each within a class, as a class is what a worker is given; and tests without any.
+LEAKS = """
+from django.core.cache import cache
+from django.test import SimpleTestCase
+
+class Leaking:
+    def test_1_sets(self): cache.set(f"{self.name}:1", 1, 60)
+    def test_2_reads(self): assert cache.get(f"{self.name}:1") is None
+    def test_3_reads_nothing(self): assert cache.get(f"{self.name}:2") is None
+
+class Books(Leaking, SimpleTestCase): name = "book"
+class Carts(Leaking, SimpleTestCase): name = "cart"
+class Users(Leaking, SimpleTestCase): name = "user"
+
+class CleanTests(SimpleTestCase):
+    def test_sets(self): cache.set("own", 1); assert cache.get("own") == 1
+    def test_sets_again(self): cache.set("own", 1); assert cache.get("own") == 1
+    def test_expires(self): cache.set("old", 1, -1)
+    def test_reads(self): assert cache.get("old") is None
+    def test_2_deletes(self): cache.set("gone:1", 1); cache.delete("gone:1")
+    def test_3_reads(self): assert cache.get("gone:1") is None
+"""

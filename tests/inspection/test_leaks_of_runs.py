@@ -1,0 +1,185 @@
+"""Leaks of whole runs: in each way in, in one process and in several."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ..helpers.cli import Cli
+from ..helpers.django_runs import with_runner
+from ..helpers.memcacheds import MainMemcached
+from ..helpers.processes import Result
+from ..helpers.projects import InProcess, MakeProject, Project, pytest_command
+from ..helpers.suites import LEAKS, START_METHODS
+
+DISTRIBUTED = ("-n2", "--dist=loadscope")
+
+
+@pytest.fixture
+def project(make_project: MakeProject, main_memcached: MainMemcached) -> Iterator[Project]:
+    """A project with three leaks."""
+    project = make_project(main_memcached.address)
+    project.write("tests.py", LEAKS)
+    yield project
+    main_memcached.assert_untouched()
+
+
+def leaks(result: Result, dot: str = ".", prefix: str = "sandbox: ") -> str:
+    """Checks that the leaks were found, and returns which tests were compared."""
+    assert result.returncode == 0, result.stdout + result.stderr
+    text = result.stdout + result.stderr
+    told = re.search(
+        rf"(?m)^{prefix}without isolation 3 keys of 3 tests would have reached 3 others(.*):\n"
+        r"((?:  .*\n)+)",
+        text,
+    )
+    assert told, text
+    assert sorted(told[2].splitlines()) == [
+        f"  :1:{name}:#   {cls}{dot}test_1_sets -> {cls}{dot}test_2_reads"
+        for cls, name in (("Books", "book"), ("Carts", "cart"), ("Users", "user"))
+    ]
+    return told[1]
+
+
+def test_leaks_under_exec(project: Project) -> None:
+    result = project.sandboxed("--leaks-json=l.json", "--", "./manage.py", "test")
+    assert leaks(result) == ""
+    written = json.loads((project.folder / "l.json").read_text())
+    assert (written["tests"], written["workers"], len(written["leaks"])) == (15, 1, 3)
+    assert written["leaks"][0]["left_by"].startswith("tests.")
+
+
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_leaks_of_workers_under_exec(project: Project, start_method: str) -> None:
+    command = ("./manage.py", "test", "--parallel", "3")
+    result = project.sandboxed("--leaks", "--", *command, START_METHOD=start_method)
+    assert leaks(result) == ", of those in the same worker"
+
+
+def test_leaks_of_xdist_under_exec(project: Project) -> None:
+    result = project.sandboxed("--leaks", "--", *pytest_command(*DISTRIBUTED, "tests.py"))
+    assert leaks(result, "::") == ", of those in the same worker"
+
+
+def test_leaks_with_the_plugin(django_in_process: InProcess) -> None:
+    django_in_process.write("test_it.py", LEAKS)
+    result = django_in_process.pytest("--memcached-sandbox-leaks", "-q")
+    assert leaks(result, "::", "memcached-sandbox: ") == ""
+
+
+def test_leaks_of_xdist_with_the_plugin(project: Project) -> None:
+    options = ("--memcached-sandbox", "--memcached-sandbox-leaks-json=l.json", "tests.py")
+    result = project.pytest(*DISTRIBUTED, *options)
+    assert leaks(result, "::", "memcached-sandbox: ") == ", of those in the same worker"
+    assert len(json.loads((project.folder / "l.json").read_text())["leaks"]) == 3
+
+
+@pytest.mark.parametrize(("arguments", "compared"), [((), ""), (("--parallel", "3"), ", of th")])
+def test_leaks_with_the_runner(project: Project, arguments: tuple[str, ...], compared: str) -> None:
+    result = with_runner(project).manage("test", "--memcached-leaks", *arguments)
+    assert leaks(result, prefix="memcached-sandbox: ").startswith(compared)
+
+
+def test_kept_caches_and_further_attempts_are_no_leaks(django_in_process: InProcess) -> None:
+    django_in_process.write(
+        "test_it.py",
+        "import pytest\n"
+        "from django.core.cache import cache\n"
+        "@pytest.mark.keep_cache('class')\n"
+        "class TestKept:\n"
+        "    def test_sets(self): cache.set('kept', 1)\n"
+        "    def test_reads(self): assert cache.get('kept') == 1\n"
+        "@pytest.mark.flaky(reruns=1)\n"
+        "def test_again():\n"
+        "    assert cache.get('again') is None\n"
+        "    cache.set('again', 1)\n"
+        "    global attempts; attempts += 1\n"
+        "    assert attempts == 2\n"
+        "attempts = 0\n",
+    )
+    result = django_in_process.pytest("--memcached-sandbox-leaks", "-prerunfailures")
+    assert "1 rerun" in result.stdout, result.stdout
+    assert "without isolation none of 3 tests would have reached another\n" in result.stdout
+
+
+def test_servers_that_start_within_a_test_are_marked(project: Project) -> None:
+    """As where the first test loads Django's settings."""
+    with (project.folder / "settings.py").open("a") as settings:
+        settings.write('CACHES["second"] = {**CACHES["default"], "LOCATION": "127.0.0.1:9"}\n')
+    project.write(
+        "tests.py",
+        "import unittest\n"
+        "from django.core.cache import caches\n"
+        "class Tests(unittest.TestCase):\n"
+        "    def test_a(self): caches['second'].set('key', 1)\n"
+        "    def test_b(self): assert caches['second'].get('key') is None\n",
+    )
+    command = (sys.executable, "-m", "unittest", "tests")
+    result = project.sandboxed("--leaks", "--", *command, DJANGO_SETTINGS_MODULE="settings")
+    assert "\n  :1:key   Tests.test_a -> Tests.test_b\n" in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--leaks", "--flush=never"], "--leaks: means nothing with --flush never, which isolates"),
+        (["--leaks", "--no-inject"], "--leaks means nothing with --no-inject, which changes"),
+        (["--leaks-json", "a/b", "--no-inject"], "--leaks-json a/b: there is no folder a"),
+        (["--leaks-json", "."], "--leaks-json .: this file cannot be written"),
+        (["--leaks-json", ""], "--leaks-json : must be a path or a name"),
+    ],
+)
+def test_leaks_that_cannot_be_told_are_an_error(
+    cli: Cli, arguments: list[str], problem: str
+) -> None:
+    result = cli("exec", *arguments, "--", "true")
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"sandbox: {problem}"), result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        ("flush=never", "--memcached-sandbox-leaks: means nothing with --memcached-sandbox-flush"),
+        ("leaks-json=a/b", "--memcached-sandbox-leaks-json=a/b: there is no folder a"),
+    ],
+)
+def test_leaks_that_the_plugin_cannot_tell_are_an_error(
+    in_process: InProcess, option: str, problem: str
+) -> None:
+    result = in_process.pytest("--memcached-sandbox-leaks", f"--memcached-sandbox-{option}")
+    assert result.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"ERROR: {problem}" in result.stderr
+
+
+def test_session_that_joins_a_run_names_its_owner(
+    in_process: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMCACHED_SANDBOX_CONTROL", "/nowhere/control")
+    result = in_process.pytest("--memcached-sandbox-leaks")
+    assert (
+        "ERROR: --memcached-sandbox-leaks: this run is that of 'sandbox exec', which would tell: "
+        "give it --leaks there\n"
+    ) in result.stderr
+
+
+def test_file_that_cannot_be_written_at_the_end_fails_the_run(project: Project) -> None:
+    project.write("remove.sh", "#!/bin/sh\nrmdir folder && ./manage.py test tests.CleanTests\n")
+    (project.folder / "folder").mkdir()
+    result = project.sandboxed("--leaks-json=folder/l.json", "--", "./remove.sh")
+    assert result.returncode == 125
+    assert (
+        "\nsandbox: the leaks cannot be written into folder/l.json: No such file or directory.\n"
+    ) in result.stderr
+
+
+def test_command_without_tests_is_not_called_clean(cli: Cli) -> None:
+    result: Any = cli("exec", "--leaks", "--", "true")
+    assert result.returncode == 0
+    assert "\nsandbox: nothing is known of leaks: no test of " in result.stderr
