@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -33,9 +34,25 @@ def test_example_passes_by_each_way_in(
 ) -> None:
     result = run(*command, cwd=BOOKSHOP, MEMCACHED=main_memcached.address)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "7 passed" in result.stdout or "Ran 7 tests" in result.stderr
+    assert "8 passed" in result.stdout or "Ran 8 tests" in result.stderr
     main_memcached.assert_untouched()
     eventually(lambda: list(run_folder.iterdir()) == [])
+
+
+def test_example_fails_if_a_page_asks_the_cache_for_each_book(
+    run: Run, main_memcached: MainMemcached, tmp_path: Path
+) -> None:
+    bookshop = shutil.copytree(BOOKSHOP, tmp_path / "bookshop")
+    views = bookshop / "books" / "views.py"
+    views.write_text(views.read_text().replace(" * rate", " * cache.get('tax')"))
+    result = run(*WAYS_IN["exec"], "books.test_operations", cwd=bookshop)
+    assert result.returncode == 1
+    assert (
+        "\nAssertionError: CACHES['default']: "
+        "gets: expected 1, found 4; hits: expected 1, found 4\n"
+        "  get bookshop:1:tax hit\n" + 3 * "  get bookshop:1:tax hit (again)\n"
+    ) in result.stderr
+    main_memcached.assert_untouched()
 
 
 def test_example_fails_without_clean_caches(run: Run, main_memcached: MainMemcached) -> None:

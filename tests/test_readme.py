@@ -154,7 +154,7 @@ def test_output_of_the_first_command_is_real(run: Run) -> None:
 def test_example_command_succeeds(run: Run) -> None:
     result = run("sh", "examples/run", cwd=REPOSITORY)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert re.search(r"^sandbox: 31 gets \(48\.4 % hits\), 21 sets", result.stderr, re.MULTILINE)
+    assert re.search(r"^sandbox: 34 gets \(50\.0 % hits\), 22 sets", result.stderr, re.MULTILINE)
 
 
 def test_conftest_snippet_gives_a_test_clean_caches(run: Run, project: Path) -> None:

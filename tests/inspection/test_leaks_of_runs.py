@@ -58,12 +58,12 @@ def test_leaks_under_exec(project: Project) -> None:
 def test_leaks_of_workers_under_exec(project: Project, start_method: str) -> None:
     command = ("./manage.py", "test", "--parallel", "3")
     result = project.sandboxed("--leaks", "--", *command, START_METHOD=start_method)
-    assert leaks(result) == ", of those in the same worker"
+    leaks(result)  # One worker may have run all.
 
 
 def test_leaks_of_xdist_under_exec(project: Project) -> None:
     result = project.sandboxed("--leaks", "--", *pytest_command(*DISTRIBUTED, "tests.py"))
-    assert leaks(result, "::") == ", of those in the same worker"
+    leaks(result, "::")
 
 
 def test_leaks_with_the_plugin(django_in_process: InProcess) -> None:
@@ -75,14 +75,14 @@ def test_leaks_with_the_plugin(django_in_process: InProcess) -> None:
 def test_leaks_of_xdist_with_the_plugin(project: Project) -> None:
     options = ("--memcached-sandbox", "--memcached-sandbox-leaks-json=l.json", "tests.py")
     result = project.pytest(*DISTRIBUTED, *options)
-    assert leaks(result, "::", "memcached-sandbox: ") == ", of those in the same worker"
+    leaks(result, "::", "memcached-sandbox: ")
     assert len(json.loads((project.folder / "l.json").read_text())["leaks"]) == 3
 
 
-@pytest.mark.parametrize(("arguments", "compared"), [((), ""), (("--parallel", "3"), ", of th")])
-def test_leaks_with_the_runner(project: Project, arguments: tuple[str, ...], compared: str) -> None:
+@pytest.mark.parametrize("arguments", [(), ("--parallel", "3")])
+def test_leaks_with_the_runner(project: Project, arguments: tuple[str, ...]) -> None:
     result = with_runner(project).manage("test", "--memcached-leaks", *arguments)
-    assert leaks(result, prefix="memcached-sandbox: ").startswith(compared)
+    leaks(result, prefix="memcached-sandbox: ")
 
 
 def test_kept_caches_and_further_attempts_are_no_leaks(django_in_process: InProcess) -> None:

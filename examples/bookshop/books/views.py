@@ -1,3 +1,5 @@
+from decimal import Decimal
+
 from django.core.cache import cache
 from django.http import JsonResponse
 from django.shortcuts import get_object_or_404
@@ -16,6 +18,13 @@ def book(request, pk):
     request.session["seen"] = [*request.session.get("seen", []), details["title"]]
     popular = cache.append_to_list("popular", details["title"])
     return JsonResponse({**details, "popular": popular})
+
+
+def catalogue(request):
+    """List all books with their tax, whose rate is in the cache."""
+    rate = cache.get_or_set("tax", Decimal("1.07"))
+    prices = {book.title: f"{book.price * rate:.2f}" for book in Book.objects.all()}
+    return JsonResponse(prices)
 
 
 def seen(request):
