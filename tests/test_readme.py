@@ -137,7 +137,7 @@ def test_shell_session_passes(run: Run, project: Path) -> None:
 
 
 def test_output_of_the_first_command_is_real(run: Run) -> None:
-    (shown,) = (block for language, block in BLOCKS if block.startswith("Found 7"))
+    (shown,) = (block for language, block in BLOCKS if block.startswith("Found 8"))
     result = run(
         *("sh", "-c", "sandbox exec -- python manage.py test 2>&1"),
         cwd=REPOSITORY / "examples/bookshop",
