@@ -16,10 +16,11 @@ from .guards import Guards
 from .options import (
     CONTEXT_SETTINGS,
     SandboxOption,
-    leak_options,
+    inspection_options,
     sandbox_of,
     sandbox_options,
     table_option,
+    wanted_of,
 )
 from .output import FAILURE, ExitWatcher, say, say_as_it_is
 
@@ -48,8 +49,7 @@ UNUSED_BY_DJANGO = (
 @sandbox_options
 @table_option(BY_KEYWORD["strict"])
 @table_option(BY_KEYWORD["quiet"])
-@table_option(BY_KEYWORD["leaks"])
-@table_option(BY_KEYWORD["leaks_json"])
+@inspection_options
 @click.option(
     "--redirect",
     cls=SandboxOption,
@@ -73,8 +73,6 @@ UNUSED_BY_DJANGO = (
 def command(
     strict: bool,
     quiet: bool,
-    leaks: bool,  # noqa: ARG001 - leak_options() reads both
-    leaks_json: str | None,  # noqa: ARG001
     redirect: bool,
     kernel_guard: bool | None,
     verbose: bool,
@@ -101,17 +99,17 @@ def command(
     """  # fmt: skip
     with sandbox_of(options) as sandbox:
         guards = Guards.of(redirect, kernel_guard, strict, options["unix"])
-        tells_leaks, leaks_file = leak_options(options["no_inject"])
-        if tells_leaks:
+        wanted = wanted_of(options["no_inject"])
+        if wanted is not None:
             from ..inspection.inspector import Inspector
 
-            sandbox.inspector = Inspector()
+            sandbox.inspector = Inspector(wanted)
         launched = sandbox.launch(options["servers"])
         from ..run.summary import Summary  # while the servers come up
 
         summary = Summary("--memory", strict, quiet)
-        if tells_leaks:
-            summary.expect_leaks(leaks_file)
+        if wanted is not None:
+            summary.expect(wanted)
         child, status = _run(sandbox, launched, command, options, guards, summary, verbose)
         with child.errors:
             sandbox.stop()
@@ -168,8 +166,8 @@ def _run(
             summary.add_servers(running)
     with child.errors:
         if inspector is not None:
-            summary.add_leaks(inspector.finish())
-            summary.write_leaks()
+            summary.add_followers(inspector.finish())
+            summary.write_files()
         _tell(summary, sandbox, launched, control, guards, kernel_guard, injects)
     if summary.has_failed:
         # A command that failed may have ended before it used the sandbox.

@@ -10,9 +10,18 @@ import click
 from click.core import ParameterSource
 
 from ..errors import OptionError
-from ..run.options import OF_RUN, read_leaks, read_run
+from ..run.options import OF_INSPECTION, OF_RUN, read_run, read_wanted
 from ..run.sandbox import Sandbox
-from ..server.options import BY_KEYWORD, OF_MEMCACHED, Given, Option, merged, read_memcached, typed
+from ..server.options import (
+    BY_KEYWORD,
+    OF_MEMCACHED,
+    OPTIONS,
+    Given,
+    Option,
+    merged,
+    read_memcached,
+    typed,
+)
 from .parameters import Variable
 
 CommandFunction = TypeVar("CommandFunction", bound=Callable[..., Any])
@@ -23,6 +32,8 @@ CONTEXT_SETTINGS = {"auto_envvar_prefix": PREFIX}
 
 if TYPE_CHECKING:
     from typing import TypedDict
+
+    from ..inspection.wanted import Wanted
 
     class SandboxOptions(TypedDict, total=False):
         """Parameters of a command with `sandbox_options`, without those of memcached."""
@@ -123,6 +134,14 @@ def sandbox_options(command: CommandFunction) -> CommandFunction:
     return command
 
 
+def inspection_options(command: CommandFunction) -> CommandFunction:
+    """Gives a command all options of what its end tells of the caches; see `wanted_of`."""
+    for option in reversed(OPTIONS):
+        if option.keyword in OF_INSPECTION:
+            command = table_option(option)(command)
+    return command
+
+
 def sandbox_of(options: SandboxOptions) -> Sandbox:
     """Returns the sandbox that the command was asked for; nothing runs yet.
 
@@ -176,20 +195,21 @@ def run_options() -> dict[str, Any]:
     return read_run(_given(OF_RUN))
 
 
-def leak_options(no_inject: bool) -> tuple[bool, str]:
-    """Returns whether the command is to tell of leaks, and the file to write them into, or "".
+def wanted_of(no_inject: bool) -> Wanted | None:
+    """Returns what the command is to tell of the caches; None for nothing.
 
     :raises click.UsageError: an option is wrong.
     """
-    given = _given(BY_KEYWORD[keyword] for keyword in ("leaks", "leaks_json", "flush"))
+    given = _given(BY_KEYWORD[keyword] for keyword in (*OF_INSPECTION, "flush"))
     try:
-        is_on, path = read_leaks(given)
+        wanted = read_wanted(given)
     except OptionError as error:
         raise click.UsageError(f"{error}.") from None
-    if is_on and no_inject:
-        spelled = given["leaks_json" if path else "leaks"].spelled
+    if no_inject and wanted is not None and (wanted.tells_leaks or wanted.findings):
+        keyword = min(given.keys() & {"leaks", "leaks_json", "findings"})
+        spelled = given[keyword].spelled
         raise click.UsageError(f"{spelled} means nothing with --no-inject, {_CHANGES_NOTHING}.")
-    return is_on, path
+    return wanted
 
 
 def _given(options: Iterable[Option]) -> dict[str, Given]:

@@ -14,7 +14,7 @@ from django.test.runner import DiscoverRunner
 
 from ..errors import MainMemcachedRefused, OptionError, SandboxError
 from ..run.local import is_in_a_run, local_source, sandbox_run
-from ..run.options import read_leaks, read_run
+from ..run.options import OF_INSPECTION, read_run, read_wanted
 from ..run.summary import Summary
 from ..server.options import (
     BY_KEYWORD,
@@ -57,7 +57,8 @@ class SandboxRunnerMixin(Base):
     memcached_strict: whether a refused connection fails the run.
     memcached_quiet: whether there is no summary at the end.
     memcached_leaks: whether it tells what tests would have left for others, without isolation.
-    memcached_leaks_json: the file to write that into.
+    memcached_leaks_json, memcached_report, memcached_report_top, memcached_report_json,
+    memcached_findings: the same as the options.
     """
 
     memcached_options: ClassVar[MemcachedOptions] = {}
@@ -68,6 +69,10 @@ class SandboxRunnerMixin(Base):
     memcached_quiet: ClassVar[bool] = False
     memcached_leaks: ClassVar[bool] = False
     memcached_leaks_json: ClassVar[str | None] = None
+    memcached_report: ClassVar[bool] = False
+    memcached_report_top: ClassVar[int | None] = None
+    memcached_report_json: ClassVar[str | None] = None
+    memcached_findings: ClassVar[bool] = False
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -105,7 +110,7 @@ class SandboxRunnerMixin(Base):
             keyword: Given(value, f"memcached_options[{keyword!r}]={value!r}")
             for keyword, value in self.memcached_options.items()
         }
-        for keyword in ("exclude", "flush", "guard", "strict", "quiet", "leaks", "leaks_json"):
+        for keyword in ("exclude", "flush", "guard", "strict", "quiet", *OF_INSPECTION):
             attribute = f"memcached_{keyword}"
             value = getattr(self, attribute)
             if value is not None or keyword == "guard":
@@ -123,11 +128,11 @@ class SandboxRunnerMixin(Base):
                 **read_run(given),
                 **read_memcached(given, lambda keyword: _flag(BY_KEYWORD[keyword])),
             }
-            tells_leaks, leaks_file = read_leaks(given, joins)
-            if tells_leaks:
+            wanted = read_wanted(given, joins)
+            if wanted is not None:
                 from ..inspection.inspector import Inspector
 
-                options["inspector"] = self._inspector = Inspector()
+                options["inspector"] = self._inspector = Inspector(wanted)
             exclude_option = f"{_flag(BY_KEYWORD['exclude'])} {{alias}}"
             with sandbox_run(exclude_option=exclude_option, **options) as entered:
                 self._sandbox_run = entered
@@ -138,10 +143,10 @@ class SandboxRunnerMixin(Base):
                     switches.get("quiet", False),
                 )
                 summary.refusals += entered.take_refusals()
-                if self._inspector is not None:
-                    summary.expect_leaks(leaks_file)
-                    summary.add_leaks(self._inspector.finish())
-                    summary.write_leaks()
+                if wanted is not None and self._inspector is not None:
+                    summary.expect(wanted)
+                    summary.add_followers(self._inspector.finish())
+                    summary.write_files()
                 if (source := local_source(entered)) and not joins:
                     summary.add_servers(source.servers())
                     if not source.servers():

@@ -6,20 +6,26 @@ import threading
 from typing import TYPE_CHECKING
 
 from ..server.trace import follow, read_logs, unfollow
-from .leaks import Replay
+from .report import followers_of
 
 if TYPE_CHECKING:
     from ..server.memcached import Memcached
+    from .follower import FollowerByTest
+    from .wanted import Wanted
 
 # Seconds between two looks at the logs. What is not read yet takes room on the disk.
 PAUSE = 0.1
 
 
 class Inspector:
-    """Looks at what tests do to servers, by their logs."""
+    """Looks at what tests do to servers, by their logs.
 
-    def __init__(self) -> None:
-        self._replays: list[tuple[Memcached, Replay]] = []
+    :param wanted: what someone wants to be told.
+    """
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._makers = followers_of(wanted)
+        self._followers: list[tuple[Memcached, FollowerByTest]] = []
         self._has_ended = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -28,9 +34,10 @@ class Inspector:
 
         :raises ServerError: it cannot be read.
         """
-        replay = Replay()
-        follow(server, replay)
-        self._replays.append((server, replay))
+        for make in self._makers:
+            follower = make()
+            follow(server, follower)
+            self._followers.append((server, follower))
 
     def read_in_thread(self) -> None:
         """Reads the logs from now on, in a process whose tests are in others."""
@@ -41,12 +48,13 @@ class Inspector:
         while not self._has_ended.wait(PAUSE):
             read_logs()
 
-    def finish(self) -> list[Replay]:
-        """Reads the rest of the logs, and returns what was found. The servers may have ended."""
+    def finish(self) -> list[FollowerByTest]:
+        """Reads the rest of the logs, and returns who has followed. The servers may have ended."""
         self._has_ended.set()
         if self._thread is not None:
             self._thread.join()
-        replays, self._replays = self._replays, []
-        for server, replay in replays:
-            unfollow(server, replay)
-        return [replay for _, replay in replays]
+        followed, self._followers = self._followers, []
+        for server, follower in followed:
+            unfollow(server, follower)
+            follower.finish()
+        return [follower for _, follower in followed]

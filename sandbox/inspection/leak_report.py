@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ..errors import printable
 from .leaks import Leak, Replay
+from .names import counted, short_names
 from .patterns import patterns
 
 # How many lines are printed, and how many tests in one of them.
@@ -51,16 +50,8 @@ class LeakReport:
         self._dropped += dropped
         self._flaws += flaws
 
-    def write(self, path: str) -> None:
-        """Writes all of it into a file, as JSON.
-
-        :raises OSError: it cannot be written.
-        """
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(self._as_json(), file, indent=2)
-            file.write("\n")
-
-    def _as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
+        """Returns all of it for a file of JSON."""
         folded = patterns(leak.key for leak in self._leaks)
         return {
             "tests": self._tests,
@@ -82,13 +73,13 @@ class LeakReport:
             return
         where = ", of those in the same worker" if self._workers > 1 else ""
         if not self._leaks:
-            tests = _counted(self._tests, "test")
+            tests = counted(self._tests, "test")
             yield f"without isolation none of {tests} would have reached another{where}"
             return
         keys, left_by, found_by = ({*column} for column in zip(*self._leaks, strict=True))
         yield (
-            f"without isolation {_counted(len(keys), 'key')} of {_counted(len(left_by), 'test')} "
-            f"would have reached {_counted(len(found_by), 'other')}{where}:"
+            f"without isolation {counted(len(keys), 'key')} of {counted(len(left_by), 'test')} "
+            f"would have reached {counted(len(found_by), 'other')}{where}:"
         )
         yield from (f"  {line}" for line in self._table())
 
@@ -117,25 +108,7 @@ def _workers(tests: Sequence[set[str]]) -> int:
     return len(groups)
 
 
-def short_names(tests: Iterable[str]) -> dict[str, str]:
-    """Returns a short name for each test: without its module or file, if that is clear."""
-    short = {test: printable(_short(test)) for test in tests}
-    count = Counter(short.values())
-    return {test: name if count[name] == 1 else printable(test) for test, name in short.items()}
-
-
-def _short(test: str) -> str:
-    path, colons, name = test.partition("::")
-    if colons:
-        return name if "::" in name else f"{path.rpartition('/')[2]}::{name}"
-    return ".".join(test.split(".")[-2:])
-
-
 def _cut(names: Iterable[str]) -> list[str]:
     names = [*names]
     more = len(names) - MOST_LINES
     return names if more <= 0 else [*names[:MOST_LINES], f"{more:,} more"]
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"

@@ -8,13 +8,14 @@ would have found that.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..inject import protocol
-from ..server.commands import Request
-from ..server.log import BEGINS, EMPTIED, Mark
 from ..server.operations import UNIX_TIME
+from .follower import FollowerByTest
+
+if TYPE_CHECKING:
+    from ..server.commands import Request
 
 # What has another outcome if its key is there.
 DEPENDING = frozenset(
@@ -59,31 +60,20 @@ class _Left(NamedTuple):
     expires: float | None
 
 
-class Replay:
-    """Replays the operations on one server; it follows the server's log."""
+class Replay(FollowerByTest):
+    """Replays the operations on one server, whose log it follows.
+
+    dropped: how many leaks are not kept.
+    """
 
     def __init__(self) -> None:
-        self.tests: set[str] = set()
-        self.flaws: list[str] = []
-        self.dropped = 0  # leaks that are not kept
+        super().__init__()
+        self.dropped = 0
         self._items: dict[bytes, _Left] = {}  # the one that was set first comes first
         self._bytes = 0
         self._test = _Test(0)
         self._leaks: dict[tuple[bytes, _Test, _Test], None] = {}
         self._boot = time.time() - protocol.now()  # before tests set the clock
-
-    def take(self, events: Iterable[Request | Mark]) -> None:
-        """Replays what was read in the log."""
-        time_of_events = protocol.now()
-        for event in events:
-            if isinstance(event, Request):
-                self._replay(event, time_of_events)
-            else:
-                self._take_mark(event)
-
-    def note(self, flaw: str) -> None:
-        """Notes why leaks may be missing."""
-        self.flaws.append(flaw)
 
     def leaks(self) -> list[Leak]:
         """Returns the leaks that were found, in their order, each once."""
@@ -95,21 +85,24 @@ class Replay:
             )
         ]
 
-    def _take_mark(self, mark: Mark) -> None:
-        if mark.what == EMPTIED:
-            self._forget_all()
-        elif mark.what == BEGINS:
-            if self._test.name:  # which has kept its caches, or goes on
-                self._test = _Test(self._test.period)
-            self._test.name = mark.test
-            self.tests.add(mark.test)
-        else:
-            self._test = _Test(self._test.period + 1)
+    def see_flush(self) -> None:
+        """Empties the replay."""
+        self._items.clear()
+        self._bytes = 0
 
-    def _replay(self, request: Request, when: float) -> None:
-        verb, key = request.verb, request.key
+    def begin_test(self, name: str) -> None:
+        """Names the test that what was done since the last one belongs to."""
+        self._test.name = name
+
+    def end_test(self, is_emptied: bool) -> None:
+        """Begins another test."""
+        self._test = _Test(self._test.period + is_emptied)
+
+    def see(self, request: Request) -> None:
+        """Replays an operation."""
+        verb, key, when = request.verb, request.key, protocol.now()
         if verb == "flush":
-            self._forget_all()
+            self.see_flush()
             return
         item = self._items.get(key)
         if item is not None and item.expires is not None and item.expires <= when:
@@ -147,10 +140,6 @@ class Replay:
     def _forget(self, key: bytes) -> None:
         if self._items.pop(key, None) is not None:
             self._bytes -= len(key) + BYTES_OF_AN_ITEM
-
-    def _forget_all(self) -> None:
-        self._items.clear()
-        self._bytes = 0
 
     def _expiry(self, request: Request, when: float) -> float | None:
         """Returns when an item expires; None for never, or if that is not known."""

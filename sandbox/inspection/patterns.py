@@ -3,36 +3,70 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable
 
-NUMBER = re.compile(r"\d+")
+# UUIDs, digests and session keys: 16 letters and digits or more, of which one is a digit; and other
+# numbers.
+NUMBER = re.compile(
+    r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|(?=[A-Za-z]*\d)[A-Za-z\d]{16,}|\d+"
+)
 
-# The beginning of a key that Django makes: KEY_PREFIX, and VERSION.
+# The beginning of a key that Django makes, KEY_PREFIX and VERSION; and that of a folded one.
 HEAD = re.compile(r"[^:]*:\d+:")
+FOLDED_HEAD = re.compile(r"[^:]*:#:")
+
+# How many keys are remembered with what they are folded to.
+MOST_KEYS = 20_000
+
+
+class Patterns:
+    """Folds keys, and knows what their patterns have in common.
+
+    ``shop:1:menu:7`` and ``shop:1:menu:8`` are ``shop:1:menu:#``. What may be Django's KEY_PREFIX
+    and VERSION stays if it does not vary: ``user:7:name`` and ``user:8:name`` are ``user:#:name``.
+    """
+
+    def __init__(self) -> None:
+        self._folded: dict[str, str] = {}
+        self._heads: dict[str, str | None] = {}  # None if it varies
+
+    def fold(self, key: str) -> str:
+        """Returns what all keys of a pattern have in common: its name for `shown`."""
+        folded = self._folded.get(key)
+        if folded is None:
+            folded = _fold(key)
+            if head := HEAD.match(key):
+                self._add_head(_fold(head[0]), head[0])
+            if len(self._folded) >= MOST_KEYS:
+                self._folded.clear()
+            self._folded[key] = folded
+        return folded
+
+    def shown(self, folded: str) -> str:
+        """Returns a pattern as people should see it, once all keys are known."""
+        match = FOLDED_HEAD.match(folded)
+        head = self._heads.get(match[0]) if match else None
+        return head + folded[match.end() :] if match and head else folded
+
+    def heads(self) -> dict[str, str | None]:
+        """Returns what another process needs to know, for `add_heads`."""
+        return self._heads
+
+    def add_heads(self, heads: dict[str, str | None]) -> None:
+        """Learns what keys another process has folded."""
+        for folded, head in heads.items():
+            self._add_head(folded, head)
+
+    def _add_head(self, folded: str, head: str | None) -> None:
+        if self._heads.setdefault(folded, head) != head:
+            self._heads[folded] = None
 
 
 def patterns(keys: Iterable[str]) -> dict[str, str]:
-    """Returns each key with ``#`` in place of its numbers: ``shop:1:menu:#`` for shop:1:menu:7.
-
-    What may be KEY_PREFIX and VERSION of Django stays, if it does not vary: ``user:7:name`` and
-    ``user:8:name`` are both ``user:#:name``.
-    """
-    keys = [*keys]
-    heads: dict[str, set[str]] = defaultdict(set)
-    for key in keys:
-        heads[_fold(_head(key))].add(_head(key))
-
-    def pattern(key: str) -> str:
-        head = _head(key)
-        return (head if len(heads[_fold(head)]) == 1 else _fold(head)) + _fold(key[len(head) :])
-
-    return {key: pattern(key) for key in keys}
-
-
-def _head(key: str) -> str:
-    match = HEAD.match(key)
-    return match[0] if match else ""
+    """Returns the pattern of each key."""
+    known = Patterns()
+    folded = {key: known.fold(key) for key in keys}
+    return {key: known.shown(pattern) for key, pattern in folded.items()}
 
 
 def _fold(text: str) -> str:

@@ -34,7 +34,8 @@ class RecentOperations:
         for address in addresses:
             if address not in self._traces:
                 server = server_at(address)
-                last = self._stack.enter_context(traced(server, _Last(server)))
+                last = _Last(server)
+                self._stack.enter_context(traced(server, last))
                 self._traces[address] = last
 
     def forget(self) -> None:

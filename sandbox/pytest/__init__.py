@@ -65,6 +65,18 @@ OPTIONS: dict[str, tuple[Literal["string", "bool", "args"], str, str]] = {
         "Tell at the end what tests would have left for others, without isolation.",
     ),
     "leaks_json": ("string", "FILE", "Write the same into a file, as JSON."),
+    "report": ("bool", "", "Tell at the end which keys and tests had most operations."),
+    "report_top": ("string", "N", "Tell of N keys and N tests."),
+    "report_json": (
+        "string",
+        "FILE",
+        "Write the operations of all keys and tests into a file, as JSON.",
+    ),
+    "findings": (
+        "bool",
+        "",
+        "Tell of keys without expiry, fetched repeatedly, never read, too large or evicted.",
+    ),
     "trace": (
         "bool",
         "",

@@ -13,7 +13,7 @@ from ..errors import MainMemcachedRefused, SandboxError
 from ..inject import pytest_plugin, run
 from ..run.local import is_in_a_run, sandbox_run
 from . import NAME, fixtures
-from .options import is_set, leak_options, memcached_options, run_options
+from .options import is_set, memcached_options, run_options, wanted_of
 from .plugin import SESSION, SandboxedSession
 
 
@@ -25,12 +25,12 @@ def begin(config: pytest.Config) -> None:
     options = {**run_options(config), **memcached_options(config)}
     option = f"{NAME}_exclude={{alias}}"
     joins = is_in_a_run()
-    tells_leaks, leaks_file = leak_options(config, joins)
+    wanted = wanted_of(config, joins)
     inspector = None
-    if tells_leaks:
+    if wanted is not None:
         from ..inspection.inspector import Inspector
 
-        inspector = Inspector()
+        inspector = Inspector(wanted)
     stack = ExitStack()
     config.add_cleanup(stack.close)
     # gevent and eventlet replace threads by what would block the whole process.
@@ -40,8 +40,8 @@ def begin(config: pytest.Config) -> None:
         sandbox_run(exclude_option=option, distributes=distributes, inspector=inspector, **options)
     )
     session = SandboxedSession(config, entered, joins)
-    if inspector is not None:
-        session.expect_leaks(inspector, leaks_file)
+    if wanted is not None and inspector is not None:
+        session.expect(wanted, inspector)
     if is_set(config, "trace"):
         from ..inspection.recent import RecentOperations
 

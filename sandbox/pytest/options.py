@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ..errors import OptionError
-from ..run.options import read_leaks, read_run
+from ..run.options import read_run, read_wanted
 from ..server.options import (
     BY_KEYWORD,
     Given,
@@ -20,6 +20,7 @@ from ..server.options import (
 from . import NAME, OPTIONS, flag, in_ini_file, on_command_line, override_of
 
 if TYPE_CHECKING:
+    from ..inspection.wanted import Wanted
     from ..server.options import MemcachedOptions
 
 FLUSHES = ("test", "class", "module", "session", "never")
@@ -47,14 +48,14 @@ def run_options(config: pytest.Config) -> dict[str, Any]:
         raise pytest.UsageError(str(error)) from None
 
 
-def leak_options(config: pytest.Config, joins: bool) -> tuple[bool, str]:
-    """Returns whether to tell of leaks, and the file to write them into, or "".
+def wanted_of(config: pytest.Config, joins: bool) -> Wanted | None:
+    """Returns what the session is to tell of the caches; None for nothing.
 
     :param joins: the session joins a run, whose owner tells.
     :raises pytest.UsageError: an option is wrong.
     """
     try:
-        return read_leaks(_given(config), joins)
+        return read_wanted(_given(config), joins)
     except OptionError as error:
         raise pytest.UsageError(str(error)) from None
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..inject import run
     from ..inspection.inspector import Inspector
     from ..inspection.recent import RecentOperations
+    from ..inspection.wanted import Wanted
 
 # What hooks that wrap others return.
 Hook = Generator[None, Any, Any]
@@ -80,10 +81,10 @@ class SandboxedSession(FailureContents):
             flag(f"{NAME}_memory"), is_set(config, "strict"), is_set(config, "quiet")
         )
 
-    def expect_leaks(self, inspector: Inspector, file: str) -> None:
-        """Has the session tell of leaks, and write them into a file unless it is ""."""
+    def expect(self, wanted: Wanted, inspector: Inspector) -> None:
+        """Has the session tell what its tests did to the caches."""
         self._inspector = inspector
-        self._summary.expect_leaks(file)
+        self._summary.expect(wanted)
 
     def trace(self, recent: RecentOperations) -> None:
         """Has failures show the last operations of the test."""
@@ -179,14 +180,14 @@ class SandboxedSession(FailureContents):
         if hasattr(self._config, "workeroutput"):
             self._complete_summary()
             if self._inspector is not None:
-                self._summary.add_leaks(self._inspector.finish())
+                self._summary.add_followers(self._inspector.finish())
             self._config.workeroutput[NAME] = self._summary.packed()
 
         yield
         self._report_unused()
         if self._inspector is not None and not hasattr(self._config, "workeroutput"):
-            self._summary.add_leaks(self._inspector.finish())
-            self._summary.write_leaks()
+            self._summary.add_followers(self._inspector.finish())
+            self._summary.write_files()
         if self._summary.has_failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

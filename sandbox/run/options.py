@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
 from ..inject import hooks
-from ..server.options import BY_KEYWORD, Given, read
+from ..server.options import BY_KEYWORD, Given, Option, read
+
+if TYPE_CHECKING:
+    from ..inspection.wanted import Wanted
 
 # When the caches can be emptied where Python's unittest runs the tests. pytest knows of more.
 FLUSHES = ("test", "never")
+
+# The options of what the end of a run tells of the caches, and those that are files.
+FILES = ("leaks_json", "report_json")
+OF_INSPECTION = ("leaks", "report", "report_top", "findings", *FILES)
 
 OF_RUN = [BY_KEYWORD[keyword] for keyword in ("exclude", "flush", "crawl", "guard", "no_guard")]
 
@@ -34,43 +41,51 @@ def read_run(given: Mapping[str, Given], flushes: Collection[str] = FLUSHES) -> 
     return values
 
 
-def read_leaks(given: Mapping[str, Given], joins: bool = False) -> tuple[bool, str]:
-    """Returns whether to tell of leaks, and the file to write them into, or "".
+def read_wanted(given: Mapping[str, Given], joins: bool = False) -> Wanted | None:
+    """Returns what someone wants to be told of the caches; None for nothing.
 
     :param given: what was typed, by the keyword of the option.
     :param joins: the run is that of another process, which tells.
-    :raises OptionError: one of them is wrong, or no test is isolated.
+    :raises OptionError: one of them is wrong, or a file cannot be written.
     """
-    asked = {keyword: given[keyword] for keyword in ("leaks", "leaks_json") if keyword in given}
-    values = read(asked)
-    path = values.get("leaks_json", "")
-    if not (values.get("leaks") or path):
-        return False, ""
-    spelled = asked["leaks_json" if path else "leaks"].spelled
-    if joins:
-        in_environment = BY_KEYWORD["leaks"].variable in spelled
-        if in_environment and os.environ.get(hooks.MARKS):
-            return False, ""  # The owner of the run has read it there, too.
-        raise OptionError(
-            "leaks",
-            f"{spelled}: this run is that of 'sandbox exec', which would tell: give it "
-            f"{'--leaks-json' if path else '--leaks'} there",
-        )
+    asked = {keyword: given[keyword] for keyword in OF_INSPECTION if keyword in given}
+    values = {keyword: value for keyword, value in read(asked).items() if value}
+    if not values:
+        return None
+    from ..inspection.wanted import Wanted
+
+    wanted = Wanted(**values)
+    for keyword, value in values.items():
+        if joins:
+            _check_owner(asked[keyword].spelled, BY_KEYWORD[keyword])
+        if keyword in FILES:
+            _check_file(keyword, value, asked[keyword].spelled)
     flush = given.get("flush")
-    if flush is not None and flush.value == "never":
+    if wanted.tells_leaks and flush is not None and flush.value == "never":
+        spelled = asked["leaks" if wanted.leaks else "leaks_json"].spelled
         raise OptionError(
             "leaks", f"{spelled}: means nothing with {flush.spelled}, which isolates no test"
         )
+    return wanted
+
+
+def _check_owner(spelled: str, option: Option) -> None:
+    if option.variable in spelled and os.environ.get(hooks.MARKS):
+        return  # The owner of the run has read it there, too.
+    raise OptionError(
+        option.keyword,
+        f"{spelled}: this run is that of 'sandbox exec', which would tell: give it "
+        f"{option.command_flags[-1]} there",
+    )
+
+
+def _check_file(keyword: str, path: str, spelled: str) -> None:
     folder = os.path.dirname(path) or os.curdir
-    if path and not os.path.isdir(folder):
-        raise OptionError("leaks_json", f"{spelled}: there is no folder {folder}")
-    if path and (os.path.isdir(path) or not os.access(_existing(path, folder), os.W_OK)):
-        raise OptionError("leaks_json", f"{spelled}: this file cannot be written")
-    return True, path
-
-
-def _existing(path: str, folder: str) -> str:
-    return path if os.path.exists(path) else folder
+    if not os.path.isdir(folder):
+        raise OptionError(keyword, f"{spelled}: there is no folder {folder}")
+    written = path if os.path.exists(path) else folder
+    if os.path.isdir(path) or not os.access(written, os.W_OK):
+        raise OptionError(keyword, f"{spelled}: this file cannot be written")
 
 
 def _addresses(texts: Sequence[str], spelled: str) -> list[str] | None:

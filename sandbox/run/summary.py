@@ -14,8 +14,9 @@ from ..server import first_items, numbers
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from ..inspection.leak_report import LeakReport
-    from ..inspection.leaks import Replay
+    from ..inspection.follower import FollowerByTest
+    from ..inspection.report import Report
+    from ..inspection.wanted import Wanted
     from ..server import Item, Server
     from ..server.memcached import Memcached
 
@@ -58,8 +59,7 @@ class Summary:
     def __init__(self, memory_option: str, strict: bool = False, quiet: bool = False) -> None:
         self.refusals: list[refusals.Refusal] = []
         self.has_others = False  # Tests had servers that are not added here.
-        self._leaks: LeakReport | None = None  # if they are asked for
-        self._leaks_file = ""
+        self._report: Report | None = None  # if one is wanted
         self._has_lost_file = False
         self._memory_option = memory_option
         self._strict = strict
@@ -89,27 +89,23 @@ class Summary:
         """Tells of something that may be as it should."""
         self._notes.append(note)
 
-    def expect_leaks(self, file: str) -> None:
-        """Has the summary tell of leaks, and write them into a file unless it is ""."""
-        from ..inspection.leak_report import LeakReport
+    def expect(self, wanted: Wanted) -> None:
+        """Has the summary tell what tests did to the caches."""
+        from ..inspection.report import Report
 
-        self._leaks, self._leaks_file = LeakReport(), file
+        self._report = Report(wanted)
 
-    def add_leaks(self, replays: Sequence[Replay]) -> None:
-        """Adds the leaks that were found in the logs of servers."""
-        if self._leaks is not None:
-            self._leaks.add(replays)
+    def add_followers(self, followers: Iterable[FollowerByTest]) -> None:
+        """Adds what was seen in the logs of servers."""
+        if self._report is not None:
+            self._report.add(followers)
 
-    def write_leaks(self) -> None:
-        """Writes the leaks into their file, if there is one."""
-        if self._leaks is None or not self._leaks_file:
-            return
-        try:
-            self._leaks.write(self._leaks_file)
-        except OSError as error:
+    def write_files(self) -> None:
+        """Writes the files that are wanted."""
+        for path, error in () if self._report is None else self._report.write():
             self._has_lost_file = True
             reason = explain_limit(error) or error.strerror
-            self._problems.append(f"the leaks cannot be written into {self._leaks_file}: {reason}.")
+            self._problems.append(f"{path} cannot be written: {reason}.")
 
     def add_servers(self, servers: Sequence[Server]) -> None:
         """Asks servers what they were used for."""
@@ -168,17 +164,17 @@ class Summary:
     def packed(self) -> Any:
         """Returns all of it in lists and tuples, for another process to unpack."""
         told = [*map(tuple, self._usages)], [*map(tuple, self.refusals)], self._problems
-        return *told, self.has_others, self._leaks and self._leaks.packed()
+        return *told, self.has_others, self._report and self._report.packed()
 
     def add_packed(self, packed: Any) -> None:
         """Adds what `packed` has returned in another process."""
-        usages, refused, problems, has_others, leaks = packed
+        usages, refused, problems, has_others, report = packed
         self._usages += [Usage(*usage) for usage in usages]
         self.refusals += [refusals.Refusal(*refusal) for refusal in refused]
         self._problems += problems
         self.has_others = self.has_others or has_others
-        if self._leaks is not None and leaks:
-            self._leaks.add_packed(leaks)
+        if self._report is not None and report:
+            self._report.add_packed(report)
 
     def lines(self) -> list[Line]:
         """Returns the lines of the summary."""
@@ -192,11 +188,11 @@ class Summary:
         told = [r for r in self.refusals if not (self._quiet and r.kind in refusals.ROUTINE)]
         lines += [Line(line, is_problem=True) for line in refused(told)]
         lines += [Line(note) for note in self._notes if not self._quiet]
-        if self._leaks is not None and (self._leaks.has_any or not self._quiet):
-            is_warning = self._leaks.has_any
+        if self._report is not None:
+            evictions = Usage.sum(self._usages).evictions
             lines += [
                 Line(line, is_warning=is_warning, continues=line.startswith(" "))
-                for line in self._leaks.lines()
+                for line, is_warning in self._report.lines(evictions, self._quiet)
             ]
         return lines
 

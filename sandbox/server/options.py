@@ -117,6 +117,17 @@ def whole_number(text: str) -> int:
     return number
 
 
+def positive_number(text: str) -> int:
+    """Reads a whole number that is not 0.
+
+    :raises ValueError: it is none.
+    """
+    number = whole_number(text)
+    if number < 1:
+        raise ValueError("must be 1 or more")
+    return number
+
+
 def megabytes(text: str) -> int:
     """Reads a number of MB, or a size in MB or GB such as 512m or 1g.
 
@@ -301,6 +312,23 @@ OPTIONS = (
     Option(
         *("leaks_json", "leaks_json", path, "FILE"),
         "Write the same into a file, as JSON.",
+    ),
+    Option(
+        *("report", "report", switch, ""),
+        "Tell at the end which keys and tests had most operations.",
+    ),
+    Option(
+        *("report_top", "report_top", positive_number, "N"),
+        "Tell of N keys and N tests.",
+        default="10",
+    ),
+    Option(
+        *("report_json", "report_json", path, "FILE"),
+        "Write the operations of all keys and tests into a file, as JSON.",
+    ),
+    Option(
+        *("findings", "findings", switch, ""),
+        "Tell of keys without expiry, fetched repeatedly, never read, too large or evicted.",
     ),
 )
 

@@ -15,8 +15,8 @@ import struct
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import ServerError
 from ..inject import protocol, rest, run
@@ -69,10 +69,7 @@ class Operations(list[Operation]):
 
         :raises ServerError: the trace has ended, or the server does not answer.
         """
-        with deferred(), _lock:
-            if (log := _log_of(self)) is None:
-                raise ServerError("this trace has ended, or belongs to the parent of this process")
-            log.read_up_to_now(self._server)
+        sync(self._server, self)
         self._warn()
 
     def take(self, events: Iterable[Request | Mark]) -> None:
@@ -94,28 +91,39 @@ class Operations(list[Operation]):
         return list, ([*self],)
 
 
-_Operations = TypeVar("_Operations", bound=Operations)
-
-
-def trace(server: Server) -> AbstractContextManager[Operations]:
+@contextmanager
+def trace(server: Server) -> Iterator[Operations]:
     """Traces while its body lasts; see `Server.trace`."""
-    return traced(server, Operations(server))
+    operations = Operations(server)
+    with traced(server, operations):
+        yield operations
+    operations._warn()
 
 
 @contextmanager
-def traced(server: Server, operations: _Operations) -> Iterator[_Operations]:
-    """Traces into a list while its body lasts."""
+def traced(server: Server, follower: Follower) -> Iterator[None]:
+    """Has one follow the log of a server while its body lasts."""
     try:
         # An interrupt waits: it would leave the server logging.
         with deferred(), _lock:
-            _Log.of(server).begin(server, operations)
-        yield operations
-        _end(server, operations)
+            _Log.of(server).begin(server, follower)
+        yield
+        _end(server, follower)
     except BaseException:
         with suppress(ServerError):  # What has failed before matters more.
-            _end(server, operations)  # An interrupt may have come just before it.
+            _end(server, follower)  # An interrupt may have come just before it.
         raise
-    operations._warn()
+
+
+def sync(server: Server, follower: Follower) -> None:
+    """Reads the log up to now for one who follows it by `traced`.
+
+    :raises ServerError: the trace has ended, or the server does not answer.
+    """
+    with deferred(), _lock:
+        if (log := _log_of(follower)) is None:
+            raise ServerError("this trace has ended, or belongs to the parent of this process")
+        log.read_up_to_now(server)
 
 
 def follow(server: Memcached, follower: Follower) -> None:
@@ -141,14 +149,14 @@ def read_logs() -> None:
             log.read_between_tests()
 
 
-def _end(server: Server, operations: Operations) -> None:
+def _end(server: Server, follower: Follower) -> None:
     """Ends a trace, if this process is no fork of the one that has begun it.
 
     :raises ServerError: the server does not answer, but may be running.
     """
     with deferred(), _lock:
-        if (log := _log_of(operations)) is not None:
-            log.end(server, operations)
+        if (log := _log_of(follower)) is not None:
+            log.end(server, follower)
 
 
 class _Log:
@@ -182,7 +190,7 @@ class _Log:
             _logs[path] = log
         return _logs[path]
 
-    def begin(self, server: Server, operations: Operations) -> None:
+    def begin(self, server: Server, follower: Follower) -> None:
         """Begins a trace.
 
         :raises ServerError: the server does not answer, or does not log.
@@ -195,15 +203,15 @@ class _Log:
                     self._switch_off(connection)
             self._close_if_unused()
             raise
-        self.followers.append(operations)
+        self.followers.append(follower)
 
-    def end(self, server: Server, operations: Operations) -> None:
+    def end(self, server: Server, follower: Follower) -> None:
         """Ends a trace, and closes the log if it was the last one of this process.
 
         :raises ServerError: the server does not answer, but may be running.
         """
         try:
-            self.read_up_to_now(server, ends=operations)
+            self.read_up_to_now(server, ends=follower)
         except ServerError as error:
             # What a server had executed when it ended is in the log.
             self._read(None)
@@ -212,9 +220,9 @@ class _Log:
             if not has_ended or isinstance(error.__cause__, TimeoutError):
                 raise
         finally:
-            self._drop(operations)
+            self._drop(follower)
 
-    def read_up_to_now(self, server: Server, ends: Operations | None = None) -> None:
+    def read_up_to_now(self, server: Server, ends: Follower | None = None) -> None:
         """Reads the log up to now, once the server is at rest.
 
         :param ends: a trace that ends now. Its server stops logging if no other one is left.

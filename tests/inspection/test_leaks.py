@@ -17,6 +17,7 @@ from sandbox.inject import emptying, protocol
 from sandbox.inspection import leaks
 from sandbox.inspection.inspector import Inspector
 from sandbox.inspection.leaks import Leak, Replay
+from sandbox.inspection.wanted import Wanted
 from sandbox.server.trace import read_logs
 
 from ..helpers import clients
@@ -29,7 +30,7 @@ class Tests:
     __test__ = False
 
     def __init__(self, **options: Any) -> None:
-        self.inspector = Inspector()
+        self.inspector = Inspector(Wanted(leaks=True))
         self.server = Memcached(**options)
         self.server.follow_log = self.inspector.follow
         self._emptier = emptying.Emptier(5.0, ends_tests=True)
@@ -58,6 +59,7 @@ class Tests:
 
     def replay(self) -> Replay:
         (replay,) = self.inspector.finish()
+        assert isinstance(replay, Replay)
         return replay
 
     def found(self) -> list[tuple[str, str, str]]:

@@ -175,7 +175,7 @@ def test_file_that_cannot_be_written_at_the_end_fails_the_run(project: Project) 
     result = project.sandboxed("--leaks-json=folder/l.json", "--", "./remove.sh")
     assert result.returncode == 125
     assert (
-        "\nsandbox: the leaks cannot be written into folder/l.json: No such file or directory.\n"
+        "\nsandbox: folder/l.json cannot be written: No such file or directory.\n"
     ) in result.stderr
 
 

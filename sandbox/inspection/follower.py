@@ -1,0 +1,65 @@
+"""Knows which test each operation in a log belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..server.commands import Request
+from ..server.log import BEGINS, ENDS, Mark
+
+
+class FollowerByTest:
+    """Follows the log of a server, test by test.
+
+    What is done before a test, as in a setUpClass, belongs to the test that begins next.
+
+    tests: the tests that have begun.
+    flaws: why operations may be missing.
+    """
+
+    def __init__(self) -> None:
+        self.tests: set[str] = set()
+        self.flaws: list[str] = []
+        self._has_begun = False
+
+    def take(self, events: Iterable[Request | Mark]) -> None:
+        """Takes what was read in the log."""
+        for event in events:
+            if isinstance(event, Request):
+                self.see(event)
+            elif event.what == BEGINS:
+                if self._has_begun:  # The test before has kept its caches, or this one goes on.
+                    self.end_test(is_emptied=False)
+                self._has_begun = True
+                self.tests.add(event.test)
+                self.begin_test(event.test)
+            elif event.what == ENDS:
+                self._has_begun = False
+                self.end_test(is_emptied=True)
+            else:
+                self.see_flush()
+
+    def finish(self) -> None:
+        """Ends the last test, if it has kept its caches."""
+        if self._has_begun:
+            self._has_begun = False
+            self.end_test(is_emptied=False)
+
+    def note(self, flaw: str) -> None:
+        """Notes why operations may be missing."""
+        self.flaws.append(flaw)
+
+    def see(self, request: Request) -> None:
+        """Takes an operation of a client."""
+        raise NotImplementedError
+
+    def see_flush(self) -> None:
+        """Takes that a user of this package has emptied the server."""
+
+    def begin_test(self, name: str) -> None:
+        """Takes that a test begins, which what was done since the last one belongs to."""
+        raise NotImplementedError
+
+    def end_test(self, is_emptied: bool) -> None:
+        """Takes that a test has ended, and whether the server is emptied then."""
+        raise NotImplementedError

@@ -1,0 +1,130 @@
+"""Tells what tests did to their caches, as far as that was asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..errors import printable
+from .findings import Findings, FindingsFollower
+from .leak_report import LeakReport
+from .leaks import Replay
+from .names import short_names, table
+from .traffic import Counted, Traffic, TrafficFollower
+
+if TYPE_CHECKING:
+    from .follower import FollowerByTest
+    from .wanted import Wanted
+
+# How many patterns, and how many tests, the tables have without --report-top.
+TOP = 10
+
+
+def followers_of(wanted: Wanted) -> list[Callable[[], FollowerByTest]]:
+    """Returns what makes those who follow the log of a server for what is wanted."""
+    makers: list[tuple[bool, Callable[[], FollowerByTest]]] = [
+        (wanted.tells_leaks, Replay),
+        (wanted.counts, TrafficFollower),
+        (wanted.findings, FindingsFollower),
+    ]
+    return [maker for is_wanted, maker in makers if is_wanted]
+
+
+class Report:
+    """Collects what those who followed the logs of a run have seen."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
+        self._leaks = LeakReport()
+        self._traffic = Traffic()
+        self._findings = Findings()
+
+    def add(self, followers: Iterable[FollowerByTest]) -> None:
+        """Adds what was seen on the servers of this process, or of all workers."""
+        followers = [*followers]
+        self._leaks.add([each for each in followers if isinstance(each, Replay)])
+        self._traffic.add(e.traffic for e in followers if isinstance(e, TrafficFollower))
+        for each in followers:
+            if isinstance(each, FindingsFollower):
+                self._findings.add_all(each.findings)
+
+    def packed(self) -> Any:
+        """Returns all of it in lists and dicts, for another process to unpack."""
+        return self._leaks.packed(), self._traffic.packed(), self._findings.packed()
+
+    def add_packed(self, packed: Any) -> None:
+        """Adds what `packed` has returned in another process."""
+        leaks, traffic, findings = packed
+        self._leaks.add_packed(leaks)
+        self._traffic.add_packed(traffic)
+        self._findings.add_packed(findings)
+
+    def write(self) -> Iterator[tuple[str, OSError]]:
+        """Writes the files, and returns those that cannot be written."""
+        for path, content in (
+            (self._wanted.leaks_json, self._leaks.as_json()),
+            (self._wanted.report_json, self._traffic.as_json()),
+        ):
+            if path:
+                try:
+                    with open(path, "w", encoding="utf-8") as file:
+                        json.dump(content, file, indent=2)
+                        file.write("\n")
+                except OSError as error:
+                    yield path, error
+
+    def lines(self, evictions: int, quiet: bool) -> Iterator[tuple[str, bool]]:
+        """Returns the lines for a terminal, and whether each is a warning.
+
+        :param evictions: how many items gave way to others.
+        :param quiet: only what is a warning.
+        """
+        wanted = self._wanted
+        if wanted.tells_leaks:
+            is_warning = self._leaks.has_any
+            if is_warning or not quiet:
+                yield from ((line, is_warning) for line in self._leaks.lines())
+        if wanted.prints_report and not quiet:
+            yield from ((line, False) for line in self._tables(wanted.report_top or TOP))
+        if wanted.findings:
+            lines = [*self._findings.lines()]
+            if evictions:
+                lines.append(f"evicted: {evictions:,} items gave way to others for want of memory")
+            if lines:
+                yield "findings:", True
+                yield from ((f"  {line}", True) for line in lines)
+            elif not quiet:
+                yield "no findings", False
+
+    def _tables(self, top: int) -> Iterator[str]:
+        traffic = self._traffic
+        for flaw in dict.fromkeys(traffic.flaws):
+            yield f"operations may be missing in what follows: {flaw}"
+        patterns, tests = traffic.shown_patterns(), traffic.tests()
+        if not patterns and not tests:
+            yield "no operation was seen"
+            return
+        yield f"keys with most operations, of {len(patterns):,}:"
+        rows = [("key", "gets", "hits", "sets", "expiry", "bytes", "tests")]
+        for pattern, of_pattern in patterns[:top]:
+            expiry, many = str(of_pattern.expiry), f"{of_pattern.tests:,}"
+            row = (*_counts(of_pattern), expiry, f"{of_pattern.bytes:,}", many)
+            rows.append((printable(pattern), *row))
+        yield from (f"  {line}" for line in table(rows))
+        names = short_names(tests)
+        yield f"tests with most operations, of {len(tests):,}:"
+        lines = [("test", "operations", "gets", "hits", "sets", "bytes")]
+        for name in tests[:top]:
+            test = traffic.by_test[name]
+            lines.append((names[name], f"{test.operations:,}", *_counts(test), f"{test.bytes:,}"))
+        yield from (f"  {line}" for line in table(lines))
+
+
+def hit_rate(counted: Counted) -> str:
+    """Returns which part of the gets were hits; "" if there were none."""
+    return f"{100 * counted.hits / counted.gets:.0f} %" if counted.gets else ""
+
+
+def _counts(counted: Counted) -> tuple[str, str, str]:
+    return f"{counted.gets:,}", hit_rate(counted), f"{counted.sets:,}"

@@ -1,0 +1,34 @@
+"""Holds what someone wants to be told of the caches."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Wanted(NamedTuple):
+    """Is what someone wants to be told: in lines, and in files unless their paths are "".
+
+    report_top: how many rows the tables of the report have; 0 if it was not given.
+    """
+
+    leaks: bool = False
+    leaks_json: str = ""
+    report: bool = False
+    report_top: int = 0
+    report_json: str = ""
+    findings: bool = False
+
+    @property
+    def tells_leaks(self) -> bool:
+        """Whether leaks are told."""
+        return bool(self.leaks or self.leaks_json)
+
+    @property
+    def prints_report(self) -> bool:
+        """Whether operations are told in lines."""
+        return bool(self.report or self.report_top)
+
+    @property
+    def counts(self) -> bool:
+        """Whether operations are counted."""
+        return bool(self.prints_report or self.report_json)
