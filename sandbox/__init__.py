@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         ServerError,
         StartError,
     )
+    from .inspection.findings import MemcachedFinding
     from .run.sandbox import Sandbox
     from .server import Server
     from .server.counts import Counts
@@ -29,6 +30,7 @@ __all__ = [
     "Counts",
     "MainMemcachedRefused",
     "Memcached",
+    "MemcachedFinding",
     "Operation",
     "Operations",
     "OptionError",
@@ -45,6 +47,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Counts": "server.counts",
     "Memcached": "server.memcached",
+    "MemcachedFinding": "inspection.findings",
     "Operation": "server.operations",
     "Operations": "server.trace",
     "Sandbox": "run.sandbox",

@@ -17,6 +17,7 @@ PUBLIC = {
         "Counts",
         "MainMemcachedRefused",
         "Memcached",
+        "MemcachedFinding",
         "Operation",
         "Operations",
         "OptionError",

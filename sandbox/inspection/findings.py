@@ -40,6 +40,12 @@ MOST_FINDINGS = 10_000
 MOST_LINES = 20
 
 
+class MemcachedFinding(UserWarning):
+    """A test does something to its caches that is seldom meant."""
+
+    __module__ = "sandbox"  # where its users find it
+
+
 class Finding(NamedTuple):
     """Is what was found at a key in a test.
 

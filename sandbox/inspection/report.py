@@ -14,6 +14,7 @@ from .names import short_names, table
 from .traffic import Counted, Traffic, TrafficFollower
 
 if TYPE_CHECKING:
+    from .findings import Finding
     from .follower import FollowerByTest
     from .wanted import Wanted
 
@@ -48,6 +49,10 @@ class Report:
         for each in followers:
             if isinstance(each, FindingsFollower):
                 self._findings.add_all(each.findings)
+
+    def never_read(self) -> list[Finding]:
+        """Returns what was set and never read, as far as findings are wanted."""
+        return self._findings.never_read()
 
     def packed(self) -> Any:
         """Returns all of it in lists and dicts, for another process to unpack."""

@@ -153,6 +153,10 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begins now if it is a conftest.py that has named this plugin."""
+    config.addinivalue_line(
+        "markers",
+        "allow_finding(kind, *keys): do not warn of such findings, or not at keys like these",
+    )
     if is_on(config):
         from .activation import begin, errors_explained
 

@@ -27,10 +27,11 @@ def begin(config: pytest.Config) -> None:
     joins = is_in_a_run()
     wanted = wanted_of(config, joins)
     inspector = None
-    if wanted is not None:
+    # Findings are told of each test, at once, by a follower in its process.
+    if wanted is not None and any(in_logs := wanted._replace(findings=False)):
         from ..inspection.inspector import Inspector
 
-        inspector = Inspector(wanted)
+        inspector = Inspector(in_logs)
     stack = ExitStack()
     config.add_cleanup(stack.close)
     # gevent and eventlet replace threads by what would block the whole process.
@@ -40,8 +41,13 @@ def begin(config: pytest.Config) -> None:
         sandbox_run(exclude_option=option, distributes=distributes, inspector=inspector, **options)
     )
     session = SandboxedSession(config, entered, joins)
-    if wanted is not None and inspector is not None:
+    if wanted is not None:
         session.expect(wanted, inspector)
+    if session.findings is not None:
+        plugins.register(session.findings)
+        run.on_servers.append(session.findings.follow)
+        stack.callback(run.on_servers.remove, session.findings.follow)
+        stack.callback(session.findings.finish)
     if is_set(config, "trace"):
         from ..inspection.recent import RecentOperations
 

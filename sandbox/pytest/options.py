@@ -55,7 +55,7 @@ def wanted_of(config: pytest.Config, joins: bool) -> Wanted | None:
     :raises pytest.UsageError: an option is wrong.
     """
     try:
-        return read_wanted(_given(config), joins)
+        return read_wanted(_given(config), joins, told_here=["findings"])
     except OptionError as error:
         raise pytest.UsageError(str(error)) from None
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..inspection.inspector import Inspector
     from ..inspection.recent import RecentOperations
     from ..inspection.wanted import Wanted
+    from .findings import SessionFindings
 
 # What hooks that wrap others return.
 Hook = Generator[None, Any, Any]
@@ -76,15 +77,20 @@ class SandboxedSession(FailureContents):
         self._has_tests = False
         self._inspector: Inspector | None = None
         self._recent: RecentOperations | None = None
+        self.findings: SessionFindings | None = None
         # Its refusals are those that no test is to blame for.
         self._summary = Summary(
             flag(f"{NAME}_memory"), is_set(config, "strict"), is_set(config, "quiet")
         )
 
-    def expect(self, wanted: Wanted, inspector: Inspector) -> None:
+    def expect(self, wanted: Wanted, inspector: Inspector | None) -> None:
         """Has the session tell what its tests did to the caches."""
         self._inspector = inspector
         self._summary.expect(wanted)
+        if wanted.findings:
+            from .findings import SessionFindings
+
+            self.findings = SessionFindings(self._run, self._summary)
 
     def trace(self, recent: RecentOperations) -> None:
         """Has failures show the last operations of the test."""
@@ -103,8 +109,9 @@ class SandboxedSession(FailureContents):
             )
         if source := local_source(self._run):
             first = source.first_server()
-            if self._recent is not None:
-                self._recent.follow([first.address])
+            for follower in (self._recent, self.findings):
+                if follower is not None:
+                    follower.follow([first.address])
             return first
         return Server(os.environ["MEMCACHED_SANDBOX_ADDRESS"])
 
@@ -177,6 +184,8 @@ class SandboxedSession(FailureContents):
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Hook:
         """Sends the summary of a worker to its controller, and fails the session if strict."""
+        if self.findings is not None:
+            self._summary.add_followers(self.findings.finish())
         if hasattr(self._config, "workeroutput"):
             self._complete_summary()
             if self._inspector is not None:

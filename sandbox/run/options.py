@@ -41,11 +41,14 @@ def read_run(given: Mapping[str, Given], flushes: Collection[str] = FLUSHES) -> 
     return values
 
 
-def read_wanted(given: Mapping[str, Given], joins: bool = False) -> Wanted | None:
+def read_wanted(
+    given: Mapping[str, Given], joins: bool = False, told_here: Collection[str] = ()
+) -> Wanted | None:
     """Returns what someone wants to be told of the caches; None for nothing.
 
     :param given: what was typed, by the keyword of the option.
     :param joins: the run is that of another process, which tells.
+    :param told_here: what this process tells nevertheless.
     :raises OptionError: one of them is wrong, or a file cannot be written.
     """
     asked = {keyword: given[keyword] for keyword in OF_INSPECTION if keyword in given}
@@ -56,7 +59,7 @@ def read_wanted(given: Mapping[str, Given], joins: bool = False) -> Wanted | Non
 
     wanted = Wanted(**values)
     for keyword, value in values.items():
-        if joins:
+        if joins and keyword not in told_here:
             _check_owner(asked[keyword].spelled, BY_KEYWORD[keyword])
         if keyword in FILES:
             _check_file(keyword, value, asked[keyword].spelled)

@@ -14,6 +14,7 @@ from ..server import first_items, numbers
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ..inspection.findings import Finding
     from ..inspection.follower import FollowerByTest
     from ..inspection.report import Report
     from ..inspection.wanted import Wanted
@@ -99,6 +100,14 @@ class Summary:
         """Adds what was seen in the logs of servers."""
         if self._report is not None:
             self._report.add(followers)
+
+    def never_read(self) -> list[Finding]:
+        """Returns what was set and never read, if findings are wanted."""
+        return [] if self._report is None else self._report.never_read()
+
+    def add_problem(self, problem: str) -> None:
+        """Tells that something went wrong."""
+        self._problems.append(problem)
 
     def write_files(self) -> None:
         """Writes the files that are wanted."""
