@@ -58,25 +58,25 @@ class Expiry:
 
     shortest: int | None = None
     longest: int | None = None
-    has_dates: bool = False
-    has_none: bool = False
+    dates: bool = False
+    never: bool = False
 
     def see(self, expires: int | None) -> None:
         """Takes an expiry as it was sent."""
         if expires is None:
             return
         if expires == 0:
-            self.has_none = True
+            self.never = True
         elif expires > UNIX_TIME:
-            self.has_dates = True
+            self.dates = True
         else:
             seconds = max(expires, 0)
             self._widen(seconds, seconds)
 
     def add(self, other: Expiry) -> None:
         """Adds what another one knows."""
-        self.has_none |= other.has_none
-        self.has_dates |= other.has_dates
+        self.never |= other.never
+        self.dates |= other.dates
         if other.shortest is not None and other.longest is not None:
             self._widen(other.shortest, other.longest)
 
@@ -89,7 +89,7 @@ class Expiry:
         if self.shortest is not None:
             more = f" to {self.longest:,}" if self.longest != self.shortest else ""
             words.append(f"{self.shortest:,}{more} s")
-        words += ["a date"] * self.has_dates + ["never"] * self.has_none
+        words += ["a date"] * self.dates + ["never"] * self.never
         return ", ".join(words)
 
 

@@ -6,56 +6,30 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from typing import Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
 
-import pymemcache
 import pytest
 
-from sandbox import Memcached, Server
-from sandbox.inject import emptying, protocol
+from sandbox import Server
+from sandbox.inject import protocol
 from sandbox.inspection import leaks
-from sandbox.inspection.inspector import Inspector
 from sandbox.inspection.leaks import Leak, Replay
 from sandbox.inspection.wanted import Wanted
 from sandbox.server.trace import read_logs
 
 from ..helpers import clients
+from ..helpers.marked_tests import MarkedTests
 from ..helpers.processes import eventually
 
+if TYPE_CHECKING:
+    import pymemcache
 
-class Tests:
-    """Marks tests at a server whose log is followed, as the processes of a run do."""
 
+class Tests(MarkedTests):
     __test__ = False
 
     def __init__(self, **options: Any) -> None:
-        self.inspector = Inspector(Wanted(leaks=True))
-        self.server = Memcached(**options)
-        self.server.follow_log = self.inspector.follow
-        self._emptier = emptying.Emptier(5.0, ends_tests=True)
-
-    def __enter__(self) -> Tests:
-        self.server.start()
-        self.client = pymemcache.Client(self.server.address, no_delay=True, default_noreply=False)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.client.close()
-        self._emptier.close()
-        self.server.stop()
-
-    def begin(self, name: str) -> None:
-        self._emptier.begin_test([self.server.address], quote(name).encode())
-
-    def end(self) -> None:
-        self._emptier.empty([self.server.address])
-
-    def run(self, name: str, *operations: Callable[[pymemcache.Client], object]) -> None:
-        self.begin(name)
-        for operation in operations:
-            operation(self.client)
-        self.end()
+        super().__init__(Wanted(leaks=True), **options)
 
     def replay(self) -> Replay:
         (replay,) = self.inspector.finish()
@@ -133,17 +107,8 @@ def test_what_depends_on_a_key_that_was_left_is_a_leak(
 def test_no_leak(
     tests: Tests, first: list[Callable[..., None]], second: list[Callable[..., None]]
 ) -> None:
-    def insisting(operation: Callable[..., None]) -> Callable[..., None]:
-        def do(client: pymemcache.Client) -> None:
-            try:
-                operation(client)
-            except pymemcache.exceptions.MemcacheServerError:
-                client.close()  # The value was too large.
-
-        return do
-
-    tests.run("a", *map(insisting, first))
-    tests.run("b", *map(insisting, second))
+    tests.run("a", *first)
+    tests.run("b", *second)
     assert tests.found() == []
 
 

@@ -111,6 +111,7 @@ def test_interrupt_at_any_line_leaves_nothing(
     assert lines > 20
 
 
+@pytest.mark.slow
 def test_interrupt_at_any_line_of_a_trace_ends_it() -> None:
     def traced() -> None:
         with server.trace():
