@@ -10,7 +10,7 @@ import pytest
 
 from sandbox import Memcached
 from sandbox.pytest import OPTIONS as PYTEST_OPTIONS
-from sandbox.server.options import OF_MEMCACHED, OPTIONS
+from sandbox.server.options import OF_MEMCACHED, OF_PYTEST, OPTIONS
 
 from .conftest import REPOSITORY, Run
 from .helpers.cli import Cli
@@ -40,6 +40,9 @@ def test_table_has_the_options_of_the_package() -> None:
         if option in OF_MEMCACHED:
             default = inspect.signature(Memcached).parameters[option.keyword].default
             assert in_python == f"`{option.keyword}={default!r}`"
+    (of_pytest,) = OF_PYTEST
+    word = of_pytest.word
+    assert described.pop("")[:3] == [f"`{of_pytest.variable}`", f"`memcached_sandbox_{word}`", ""]
     # The other rows are options of the command line only.
     for environment, *others, _ in described.values():
         assert environment.startswith("`MEMCACHED_SANDBOX_")
@@ -47,7 +50,8 @@ def test_table_has_the_options_of_the_package() -> None:
 
 
 def test_pytest_plugin_has_the_options_of_the_package() -> None:
-    table = {option.word: option for option in OPTIONS if option.keyword != "no_guard"}
+    options = (*OPTIONS, *OF_PYTEST)
+    table = {option.word: option for option in options if option.keyword != "no_guard"}
     assert list(PYTEST_OPTIONS) == list(table)
     for word, (kind, metavar, about) in PYTEST_OPTIONS.items():
         option = table[word]

@@ -41,7 +41,7 @@ MOST_LINES = 20
 
 
 class MemcachedFinding(UserWarning):
-    """A test does something to its caches that is seldom meant."""
+    """Warns that a test does something to its caches that is seldom meant."""
 
     __module__ = "sandbox"  # where its users find it
 

@@ -1,4 +1,4 @@
-"""Leaks of whole runs: in each way in, in one process and in several."""
+"""Leaks and reports of whole runs: in each way in, in one process and in several."""
 
 from __future__ import annotations
 
@@ -47,8 +47,19 @@ def leaks(result: Result, dot: str = ".", prefix: str = "sandbox: ") -> str:
 
 
 def test_leaks_under_exec(project: Project) -> None:
-    result = project.sandboxed("--leaks-json=l.json", "--", "./manage.py", "test")
+    options = ("--leaks-json=l.json", "--report-top=2", "--findings", "--report-json=r.json")
+    result = project.sandboxed(*options, "--", "./manage.py", "test")
     assert leaks(result) == ""
+    assert re.search(
+        r"\nsandbox: keys with most operations, of 6:\n"
+        r"  key +gets    hits   sets   expiry   bytes   tests\n"
+        r"  :1:own +2   100 %      2    300 s       2       2\n"
+        r"  :1:book:# +2     0 %      1     60 s       1       3\n"
+        r"sandbox: tests with most operations, of 15:\n",
+        result.stderr,
+    ), result.stderr
+    assert len(json.loads((project.folder / "r.json").read_text())["tests"]) == 15
+    assert "\nsandbox: no findings\n" in result.stderr
     written = json.loads((project.folder / "l.json").read_text())
     assert (written["tests"], written["workers"], len(written["leaks"])) == (15, 1, 3)
     assert written["leaks"][0]["left_by"].startswith("tests.")
@@ -81,8 +92,11 @@ def test_leaks_of_xdist_with_the_plugin(project: Project) -> None:
 
 @pytest.mark.parametrize("arguments", [(), ("--parallel", "3")])
 def test_leaks_with_the_runner(project: Project, arguments: tuple[str, ...]) -> None:
-    result = with_runner(project).manage("test", "--memcached-leaks", *arguments)
+    options = ("--memcached-leaks", "--memcached-report", "--memcached-findings")
+    result = with_runner(project).manage("test", *options, *arguments)
     leaks(result, prefix="memcached-sandbox: ")
+    assert "\nmemcached-sandbox: tests with most operations, of 15:\n" in result.stdout
+    assert "\nmemcached-sandbox: no findings\n" in result.stdout
 
 
 def test_kept_caches_and_further_attempts_are_no_leaks(django_in_process: InProcess) -> None:
@@ -131,6 +145,10 @@ def test_servers_that_start_within_a_test_are_marked(project: Project) -> None:
         (["--leaks", "--no-inject"], "--leaks means nothing with --no-inject, which changes"),
         (["--leaks-json", "a/b", "--no-inject"], "--leaks-json a/b: there is no folder a"),
         (["--leaks-json", "."], "--leaks-json .: this file cannot be written"),
+        (["--report-json", "a/b"], "--report-json a/b: there is no folder a"),
+        (["--report-top", "0"], "--report-top 0: must be 1 or more"),
+        (["--report-top", "x"], "--report-top x: must be a whole number"),
+        (["--findings", "--no-inject"], "--findings means nothing with --no-inject, which changes"),
         (["--leaks-json", ""], "--leaks-json : must be a path or a name"),
     ],
 )
