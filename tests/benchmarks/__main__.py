@@ -106,6 +106,13 @@ def run(*command: str, **env: str) -> Action:
     )
 
 
+def example(*options: str) -> Action:
+    """Returns what runs the tests of the example project under `sandbox exec`."""
+    bookshop = Path(__file__).parents[2] / "examples" / "bookshop"
+    command = (sys.executable, str(bookshop / "manage.py"), "test")
+    return run(str(Path(sys.executable).parent / "sandbox"), "exec", *options, "--", *command)
+
+
 def hundred_tests() -> None:
     for _ in range(100):
         with flushing.flushed_after_test():
@@ -292,6 +299,7 @@ def benchmarks() -> Iterator[Benchmark]:
             "100 tests, 100 bare flush_all", hundred_tests, hundred_flushes, times=times
         )
         yield from tracing_and_counting(server)
+    yield Benchmark("the example with --leaks, without", example("--leaks"), example(), times=1.5)
     guard.guard("127.0.0.1:11211")
     yield Benchmark(
         "1,000 connects with the guard, none", connects(True), connects(False), more_ms=2
