@@ -40,9 +40,8 @@ def test_table_has_the_options_of_the_package() -> None:
         if option in OF_MEMCACHED:
             default = inspect.signature(Memcached).parameters[option.keyword].default
             assert in_python == f"`{option.keyword}={default!r}`"
-    (of_pytest,) = OF_PYTEST
-    word = of_pytest.word
-    assert described.pop("")[:3] == [f"`{of_pytest.variable}`", f"`memcached_sandbox_{word}`", ""]
+    (trace,) = OF_PYTEST
+    assert described.pop("")[:3] == [f"`{trace.variable}`", "`memcached_sandbox_trace`", ""]
     # The other rows are options of the command line only.
     for environment, *others, _ in described.values():
         assert environment.startswith("`MEMCACHED_SANDBOX_")

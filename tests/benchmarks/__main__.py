@@ -109,7 +109,7 @@ def run(*command: str, **env: str) -> Action:
 def example(*options: str) -> Action:
     """Returns what runs the tests of the example project under `sandbox exec`."""
     bookshop = Path(__file__).parents[2] / "examples" / "bookshop"
-    command = (sys.executable, str(bookshop / "manage.py"), "test")
+    command = (sys.executable, str(bookshop / "manage.py"), "test", "books")
     return run(str(Path(sys.executable).parent / "sandbox"), "exec", *options, "--", *command)
 
 
