@@ -6,6 +6,7 @@ from collections.abc import Collection
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from ..errors import OptionError
 from ..inspection.assertions import ExpectedOperations
 from .aliases import servers_of_aliases
 
@@ -35,7 +36,7 @@ class CacheOpsMixin:
 
         :param using: an alias of CACHES, or several. Aliases with one address have one server, and
             are counted together.
-        :raises OptionError: a count is none, or no count is given.
+        :raises OptionError: a count is none, or no count or no alias is given.
         :raises RunError: an alias is in no sandbox.
         """
         return expected_operations("assertCacheOps()", using, counts)
@@ -54,6 +55,8 @@ def expected_operations(
 
     :param caller: what the test has called.
     """
-    aliases = [using] if isinstance(using, str) else [*using]
+    aliases = [using] if isinstance(using, str) else using
+    if not using or not isinstance(aliases, Collection):
+        raise OptionError("using", f"{caller}: using={using!r}: must be an alias, or several")
     name = " and ".join(f"CACHES[{alias!r}]" for alias in aliases)
     return ExpectedOperations(servers_of_aliases(aliases, caller), name, counts, is_limit)

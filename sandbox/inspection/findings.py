@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import printable
 from .follower import FollowerByTest
+from .leaks import UNKNOWN_EXPIRY
 from .names import counted, short_names
 from .patterns import Patterns
 from .traffic import READING, STORING
@@ -24,10 +25,13 @@ KINDS = (REPEATED, NEVER_READ, NO_EXPIRY, TOO_LARGE, EVICTED)
 
 TEXTS = {
     REPEATED: "is fetched {number} times in one test",
-    NEVER_READ: "is set, and never read in the whole run",
+    NEVER_READ: "is set, and no such key is read in the whole run",
     NO_EXPIRY: "is set without expiry",
     TOO_LARGE: "is refused: {number:,} bytes are too large, or there is no memory left",
 }
+
+# What tells a client that a key is there, or its value.
+ASKING = READING | {"add", "replace", "append", "prepend", "cas", "touch", "incr", "decr"}
 
 # How often a test may fetch a key.
 MOST_FETCHES = 2
@@ -81,30 +85,32 @@ class FindingsFollower(FollowerByTest):
 
     def see(self, request: Request) -> None:
         """Looks at an operation."""
-        key = request.key.decode(errors="backslashreplace")
-        if request.verb in READING:
+        verb, key = request.verb, request.key.decode(errors="backslashreplace")
+        if verb in ASKING:
             self._reads.add(self.findings.patterns.fold(key))
-            if key in self._fetches or len(self._fetches) < MOST_KEYS:
-                self._fetches[key] = fetches = self._fetches.get(key, 0) + 1
-                if fetches > MOST_FETCHES:
-                    self._find(REPEATED, key, fetches)
-        elif request.verb in STORING and request.was_refused:
+        if verb in READING and (key in self._fetches or len(self._fetches) < MOST_KEYS):
+            self._fetches[key] = fetches = self._fetches.get(key, 0) + 1
+            if fetches > MOST_FETCHES:
+                self._find(REPEATED, key, fetches)
+        elif verb in STORING and request.was_refused:
             self._find(TOO_LARGE, key, request.size or 0)
-        elif request.verb in STORING and key:
-            self._sets.setdefault(self.findings.patterns.fold(key), key)
+        elif verb in STORING and key and request.found is not (verb == "add"):
+            if not self.allows(Finding(NEVER_READ, key, "")):
+                self._sets.setdefault(self.findings.patterns.fold(key), key)
             if request.expires == 0:
                 self._find(NO_EXPIRY, key)
+            elif request.expires is None and verb == "set" and not self.flaws:
+                self.note(UNKNOWN_EXPIRY)
 
     def _find(self, kind: str, key: str, number: int = 0) -> None:
         what = kind, self.findings.patterns.fold(key)
-        known = self._found.get(what)
-        if known is None or number > known.number:
-            self._found[what] = Finding(kind, key, "", number)
+        known, found = self._found.get(what), Finding(kind, key, "", number)
+        if (known is None or number > known.number) and not self.allows(found):
+            self._found[what] = found
 
     def of_test(self) -> list[Finding]:
         """Returns what was found in the test that is under way: one for each kind and pattern."""
-        found = [finding._replace(test=self._name) for finding in self._found.values()]
-        return [finding for finding in found if not self.allows(finding)]
+        return [finding._replace(test=self._name) for finding in self._found.values()]
 
     def begin_test(self, name: str) -> None:
         """Names the test that what was done since the last one belongs to."""
@@ -113,12 +119,7 @@ class FindingsFollower(FollowerByTest):
     def end_test(self, is_emptied: bool) -> None:  # noqa: ARG002
         """Adds what was found in the test."""
         self.findings.add(self.of_test())
-        keys_set = {
-            pattern: key
-            for pattern, key in self._sets.items()
-            if not self.allows(Finding(NEVER_READ, key, self._name))
-        }
-        self.findings.add_uses(self._name, keys_set, self._reads)
+        self.findings.add_uses(self._name, self._sets, self._reads)
         self._name = ""
         for of_test in (self._fetches, self._found, self._sets, self._reads):
             of_test.clear()
@@ -198,6 +199,8 @@ class Findings:
 
     def lines(self) -> Iterator[str]:
         """Returns a line for each kind of finding and each pattern of keys."""
+        for flaw in dict.fromkeys(self.flaws):
+            yield f"some may be missing or wrong: {flaw}"
         found = [*self._found, *self.never_read()]
         names = short_names(finding.test for finding in found if finding.test)
         rows: dict[tuple[str, str], list[Finding]] = {}

@@ -20,7 +20,7 @@ PAUSE = 0.1
 class Inspector:
     """Looks at what tests do to servers, by their logs.
 
-    :param wanted: what someone wants to be told.
+    :param wanted: the reports of the run.
     """
 
     def __init__(self, wanted: Wanted) -> None:
@@ -49,7 +49,7 @@ class Inspector:
             read_logs()
 
     def finish(self) -> list[FollowerByTest]:
-        """Reads the rest of the logs, and returns who has followed. The servers may have ended."""
+        """Reads the rest of the logs, and returns the followers. The servers may have ended."""
         self._has_ended.set()
         if self._thread is not None:
             self._thread.join()

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import printable
 from .leaks import Leak, Replay
-from .names import counted, short_names
+from .names import counted, short_names, shortened
 from .patterns import patterns
 
 # How many lines are printed, and how many tests in one of them.
@@ -29,6 +29,9 @@ class LeakReport:
         self._leaks += dict.fromkeys(leak for replay in replays for leak in replay.leaks())
         self._tests += len(set().union(*(replay.tests for replay in replays)))
         self._workers += _workers([replay.tests for replay in replays if replay.tests])
+        for replay in replays:
+            if len(replay.tests) > 1 >= replay.periods:
+                self.note(f"the caches of {len(replay.tests):,} tests were not emptied in between")
         self._dropped += sum(replay.dropped for replay in replays)
         self._flaws += [flaw for replay in replays for flaw in replay.flaws]
 
@@ -36,6 +39,10 @@ class LeakReport:
     def has_any(self) -> bool:
         """Whether there are leaks, or some may be missing."""
         return bool(self._leaks or self._flaws or not self._tests)
+
+    def note(self, flaw: str) -> None:
+        """Notes why leaks may be missing."""
+        self._flaws.append(flaw)
 
     def packed(self) -> Any:
         """Returns all of it in lists and tuples, for another process to unpack."""
@@ -64,7 +71,7 @@ class LeakReport:
     def lines(self) -> Iterator[str]:
         """Returns the lines for a terminal."""
         for flaw in dict.fromkeys(self._flaws):
-            yield f"leaks may be missing: {flaw}"
+            yield f"leaks may be missing or wrong: {flaw}"
         if not self._tests:
             yield (
                 "nothing is known of leaks: no test of unittest, Django or pytest was run in a "
@@ -89,7 +96,9 @@ class LeakReport:
         names = short_names(test for leak in self._leaks for test in leak[1:])
         rows: dict[tuple[str, str], dict[str, None]] = {}
         for key, left_by, found_by in self._leaks:
-            rows.setdefault((printable(folded[key]), names[left_by]), {})[names[found_by]] = None
+            rows.setdefault((shortened(printable(folded[key])), names[left_by]), {})[
+                names[found_by]
+            ] = None
         shown = [*rows.items()][:MOST_LINES]
         widths = [max(len(row[column]) for row, _ in shown) for column in (0, 1)]
         for (pattern, test), others in shown:

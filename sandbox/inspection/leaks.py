@@ -28,6 +28,9 @@ STORING = frozenset(("add", "replace", "cas"))
 # What changes a value that is there, so that it remains that of an earlier test.
 CHANGING = frozenset(("append", "prepend", "incr", "decr"))
 
+# memcached does not log it; see `sandbox.server.log`.
+UNKNOWN_EXPIRY = "the expiry of keys that clients set in the binary protocol is not known"
+
 # Bytes that the replay of a server may take, about: a whole memcached has 64 MB by default. Beyond
 # that it forgets what was set first, as memcached does.
 MOST_BYTES = 32_000_000
@@ -64,11 +67,14 @@ class Replay(FollowerByTest):
     """Replays the operations on one server, whose log it follows.
 
     dropped: how many leaks are not kept.
+    periods: how often the server was emptied after a test.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.dropped = 0
+        self.periods = 0
+        self._has_unknown_expiry = False
         self._items: dict[bytes, _Left] = {}  # the one that was set first comes first
         self._bytes = 0
         self._test = _Test(0)
@@ -96,13 +102,15 @@ class Replay(FollowerByTest):
 
     def end_test(self, is_emptied: bool) -> None:
         """Begins another test."""
-        self._test = _Test(self._test.period + is_emptied)
+        self.periods += is_emptied
+        self._test = _Test(self.periods)
 
     def see(self, request: Request) -> None:
         """Replays an operation."""
         verb, key, when = request.verb, request.key, protocol.now()
         if verb == "flush":
-            self.see_flush()
+            if request.expires is None:
+                self.see_flush()
             return
         item = self._items.get(key)
         if item is not None and item.expires is not None and item.expires <= when:
@@ -116,6 +124,9 @@ class Replay(FollowerByTest):
             # memcached deletes what a value that it refuses was to replace.
             self._forget(key)
         elif stores and not request.was_refused:
+            if request.expires is None and not self._has_unknown_expiry:
+                self._has_unknown_expiry = True
+                self.note(UNKNOWN_EXPIRY)
             self._put(key, self._expiry(request, when))
         elif verb in ("touch", "gat") and item is not None:
             self._items[key] = item._replace(expires=self._expiry(request, when))

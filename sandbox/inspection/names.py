@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from ..errors import printable
 
+# Characters of the widest cell of a table.
+WIDEST = 100
+
 
 def short_names(tests: Iterable[str]) -> dict[str, str]:
     """Returns a short name for each test: without its module or file, if that is clear."""
@@ -18,7 +21,7 @@ def short_names(tests: Iterable[str]) -> dict[str, str]:
 def _short(test: str) -> str:
     path, colons, name = test.partition("::")
     if colons:
-        return name if "::" in name else f"{path.rpartition('/')[2]}::{name}"
+        return name if "::" in name.partition("[")[0] else f"{path.rpartition('/')[2]}::{name}"
     return ".".join(test.split(".")[-2:])
 
 
@@ -27,8 +30,14 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number != 1)}"
 
 
+def shortened(name: str) -> str:
+    """Returns a name, cut where it would make a table too wide."""
+    return name if len(name) <= WIDEST else f"{name[: WIDEST - 3]}..."
+
+
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Returns the lines of a table: its first column on the left, the others on the right."""
+    rows = [[shortened(first), *others] for first, *others in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "   ".join(

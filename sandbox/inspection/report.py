@@ -23,7 +23,7 @@ TOP = 10
 
 
 def followers_of(wanted: Wanted) -> list[Callable[[], FollowerByTest]]:
-    """Returns what makes those who follow the log of a server for what is wanted."""
+    """Returns what makes the followers of a server's log that these reports need."""
     makers: list[tuple[bool, Callable[[], FollowerByTest]]] = [
         (wanted.tells_leaks, Replay),
         (wanted.counts, TrafficFollower),
@@ -33,7 +33,7 @@ def followers_of(wanted: Wanted) -> list[Callable[[], FollowerByTest]]:
 
 
 class Report:
-    """Collects what those who followed the logs of a run have seen."""
+    """Collects what the followers of a run's logs have seen."""
 
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
@@ -53,6 +53,12 @@ class Report:
     def never_read(self) -> list[Finding]:
         """Returns what was set and never read, as far as findings are wanted."""
         return self._findings.never_read()
+
+    def note(self, flaw: str) -> None:
+        """Notes why all of it may be incomplete."""
+        self._leaks.note(flaw)
+        self._traffic.flaws.append(flaw)
+        self._findings.flaws.append(flaw)
 
     def packed(self) -> Any:
         """Returns all of it in lists and dicts, for another process to unpack."""
@@ -113,7 +119,7 @@ class Report:
         yield f"keys with most operations, of {len(patterns):,}:"
         rows = [("key", "gets", "hits", "sets", "expiry", "bytes", "tests")]
         for pattern, of_pattern in patterns[:top]:
-            expiry, many = str(of_pattern.expiry), f"{of_pattern.tests:,}"
+            expiry, many = str(of_pattern.expiry), f"{len(of_pattern.tests):,}"
             row = (*_counts(of_pattern), expiry, f"{of_pattern.bytes:,}", many)
             rows.append((printable(pattern), *row))
         yield from (f"  {line}" for line in table(rows))

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 STORING = frozenset(("set", "add", "replace", "append", "prepend", "cas"))
 READING = frozenset(("get", "gat"))
 
+# What sets an expiry.
+EXPIRING = frozenset(("set", "add", "replace", "cas", "touch", "gat"))
+
 # How many patterns are told apart. Keys that are made of words would make one for each.
 MOST_PATTERNS = 10_000
 
@@ -60,12 +63,13 @@ class Expiry:
     longest: int | None = None
     dates: bool = False
     never: bool = False
+    unknown: bool = False
 
     def see(self, expires: int | None) -> None:
         """Takes an expiry as it was sent."""
         if expires is None:
-            return
-        if expires == 0:
+            self.unknown = True
+        elif expires == 0:
             self.never = True
         elif expires > UNIX_TIME:
             self.dates = True
@@ -77,6 +81,7 @@ class Expiry:
         """Adds what another one knows."""
         self.never |= other.never
         self.dates |= other.dates
+        self.unknown |= other.unknown
         if other.shortest is not None and other.longest is not None:
             self._widen(other.shortest, other.longest)
 
@@ -90,14 +95,15 @@ class Expiry:
             more = f" to {self.longest:,}" if self.longest != self.shortest else ""
             words.append(f"{self.shortest:,}{more} s")
         words += ["a date"] * self.dates + ["never"] * self.never
+        words += ["unknown"] * self.unknown
         return ", ".join(words)
 
 
 @dataclass
 class OfPattern(Counted):
-    """Counts the operations on the keys of a pattern, and the tests that had some."""
+    """Counts the operations on the keys of a pattern, and has the tests that did some."""
 
-    tests: int = 0
+    tests: set[str] = field(default_factory=set)
     expiry: Expiry = field(default_factory=Expiry)
 
 
@@ -141,7 +147,7 @@ class Traffic:
             for folded, counted in other.by_pattern.items():
                 pattern = self._of_folded(folded)
                 pattern.add(counted)
-                pattern.tests += counted.tests
+                pattern.tests |= counted.tests
                 pattern.expiry.add(counted.expiry)
             for name, test in other.by_test.items():
                 self.add_test(name, test)
@@ -150,7 +156,7 @@ class Traffic:
         """Returns all of it for a file of JSON."""
         return {
             "patterns": [
-                {"pattern": pattern, **asdict(counted)}
+                {"pattern": pattern, **asdict(counted), "tests": len(counted.tests)}
                 for pattern, counted in self.shown_patterns()
             ],
             "tests": [{"test": name, **asdict(self.by_test[name])} for name in self.tests()],
@@ -161,7 +167,10 @@ class Traffic:
         """Returns all of it in dicts and lists, for another process to unpack."""
         return {
             "heads": self.patterns.heads(),
-            "patterns": {folded: asdict(each) for folded, each in self.by_pattern.items()},
+            "patterns": {
+                folded: {**asdict(each), "tests": [*each.tests]}
+                for folded, each in self.by_pattern.items()
+            },
             "tests": {name: asdict(each) for name, each in self.by_test.items()},
             "flaws": self.flaws,
         }
@@ -173,7 +182,8 @@ class Traffic:
         other.flaws = packed["flaws"]
         for folded, pattern in packed["patterns"].items():
             expiry = Expiry(**pattern.pop("expiry"))
-            other.by_pattern[folded] = OfPattern(**pattern, expiry=expiry)
+            tests = {*pattern.pop("tests")}
+            other.by_pattern[folded] = OfPattern(**pattern, expiry=expiry, tests=tests)
         for name, test in packed["tests"].items():
             other.by_test[name] = Counted(**test)
         self.add([other])
@@ -188,7 +198,7 @@ class TrafficFollower(FollowerByTest):
         self.traffic.flaws = self.flaws
         self._name = ""
         self._test = Counted()
-        self._patterns: set[int] = set()  # that this test has counted, by their identity
+        self._patterns: dict[int, OfPattern] = {}  # of this test, by their identity
 
     def see(self, request: Request) -> None:
         """Counts an operation."""
@@ -196,11 +206,9 @@ class TrafficFollower(FollowerByTest):
         if request.key:
             pattern = self.traffic.of_pattern(request.key.decode(errors="backslashreplace"))
             pattern.count(request)
-            if request.verb in STORING or request.verb in ("touch", "gat"):
+            if request.verb in EXPIRING:
                 pattern.expiry.see(request.expires)
-            if id(pattern) not in self._patterns:
-                self._patterns.add(id(pattern))
-                pattern.tests += 1
+            self._patterns[id(pattern)] = pattern
 
     def begin_test(self, name: str) -> None:
         """Names the test that what was done since the last one belongs to."""
@@ -210,5 +218,7 @@ class TrafficFollower(FollowerByTest):
         """Adds what the test has done."""
         if self._name:
             self.traffic.add_test(self._name, self._test)
+            for pattern in self._patterns.values():
+                pattern.tests.add(self._name)
         self._name, self._test = "", Counted()
         self._patterns.clear()

@@ -1,4 +1,4 @@
-"""Holds what someone wants to be told of the caches."""
+"""Says which reports on its caches a run has."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Wanted(NamedTuple):
-    """Is what someone wants to be told: in lines, and in files unless their paths are "".
+    """Says which reports a run has: lines at its end, and files unless their paths are "".
 
     report_top: how many rows the tables of the report have; 0 if it was not given.
     """

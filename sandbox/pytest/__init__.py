@@ -85,6 +85,10 @@ OPTIONS: dict[str, tuple[Literal["string", "bool", "args"], str, str]] = {
 }
 
 
+# Those that mean nothing without the plugin: on the command line they turn it on.
+TURNING_ON = ("leaks", "leaks_json", "report", "report_top", "report_json", "findings", "trace")
+
+
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     # It may be named as well, by `-p sandbox.pytest` or pytest_plugins, and is loaded once.
     names = {NAME, __name__} - {pluginmanager.get_name(sys.modules[__name__])}
@@ -136,7 +140,8 @@ def override_of(config: pytest.Config, name: str) -> str | None:
 
 def is_on(config: pytest.Config) -> bool:
     """Returns whether the plugin is on."""
-    return bool(on_command_line(config, NAME) or in_ini_file(config, NAME))
+    asked = (NAME, *(f"{NAME}_{word}" for word in TURNING_ON))
+    return any(on_command_line(config, name) for name in asked) or bool(in_ini_file(config, NAME))
 
 
 @pytest.hookimpl(wrapper=True)

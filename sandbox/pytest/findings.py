@@ -13,6 +13,7 @@ import pytest
 from ..errors import ServerError, printable
 from ..inspection.findings import EVICTED, KINDS, Finding, FindingsFollower, MemcachedFinding
 from ..server import numbers
+from ..server.commands import Request
 from ..server.memcached import server_at
 from ..server.trace import read_logs, sync, traced
 from .plugin import TITLE, Hook
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..inject import run
     from ..run.summary import Summary
     from ..server import Server
+    from ..server.log import Mark
 
 MARKER = "allow_finding"
 
@@ -35,6 +37,7 @@ class SessionFindings:
         self._followed: dict[str, tuple[Server, FindingsFollower]] = {}
         self._evictions: dict[str, int] = {}
         self._item: pytest.Item | None = None  # the test that is under way
+        self._warned: set[tuple[str, str]] = set()  # of it: a finding is told once, not per subtest
         self._locations: dict[str, tuple[str, int]] = {}  # the files and lines of tests
 
     def follow(self, addresses: Iterable[str]) -> None:
@@ -44,7 +47,7 @@ class SessionFindings:
         """
         for address in addresses:
             if address not in self._followed:
-                server, follower = server_at(address), FindingsFollower()
+                server, follower = server_at(address), _OfSession()
                 follower.allows = self._allows
                 self._stack.enter_context(traced(server, follower))
                 self._followed[address] = server, follower
@@ -64,27 +67,18 @@ class SessionFindings:
     def _followers(self) -> list[FindingsFollower]:
         return [follower for _, follower in self._followed.values()]
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Checks what the markers allow."""
-        for item in items:
-            for marker in item.iter_markers(MARKER):
-                if not _is_marker(marker):
-                    values = [*map(repr, marker.args)]
-                    values += [f"{name}={value!r}" for name, value in marker.kwargs.items()]
-                    raise pytest.UsageError(
-                        f"{item.nodeid}: {MARKER} takes one of {', '.join(KINDS)}, and patterns "
-                        f"of keys, but got {', '.join(values) or 'nothing'}"
-                    )
-
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Begins a test, or another attempt at it."""
+        self._warned.clear()
         self.follow(self._run.servers())
         read_logs()
         for follower in self._followers():
             follower.end_test(is_emptied=False)
             follower.begin_test(item.nodeid)
         self._item = item
+        for marker in item.iter_markers(MARKER):
+            _check(marker)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Notes where tests are, those of workers, too."""
@@ -108,9 +102,9 @@ class SessionFindings:
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Hook:
         """Warns of what the test did. Where that is an error, the test fails."""
         report: pytest.TestReport = yield
-        if call.when == "call":
+        if call.when in ("call", "teardown"):
             errors = [str(error) for error in self._warnings(item)]
-            if errors and report.failed:
+            if errors and not report.passed:  # An expected failure stays one.
                 report.sections.append((TITLE, "\n".join(errors)))
             elif errors:
                 report.outcome = "failed"
@@ -125,7 +119,9 @@ class SessionFindings:
                 (evictions,) = numbers(server, "evictions")
             except ServerError:  # It has ended, or this is a fork; the flush tells of it.
                 continue
-            texts = [f"{finding.kind}: {finding}" for finding in follower.of_test()]
+            new = [f for f in follower.of_test() if (f.kind, f.key) not in self._warned]
+            self._warned.update((finding.kind, finding.key) for finding in new)
+            texts = [f"{finding.kind}: {finding}" for finding in new]
             more = evictions - self._evictions.get(address, 0)
             self._evictions[address] = evictions
             if more > 0 and not self._allows(Finding(EVICTED, "", item.nodeid)):
@@ -141,22 +137,45 @@ class SessionFindings:
         if self._item is None:
             return False
         for marker in self._item.iter_markers(MARKER):
-            kind, *patterns = marker.args
+            kind, *patterns = marker.args or ("",)
             if kind == finding.kind and _matches(finding.key, patterns):
                 return True
         return False
 
 
-def _matches(key: str, patterns: list[str]) -> bool:
+def _matches(key: str, patterns: list[object]) -> bool:
     """Returns whether a key, as it was sent or without prefix and version, fits a pattern."""
     names = (key, key.split(":", 2)[-1])
-    return not patterns or any(fnmatchcase(n, pattern) for n in names for pattern in patterns)
+    return not patterns or any(
+        fnmatchcase(n, pattern) for n in names for pattern in map(str, patterns)
+    )
 
 
 def _warn(text: str, path: str, line: int) -> None:
     warnings.warn_explicit(MemcachedFinding(printable(text)), None, path, line)
 
 
-def _is_marker(marker: pytest.Mark) -> bool:
+def _check(marker: pytest.Mark) -> None:
+    """Fails the test if its marker allows nothing that is known."""
     are_strings = all(isinstance(argument, str) for argument in marker.args)
-    return bool(marker.args) and are_strings and marker.args[0] in KINDS and not marker.kwargs
+    if not (marker.args and are_strings and marker.args[0] in KINDS) or marker.kwargs:
+        values = [*map(repr, marker.args)]
+        values += [f"{name}={value!r}" for name, value in marker.kwargs.items()]
+        pytest.fail(
+            f"{MARKER} takes one of {', '.join(KINDS)}, and patterns of keys, but got "
+            f"{', '.join(values) or 'nothing'}",
+            pytrace=False,
+        )
+
+
+class _OfSession(FindingsFollower):
+    """Is told by the session which test the operations belong to, and not by marks in the log.
+
+    A test of Hypothesis has many of these: it empties the caches after each example.
+    """
+
+    def take(self, events: Iterable[Request | Mark]) -> None:
+        """Takes what was read in the log."""
+        for event in events:
+            if isinstance(event, Request):
+                self.see(event)

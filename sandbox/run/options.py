@@ -44,7 +44,7 @@ def read_run(given: Mapping[str, Given], flushes: Collection[str] = FLUSHES) -> 
 def read_wanted(
     given: Mapping[str, Given], joins: bool = False, told_here: Collection[str] = ()
 ) -> Wanted | None:
-    """Returns what someone wants to be told of the caches; None for nothing.
+    """Returns which reports on the caches were asked for; None for none.
 
     :param given: what was typed, by the keyword of the option.
     :param joins: the run is that of another process, which tells.
@@ -53,21 +53,26 @@ def read_wanted(
     """
     asked = {keyword: given[keyword] for keyword in OF_INSPECTION if keyword in given}
     values = {keyword: value for keyword, value in read(asked).items() if value}
+    for keyword in [*values]:
+        if joins and keyword not in told_here:
+            _check_owner(asked[keyword].spelled, BY_KEYWORD[keyword])
+            del values[keyword]
     if not values:
         return None
     from ..inspection.wanted import Wanted
 
     wanted = Wanted(**values)
     for keyword, value in values.items():
-        if joins and keyword not in told_here:
-            _check_owner(asked[keyword].spelled, BY_KEYWORD[keyword])
         if keyword in FILES:
             _check_file(keyword, value, asked[keyword].spelled)
+    if wanted.leaks_json and wanted.leaks_json == wanted.report_json:
+        files = " and ".join(asked[keyword].spelled for keyword in FILES)
+        raise OptionError("report_json", f"{files} are one file: name two")
     flush = given.get("flush")
     if wanted.tells_leaks and flush is not None and flush.value == "never":
         spelled = asked["leaks" if wanted.leaks else "leaks_json"].spelled
         raise OptionError(
-            "leaks", f"{spelled}: means nothing with {flush.spelled}, which isolates no test"
+            "leaks", f"{spelled} means nothing with {flush.spelled}, which isolates no test"
         )
     return wanted
 

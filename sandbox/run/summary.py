@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ServerError, explain_limit, printable
 from ..inject import emptying, protocol, refusals
+from ..inspection.names import counted
 from ..server import first_items, numbers
 
 if TYPE_CHECKING:
@@ -100,6 +101,11 @@ class Summary:
         """Adds what was seen in the logs of servers."""
         if self._report is not None:
             self._report.add(followers)
+
+    def note_lost_worker(self) -> None:
+        """Notes that a worker has ended before it could tell what its tests did."""
+        if self._report is not None:
+            self._report.note("a worker has ended too early to tell what its tests did")
 
     def never_read(self) -> list[Finding]:
         """Returns what was set and never read, if findings are wanted."""
@@ -258,11 +264,6 @@ class Usage(NamedTuple):
         if self.evictions:
             line += f"; memcached had to evict: raise {option}"
         return line
-
-
-def counted(count: int, noun: str) -> str:
-    """Returns a number of things, such as ``1 get`` or ``2,000 gets``."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def refused(taken: Iterable[refusals.Refusal]) -> list[str]:

@@ -73,7 +73,10 @@ def requests_of(command: bytes, arguments: list[bytes]) -> list[Request]:
         return [Request("touch", _key(arguments[0]), _number(arguments[1]))]
     if command in (b"delete", b"incr", b"decr"):
         return [Request(command.decode(), _key(arguments[0]))]
-    return [Request("flush")] if command == b"flush_all" else []
+    if command == b"flush_all":
+        delay = _number(arguments[0]) if arguments and arguments[0] != b"noreply" else 0
+        return [Request("flush", expires=delay or None)]
+    return []
 
 
 def _meta_request(command: bytes, key: bytes = b"", *flags: bytes) -> Request:

@@ -26,6 +26,7 @@ class Operation(NamedTuple):
     found: whether the key was there; None where memcached does not tell, as of a set.
     expires: as it was sent: seconds, or a Unix time beyond 30 days; 0 for never, negative for at
         once. None if it was not sent, and for the binary protocol, whose expiries are not logged.
+        Of a flush it is the delay.
     size: the value's bytes; None if none was sent.
     client: a number that no two connections of a trace share.
     """

@@ -102,7 +102,7 @@ def trace(server: Server) -> Iterator[Operations]:
 
 @contextmanager
 def traced(server: Server, follower: Follower) -> Iterator[None]:
-    """Has one follow the log of a server while its body lasts."""
+    """Hands a follower what is read in the log of a server while its body lasts."""
     try:
         # An interrupt waits: it would leave the server logging.
         with deferred(), _lock:
@@ -116,7 +116,7 @@ def traced(server: Server, follower: Follower) -> Iterator[None]:
 
 
 def sync(server: Server, follower: Follower) -> None:
-    """Reads the log up to now for one who follows it by `traced`.
+    """Reads the log up to now, for a follower by `traced`.
 
     :raises ServerError: the trace has ended, or the server does not answer.
     """
@@ -136,7 +136,7 @@ def follow(server: Memcached, follower: Follower) -> None:
 
 
 def unfollow(server: Memcached, follower: Follower) -> None:
-    """Reads the rest of a log for one who follows it; does nothing in a fork."""
+    """Hands a follower the rest of a log, and no more; does nothing in a fork."""
     with deferred(), _lock:
         if (log := _log_of(follower)) is not None:
             log.end_following(follower, server.threads)

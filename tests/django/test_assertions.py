@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from django.core.cache import cache, caches
 from django.test import SimpleTestCase, override_settings
 
-from sandbox import RunError
+from sandbox import OptionError, RunError
 from sandbox.django import CacheOpsMixin, sandboxed_caches
 
 from ..helpers.aliases import LOCMEM
@@ -71,6 +72,12 @@ def test_counts_are_those_of_the_aliases(case: Tests) -> None:
 )
 def test_alias_without_a_sandbox(case: Tests, using: str | list[str], problem: str) -> None:
     with pytest.raises(RunError, match=rf"^assertCacheOps\(\): {problem}"):
+        case.assertCacheOps(using=using, gets=1)
+
+
+@pytest.mark.parametrize("using", [[], (), "", 3])
+def test_no_alias(case: Tests, using: Any) -> None:
+    with pytest.raises(OptionError, match=r"^assertCacheOps\(\): using=.*: must be an alias, or"):
         case.assertCacheOps(using=using, gets=1)
 
 

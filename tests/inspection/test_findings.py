@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -11,6 +12,7 @@ from sandbox.inspection import findings
 from sandbox.inspection.report import Report
 from sandbox.inspection.wanted import Wanted
 
+from ..helpers import clients
 from ..helpers.marked_tests import MarkedTests
 
 WANTED = Wanted(findings=True)
@@ -59,8 +61,33 @@ def test_key_that_is_never_read_in_the_whole_run(tests: MarkedTests) -> None:
         others.run("t.B.c", lambda client: client.get("shop:1:elsewhere:1"))
         assert found(tests, others) == [
             "findings:",
-            "  never-read: shop:1:unread:# is set, and never read in the whole run (A.a)",
+            "  never-read: shop:1:unread:# is set, and no such key is read in the whole run (A.a)",
         ]
+
+
+def test_key_whose_presence_is_asked_for_is_read(tests: MarkedTests) -> None:
+    tests.run(
+        "t.A.a",
+        lambda client: client.add("lock", b"1", expire=60),
+        lambda client: client.set("counter", b"1", expire=60),
+        lambda client: client.incr("counter", 1),
+        lambda client: client.replace("missing", b"1"),  # stores nothing
+    )
+    assert found(tests) == ["no findings"]
+
+
+def test_expiry_of_the_binary_protocol_is_said_to_be_unknown(tests: MarkedTests) -> None:
+    with ExitStack() as stack:
+        do = clients.bmemcached_client(tests.server.address, stack)
+        tests.begin("t.A.a")
+        do["set"]("key", b"1")
+        do["get"]("key", b"")
+        tests.end()
+    (_, line) = found(tests)
+    assert line == (
+        "  some may be missing or wrong: the expiry of keys that clients set in the binary "
+        "protocol is not known"
+    )
 
 
 def test_key_without_expiry(tests: MarkedTests) -> None:

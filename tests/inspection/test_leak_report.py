@@ -65,6 +65,7 @@ def test_lists_are_cut() -> None:
         (("a.b.C.test", "a.b.D.test"), "C.test -> D.test"),
         (("a.C.test", "b.C.test"), "a.C.test -> b.C.test"),
         (("t/a.py::C::test[x.y]", "t/a.py::test"), "C::test[x.y] -> a.py::test"),
+        (("t/a.py::test[a::b]", "t/b.py::test"), "a.py::test[a::b] -> b.py::test"),
         (("t/a.py::test", "t/b/a.py::test"), "t/a.py::test -> t/b/a.py::test"),
         (("t.py::test[\x1b[31m]", "t.py::test[\n]"), "t.py::test[\\x1b[31m] -> t.py::test[\\n]"),
     ],
@@ -82,7 +83,7 @@ def test_keys_are_escaped_in_lines_and_whole_in_json() -> None:
         "\\x1b[#mred",
         "\N{EURO SIGN}",
         "with%#space",
-        "k" * 250,
+        "k" * 97 + "...",
         "<b>",
     ]
     written = json.loads(json.dumps(made.as_json()))
@@ -110,10 +111,22 @@ def test_servers_of_one_process_are_one_worker() -> None:
     """A worker has a server for each main address, and all of them see its tests."""
     replays = [Replay() for _ in range(4)]
     for replay, tests in zip(replays, ("ab", "a", "cd", ""), strict=True):
-        replay.tests = {*tests}
+        replay.tests, replay.periods = {*tests}, len(tests)
     made = LeakReport()
     made.add(replays)
     assert made.packed()[1:3] == (4, 2)
+
+
+def test_caches_that_were_kept_all_the_time_are_told() -> None:
+    """Then a test has found what another has left, and nothing is known."""
+    replay = Replay()
+    replay.tests, replay.periods = {"a", "b"}, 1
+    made = LeakReport()
+    made.add([replay])
+    first, _ = made.lines()
+    assert first == (
+        "leaks may be missing or wrong: the caches of 2 tests were not emptied in between"
+    )
 
 
 def test_flaws_are_told() -> None:
@@ -124,7 +137,7 @@ def test_flaws_are_told() -> None:
     made = LeakReport()
     made.add([replay])
     assert [*made.lines()] == [
-        "leaks may be missing: the log of memcached at a:1 was lost: it is gone",
+        "leaks may be missing or wrong: the log of memcached at a:1 was lost: it is gone",
         "without isolation none of 1 test would have reached another",
     ]
 

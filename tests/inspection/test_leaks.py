@@ -122,6 +122,22 @@ def test_key_that_has_expired_is_no_leak(tests: Tests, monkeypatch: pytest.Monke
     assert tests.found() == [("l", "b", "c")]
 
 
+def test_flush_with_a_delay_leaves_what_is_there(tests: Tests) -> None:
+    tests.run("a", sets, lambda client: client.raw_command("flush_all 100"))
+    tests.run("b", gets)
+    assert tests.found() == [("k", "a", "b")]
+
+
+def test_expiry_of_the_binary_protocol_is_said_to_be_unknown(tests: Tests) -> None:
+    with ExitStack() as stack:
+        do = clients.bmemcached_client(tests.server.address, stack)
+        tests.begin("a")
+        do["set"]("k", b"1")
+        do["set"]("l", b"1")
+        tests.end()
+    assert tests.replay().flaws == [leaks.UNKNOWN_EXPIRY]
+
+
 def test_last_one_that_sets_a_key_has_left_it(tests: Tests) -> None:
     tests.run("a", sets)
     tests.run("b", gets, sets)

@@ -141,11 +141,12 @@ def test_servers_that_start_within_a_test_are_marked(project: Project) -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--leaks", "--flush=never"], "--leaks: means nothing with --flush never, which isolates"),
+        (["--leaks", "--flush=never"], "--leaks means nothing with --flush never, which isolates"),
         (["--leaks", "--no-inject"], "--leaks means nothing with --no-inject, which changes"),
         (["--leaks-json", "a/b", "--no-inject"], "--leaks-json a/b: there is no folder a"),
         (["--leaks-json", "."], "--leaks-json .: this file cannot be written"),
         (["--report-json", "a/b"], "--report-json a/b: there is no folder a"),
+        (["--leaks-json=a", "--report-json=a"], "--leaks-json a and --report-json a are one file"),
         (["--report-top", "0"], "--report-top 0: must be 1 or more"),
         (["--report-top", "x"], "--report-top x: must be a whole number"),
         (["--findings", "--no-inject"], "--findings means nothing with --no-inject, which changes"),
@@ -164,7 +165,7 @@ def test_leaks_that_cannot_be_told_are_an_error(
 @pytest.mark.parametrize(
     ("option", "problem"),
     [
-        ("flush=never", "--memcached-sandbox-leaks: means nothing with --memcached-sandbox-flush"),
+        ("flush=never", "--memcached-sandbox-leaks means nothing with --memcached-sandbox-flush"),
         ("leaks-json=a/b", "--memcached-sandbox-leaks-json=a/b: there is no folder a"),
     ],
 )
@@ -185,6 +186,32 @@ def test_session_that_joins_a_run_names_its_owner(
         "ERROR: --memcached-sandbox-leaks: this run is that of 'sandbox exec', which would tell: "
         "give it --leaks there\n"
     ) in result.stderr
+
+
+def test_option_in_the_environment_is_for_the_owner_of_the_run(project: Project) -> None:
+    options = ("--memcached-sandbox", "tests.py")
+    result = project.sandboxed(
+        *("--", *pytest_command(*options)),
+        MEMCACHED_SANDBOX_LEAKS="1",
+        MEMCACHED_SANDBOX_LEAKS_JSON="l.json",
+    )
+    leaks(result, "::")
+    assert "of leaks" not in result.stdout + result.stderr
+    assert len(json.loads((project.folder / "l.json").read_text())["leaks"]) == 3
+
+
+def test_killed_worker_is_told(project: Project) -> None:
+    project.write(
+        "tests.py",
+        "import os, signal\n"
+        "def test_dies(): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "def test_lives(): pass\n",
+    )
+    result = project.pytest("-n1", "--memcached-sandbox-leaks", "tests.py")
+    assert (
+        "\nmemcached-sandbox: leaks may be missing or wrong: a worker has ended too early to tell "
+        "what its tests did\n"
+    ) in result.stdout
 
 
 def test_file_that_cannot_be_written_at_the_end_fails_the_run(project: Project) -> None:

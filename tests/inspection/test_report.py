@@ -83,7 +83,7 @@ def test_reports_of_several_processes_are_merged(tests: MarkedTests) -> None:
     report = report_of(tests)
     report.add_packed(packed)
     table = lines(report)
-    assert " ".join(table[2].split()) == "shop:1:price:# 7 29 % 4 60 to 300 s 4,000 5"
+    assert " ".join(table[2].split()) == "shop:1:price:# 7 29 % 4 60 to 300 s 4,000 3"
     assert " ".join(table[6].split()) == "BookTests.test_price 8 4 50 % 4 4,000"
 
 
@@ -111,7 +111,13 @@ def test_json_has_all(tests: MarkedTests, tmp_path: Path) -> None:
         "sets": 2,
         "bytes": 2000,
         "tests": 2,
-        "expiry": {"shortest": 60, "longest": 300, "dates": False, "never": False},
+        "expiry": {
+            "shortest": 60,
+            "longest": 300,
+            "dates": False,
+            "never": False,
+            "unknown": False,
+        },
     }
     assert written["tests"][0] == {
         "test": "shop.BookTests.test_price",
@@ -150,6 +156,13 @@ def test_patterns_beyond_a_limit_are_one(
     monkeypatch.setattr(traffic, "MOST_PATTERNS", 2)
     tests.run("t.A.a", lambda client: client.get_many(["a", "b", "c", "d", "e"]))
     assert lines(report_of(tests))[2].split() == ["(other", "keys)", "3", "0", "%", "0", "0", "1"]
+
+
+def test_attempts_and_examples_are_one_test(tests: MarkedTests) -> None:
+    for _ in range(3):
+        tests.run("t.A.a", lambda client: client.get("key"))
+    report = report_of(tests)
+    assert lines(report)[2].split() == ["key", "3", "0", "%", "0", "0", "1"]
 
 
 def test_run_without_operations(tests: MarkedTests) -> None:

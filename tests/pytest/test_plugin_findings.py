@@ -36,7 +36,7 @@ WARNINGS = {
     12: "no-expiry: :1:config:7 is set without expiry",
     19: "too-large: :1:large is refused: 2,000,000 bytes are too large, or there is no memory left",
 }
-NEVER_READ = "never-read: :1:config:7 is set, and never read in the whole run"
+NEVER_READ = "never-read: :1:config:7 is set, and no such key is read in the whole run"
 
 
 def warned(result: Result) -> dict[int, str]:
@@ -122,11 +122,74 @@ def test_marker_that_is_wrong(in_process: InProcess, arguments: str, given: str)
         f"import pytest\n@pytest.mark.allow_finding({arguments})\ndef test(): pass\n",
     )
     result = in_process.pytest("--memcached-sandbox-findings", "--strict-markers")
-    assert result.returncode == pytest.ExitCode.USAGE_ERROR
+    assert result.returncode == pytest.ExitCode.TESTS_FAILED
     assert (
-        "test_it.py::test: allow_finding takes one of repeated, never-read, no-expiry, too-large, "
-        f"evicted, and patterns of keys, but got {given}\n"
-    ) in result.stdout + result.stderr
+        "\nallow_finding takes one of repeated, never-read, no-expiry, too-large, evicted, "
+        f"and patterns of keys, but got {given}\n"
+    ) in result.stdout
+
+
+def test_marker_allows_the_keys_that_it_names_alone(django_in_process: InProcess) -> None:
+    django_in_process.write(
+        "test_it.py",
+        "import pytest\n"
+        "from django.core.cache import cache\n"
+        "@pytest.mark.allow_finding('no-expiry', 'config:1')\n"
+        "def test():\n"
+        "    for number in (1, 2): cache.set(f'config:{number}', 1, None)\n"
+        "    cache.get('config:1')\n",
+    )
+    result = django_in_process.pytest("-Wdefault", "--memcached-sandbox-findings")
+    assert re.findall(r"MemcachedFinding: (.*)", result.stdout) == [
+        "no-expiry: :1:config:2 is set without expiry"
+    ]
+
+
+@pytest.mark.skipif(not hasattr(pytest, "Subtests"), reason="this pytest has no subtests")
+def test_finding_is_told_once_for_all_subtests(django_in_process: InProcess) -> None:
+    django_in_process.write(
+        "test_it.py",
+        "from django.core.cache import cache\n"
+        "def test(subtests):\n"
+        "    cache.set('a', 1, None); cache.get('a')\n"
+        "    for number in range(3):\n"
+        "        with subtests.test(number=number): pass\n",
+    )
+    result = django_in_process.pytest("-Wdefault", "--memcached-sandbox-findings")
+    assert result.stdout.count("MemcachedFinding") == 1
+
+
+def test_finding_in_a_teardown_or_between_examples(django_in_process: InProcess) -> None:
+    django_in_process.write(
+        "test_it.py",
+        "import pytest\n"
+        "from django.core.cache import cache\n"
+        "from sandbox.inject import run\n"
+        "@pytest.fixture\n"
+        "def late():\n"
+        "    yield\n"
+        "    cache.set('late', 1, None); cache.get('late')\n"
+        "def test_late(late): pass\n"
+        "def test_flushes():\n"
+        "    cache.set('early', 1, None); cache.get('early')\n"
+        "    run.current_run().flush()\n"  # as after each example of Hypothesis
+        "@pytest.mark.xfail\n"
+        "def test_xfail():\n"
+        "    cache.set('bad', 1, None); cache.get('bad')\n"
+        "    assert 0\n",
+    )
+    option = "--memcached-sandbox-findings"
+    result = django_in_process.pytest("-Werror::sandbox.MemcachedFinding", option)
+    assert "1 failed, 1 passed, 1 xfailed, 1 error" in result.stdout
+    assert "ERROR test_it.py::test_late - no-expiry: :1:late" in result.stdout
+    assert "FAILED test_it.py::test_flushes - no-expiry: :1:early" in result.stdout
+
+
+def test_option_turns_the_plugin_on(django_in_process: InProcess) -> None:
+    django_in_process.write("pytest.ini", "[pytest]\n")
+    django_in_process.write("test_it.py", SUITE)
+    result = django_in_process.pytest("-Wdefault", "--memcached-sandbox-findings")
+    assert result.stdout.count("MemcachedFinding") == 4
 
 
 def test_first_test_that_starts_the_server_has_findings(in_process: InProcess) -> None:

@@ -38,7 +38,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tells those who read the logs of the servers that an attempt at a test begins."""
+    """Marks in the logs of the servers that an attempt at a test begins."""
     current_run().begin_test(item.nodeid)
 
 

@@ -64,7 +64,7 @@ class Run:
         self.defers = False
         self.tests_in = 0  # the process that takes refusals, to blame tests for them
         self._refusals: list[Refusal] = []  # those of this process
-        # Whether someone reads in the logs of the servers what each test has done.
+        # Whether the logs of the servers are read, test by test.
         self.marks_tests = bool(os.environ.get(hooks.MARKS))
         self._test = ""  # that is under way
         self._emptier: Emptier | None = None
@@ -115,7 +115,7 @@ class Run:
         return {*(self.resolved.values() or filter(None, [first])), *further}
 
     def begin_test(self, name: str) -> None:
-        """Tells those who read the logs of the servers which test begins.
+        """Marks in the logs of the servers which test begins.
 
         :raises RunError: a server does not answer.
         """
