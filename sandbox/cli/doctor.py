@@ -18,9 +18,9 @@ import click
 
 from ..errors import BinaryError, ProtocolError, SandboxError, printable
 from ..inject import emptying, protocol
+from ..inspection.names import counted
 from ..registry import inventory
 from ..registry.run_directory import problems, run_directory, where
-from ..inspection.names import counted
 from ..server.binary import find_memcached
 from ..server.installed import installed, remedy
 from ..server.memcached import Memcached
