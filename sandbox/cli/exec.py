@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, redirect_stderr, suppress
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr, suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -27,6 +27,7 @@ from .output import FAILURE, ExitWatcher, say, say_as_it_is
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from ..inspection.inspector import Inspector
     from ..run.control import Control
     from ..run.kernel_guard import KernelGuard
     from ..run.sandbox import Sandbox
@@ -144,14 +145,12 @@ def _run(
     kernel_guard = guards.kernel_guard(sandbox, injects)
     control = Control(sandbox, sandbox.control_directory.socket, kernel_guard)
     inspector = sandbox.inspector
-    if inspector is not None:
-        inspector.read_in_thread()
     variables = variables_of(
         *(options, os.environ, launched, control.path, guards.leads), marks=inspector is not None
     )
     watcher = ExitWatcher(sandbox)
     _tell_outer_run()
-    with kernel_guard or nullcontext():
+    with kernel_guard or nullcontext(), _reading(inspector):
         env = {**os.environ, **variables}
         child = _start(command, env, mask, guards, kernel_guard, injects)
         status = child.wait(on_child=watcher.check)
@@ -173,6 +172,14 @@ def _run(
         # A command that failed may have ended before it used the sandbox.
         status = FAILURE if refusals.faults(summary.refusals) else status or FAILURE
     return child, status
+
+
+def _reading(inspector: Inspector | None) -> AbstractContextManager[None]:
+    if inspector is None:
+        return nullcontext()
+    from ..inspection.inspector import reading_in_thread
+
+    return reading_in_thread()
 
 
 def _tell(

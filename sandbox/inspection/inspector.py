@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..server.trace import follow, read_logs, unfollow
@@ -17,6 +19,24 @@ if TYPE_CHECKING:
 PAUSE = 0.1
 
 
+@contextmanager
+def reading_in_thread() -> Iterator[None]:
+    """Reads the logs while its body lasts, in a process whose tests are in others."""
+    has_ended = threading.Event()
+
+    def read() -> None:
+        while not has_ended.wait(PAUSE):
+            read_logs()
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        has_ended.set()
+        thread.join()
+
+
 class Inspector:
     """Looks at what tests do to servers, by their logs.
 
@@ -26,8 +46,6 @@ class Inspector:
     def __init__(self, wanted: Wanted) -> None:
         self._makers = followers_of(wanted)
         self._followers: list[tuple[Memcached, FollowerByTest]] = []
-        self._has_ended = threading.Event()
-        self._thread: threading.Thread | None = None
 
     def follow(self, server: Memcached) -> None:
         """Follows the log of a server that has just started.
@@ -39,20 +57,8 @@ class Inspector:
             follow(server, follower)
             self._followers.append((server, follower))
 
-    def read_in_thread(self) -> None:
-        """Reads the logs from now on, in a process whose tests are in others."""
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        while not self._has_ended.wait(PAUSE):
-            read_logs()
-
     def finish(self) -> list[FollowerByTest]:
         """Reads the rest of the logs, and returns the followers. The servers may have ended."""
-        self._has_ended.set()
-        if self._thread is not None:
-            self._thread.join()
         followed, self._followers = self._followers, []
         for server, follower in followed:
             unfollow(server, follower)

@@ -60,6 +60,9 @@ BINARY_WORDS = re.compile(rb"(?:<(\d+) )?[A-Za-z]+ ")
 # How many operations wait for the answer to an earlier one, which later versions may not log.
 MOST_WAITING = 20_000
 
+# Bytes of a value that memcached has refused, and not waits for, where its log does not say so.
+LARGE_VALUE = 512 * 1024
+
 # Bytes of a header of the binary protocol, and the first one in that of a response.
 HEADER = 24
 RESPONSE = 0x81
@@ -167,7 +170,7 @@ class LogReader:
         :param all_answered: the server is at rest: it has answered all that it will answer.
         """
         if all_answered:
-            self._end_all_requests()
+            self._end_all_large_values()
         taken: list[Request | Mark] = []
         while self._queue and self._queue[0].is_answered:
             taken.append(self._queue.popleft())
@@ -191,7 +194,7 @@ class LogReader:
         direction, descriptor, words = of_connection.groups()
         if words == CLOSED or NEW.match(words):
             if known := self._clients.pop(descriptor, None):
-                self._end_requests(known)
+                self._end_large_value(known)
             return
         client = self._client(descriptor)
         if words in BEGIN_BINARY:
@@ -229,7 +232,8 @@ class LogReader:
             self._queue.append(request)
             client.requests.append(request)
             if len(self._queue) > MOST_WAITING:  # behind one of a client that asks no more
-                self._end_all_requests()
+                for each in self._clients.values():
+                    self._end_requests(each)
 
     def _end_requests(self, client: _Client) -> None:
         """Expects no more answers to the requests of a client."""
@@ -237,16 +241,23 @@ class LogReader:
             request.is_answered = True
         client.requests = []
 
-    def _end_all_requests(self) -> None:
-        for client in self._clients.values():
-            self._end_requests(client)
+    def _end_all_large_values(self) -> None:
+        for client in [*self._clients.values()]:
+            self._end_large_value(client)
 
-    def _begin_request(self, client: _Client) -> None:
-        """Ends the earlier requests of a client: memcached is past them."""
+    def _end_large_value(self, client: _Client) -> None:
+        """Ends all requests of a client, but a value that may be incomplete."""
+        if client.storing is not None and (client.storing.size or 0) < LARGE_VALUE:
+            self._end_requests(client)
+        else:
+            self._end_values(client)
+
+    def _end_values(self, client: _Client) -> None:
+        """Ends all requests of a client: memcached is past them, also past a value it refused."""
         if client.storing is not None:  # Later versions do not log that they refuse a value.
-            client.storing.was_refused = True
-            self._add(client, client.storing)
-            client.storing = None
+            request, client.storing = client.storing, None
+            request.was_refused = True
+            self._add(client, request)
         self._end_requests(client)
 
     # The text protocol: doc/protocol.txt in memcached's source.
@@ -261,7 +272,7 @@ class LogReader:
             if verb == b"flush_all" and not client.ends_tests:
                 self._queue.append(Mark(EMPTIED))
             return
-        self._begin_request(client)
+        self._end_values(client)
         if verb == b"verbosity" and arguments[:1] in ([b"0"], [b"1"]):
             self.verbosities.append(printable(line.decode(errors="replace")))
         try:
@@ -278,7 +289,7 @@ class LogReader:
         client.is_own = True
         if word == protocol.END:
             client.ends_tests = True
-            self._end_all_requests()  # The server was at rest.
+            self._end_all_large_values()  # The server was at rest.
             self._queue.append(Mark(ENDS))
         elif word and not word.startswith(b"#"):
             self._queue.append(Mark(BEGINS, unquote(word.decode(errors="replace"))))
@@ -313,7 +324,7 @@ class LogReader:
         if header[0] == RESPONSE:
             self._read_status(client, header[6] << 8 | header[7])
             return
-        self._begin_request(client)
+        self._end_values(client)
         client.asked = OPCODES.get(header[1])
         self._awaited = client
         client.key_length = header[2] << 8 | header[3]

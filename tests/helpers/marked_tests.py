@@ -32,6 +32,7 @@ class MarkedTests:
     def __exit__(self, *_: object) -> None:
         self.client.close()
         self._emptier.close()
+        self.inspector.finish()
         self.server.stop()
 
     def begin(self, name: str) -> None:

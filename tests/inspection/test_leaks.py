@@ -13,6 +13,7 @@ import pytest
 from sandbox import Server
 from sandbox.inject import protocol
 from sandbox.inspection import leaks
+from sandbox.inspection.inspector import reading_in_thread
 from sandbox.inspection.leaks import Leak, Replay
 from sandbox.inspection.wanted import Wanted
 from sandbox.server.trace import read_logs
@@ -252,10 +253,10 @@ def test_log_takes_little_room_while_it_is_read(tests: Tests) -> None:
     """Also within a test that does a lot."""
     if sys.platform != "linux":
         pytest.skip("only Linux gives back what was read")
-    tests.inspector.read_in_thread()
-    tests.begin("a")
-    for _ in range(80):
-        tests.client.get_many([f"key{number}" for number in range(1000)])
-    log = os.stat(tests.server._log_path())
-    assert log.st_size > 500_000
-    eventually(lambda: os.stat(tests.server._log_path()).st_blocks * 512 < 100_000)
+    with reading_in_thread():
+        tests.begin("a")
+        for _ in range(80):
+            tests.client.get_many([f"key{number}" for number in range(1000)])
+        log = os.stat(tests.server._log_path())
+        assert log.st_size > 500_000
+        eventually(lambda: os.stat(tests.server._log_path()).st_blocks * 512 < 100_000)

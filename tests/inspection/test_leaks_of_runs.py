@@ -6,10 +6,10 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
+from ..conftest import Run
 from ..helpers.cli import Cli
 from ..helpers.django_runs import with_runner
 from ..helpers.memcacheds import MainMemcached
@@ -224,7 +224,7 @@ def test_file_that_cannot_be_written_at_the_end_fails_the_run(project: Project) 
     ) in result.stderr
 
 
-def test_command_without_tests_is_not_called_clean(cli: Cli) -> None:
-    result: Any = cli("exec", "--leaks", "--", "true")
+def test_command_without_tests_is_not_called_clean(run: Run) -> None:
+    result = run("sandbox", "exec", "--leaks", "--", "true")
     assert result.returncode == 0
     assert "\nsandbox: nothing is known of leaks: no test of " in result.stderr
