@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pymemcache
-from typing_extensions import Self
 
 from sandbox import Memcached
 from sandbox.inject import emptying
 from sandbox.inspection.inspector import Inspector
 from sandbox.inspection.wanted import Wanted
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class MarkedTests:
