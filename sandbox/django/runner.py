@@ -169,9 +169,10 @@ class SandboxRunnerMixin(Base):
 
     def run_suite(self, suite: Any, **kwargs: Any) -> Any:
         """Runs the tests; reads what those of workers have done, whenever some have ended."""
-        if self._inspector is not None and isinstance(suite, self.parallel_test_suite):
-            handle_event = _reading_logs(suite.handle_event)
-            suite.handle_event = handle_event  # type: ignore[method-assign]
+        # Earlier versions of Django have no such method: there the logs are read at the end.
+        handle_event = getattr(suite, "handle_event", None)
+        if self._inspector is not None and handle_event is not None:
+            suite.handle_event = _reading_logs(handle_event)
         return super().run_suite(suite, **kwargs)
 
 
