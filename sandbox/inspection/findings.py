@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import printable
-from .follower import FollowerByTest
-from .leaks import UNKNOWN_EXPIRY
+from ..server.operations import DEPENDING, READING, STORING
+from .follower import UNKNOWN_EXPIRY, FollowerByTest
 from .names import counted, short_names
 from .patterns import Patterns
-from .traffic import READING, STORING
 
 if TYPE_CHECKING:
     from ..server.commands import Request
@@ -29,9 +28,6 @@ TEXTS = {
     NO_EXPIRY: "is set without expiry",
     TOO_LARGE: "is refused: {number:,} bytes are too large, or there is no memory left",
 }
-
-# What tells a client that a key is there, or its value.
-ASKING = READING | {"add", "replace", "append", "prepend", "cas", "touch", "incr", "decr"}
 
 # How often a test may fetch a key.
 MOST_FETCHES = 2
@@ -86,7 +82,7 @@ class FindingsFollower(FollowerByTest):
     def see(self, request: Request) -> None:
         """Looks at an operation."""
         verb, key = request.verb, request.key.decode(errors="backslashreplace")
-        if verb in ASKING:
+        if verb in DEPENDING:  # It tells its client that the key is there.
             self._reads.add(self.findings.patterns.fold(key))
         if verb in READING and (key in self._fetches or len(self._fetches) < MOST_KEYS):
             self._fetches[key] = fetches = self._fetches.get(key, 0) + 1
@@ -97,10 +93,10 @@ class FindingsFollower(FollowerByTest):
         elif verb in STORING and key and request.found is not (verb == "add"):
             if not self.allows(Finding(NEVER_READ, key, "")):
                 self._sets.setdefault(self.findings.patterns.fold(key), key)
-            if request.expires == 0:
-                self._find(NO_EXPIRY, key)
-            elif request.expires is None and verb == "set" and not self.flaws:
+            if request.hides_expiry:
                 self.note(UNKNOWN_EXPIRY)
+            elif not request.expires and not verb.endswith("pend"):  # They leave the expiry.
+                self._find(NO_EXPIRY, key)
 
     def _find(self, kind: str, key: str, number: int = 0) -> None:
         what = kind, self.findings.patterns.fold(key)

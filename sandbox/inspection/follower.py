@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from ..server.commands import Request
 from ..server.log import BEGINS, ENDS, Mark
 
+# A flaw; see `Request.hides_expiry`.
+UNKNOWN_EXPIRY = "the expiry of keys that clients set in the binary protocol is not known"
+
 
 class FollowerByTest:
     """Follows the log of a server, test by test.
@@ -14,7 +17,7 @@ class FollowerByTest:
     What is done before a test, as in a setUpClass, belongs to the test that begins next.
 
     tests: the tests that have begun.
-    flaws: why operations may be missing.
+    flaws: why what is found may be incomplete or wrong.
     """
 
     def __init__(self) -> None:
@@ -46,20 +49,24 @@ class FollowerByTest:
             self.end_test(is_emptied=False)
 
     def note(self, flaw: str) -> None:
-        """Notes why operations may be missing."""
-        self.flaws.append(flaw)
+        """Notes, once, why what is found may be incomplete or wrong."""
+        if flaw not in self.flaws:
+            self.flaws.append(flaw)
 
     def see(self, request: Request) -> None:
-        """Takes an operation of a client."""
+        """Handles an operation of a client."""
         raise NotImplementedError
 
     def see_flush(self) -> None:
-        """Takes that a user of this package has emptied the server."""
+        """Handles that a user of this package empties the server."""
 
     def begin_test(self, name: str) -> None:
-        """Takes that a test begins, which what was done since the last one belongs to."""
+        """Begins a test: what was done since the last one belongs to it."""
         raise NotImplementedError
 
     def end_test(self, is_emptied: bool) -> None:
-        """Takes that a test has ended, and whether the server is emptied then."""
+        """Ends the test that is under way, if one is.
+
+        :param is_emptied: the server is emptied now.
+        """
         raise NotImplementedError

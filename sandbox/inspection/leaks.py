@@ -11,25 +11,14 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..inject import protocol
-from ..server.operations import UNIX_TIME
-from .follower import FollowerByTest
+from ..server.operations import DEPENDING, UNIX_TIME
+from .follower import UNKNOWN_EXPIRY, FollowerByTest
 
 if TYPE_CHECKING:
     from ..server.commands import Request
 
-# What has another outcome if its key is there.
-DEPENDING = frozenset(
-    ("get", "gat", "add", "replace", "append", "prepend", "cas", "touch", "incr", "decr")
-)
-
-# What replaces a value that is there or, of "add", stores one if there is none.
-STORING = frozenset(("add", "replace", "cas"))
-
-# What changes a value that is there, so that it remains that of an earlier test.
-CHANGING = frozenset(("append", "prepend", "incr", "decr"))
-
-# memcached does not log it; see `sandbox.server.log`.
-UNKNOWN_EXPIRY = "the expiry of keys that clients set in the binary protocol is not known"
+# What replaces a value that is there.
+REPLACING = frozenset(("replace", "cas"))
 
 # Bytes that the replay of a server may take, about: a whole memcached has 64 MB by default. Beyond
 # that it forgets what was set first, as memcached does.
@@ -74,7 +63,6 @@ class Replay(FollowerByTest):
         super().__init__()
         self.dropped = 0
         self.periods = 0
-        self._has_unknown_expiry = False
         self._items: dict[bytes, _Left] = {}  # the one that was set first comes first
         self._bytes = 0
         self._test = _Test(0)
@@ -119,18 +107,18 @@ class Replay(FollowerByTest):
         was_missed = verb in DEPENDING and not request.found
         if was_missed and item is not None and item.test.period != self._test.period:
             self._add_leak((key, item.test, self._test))
-        stores = verb == "set" or (verb in STORING and (item is None) == (verb == "add"))
+        finds = item is not None
+        stores = verb == "set" or (verb == "add" and not finds) or (verb in REPLACING and finds)
         if verb == "delete" or (verb == "set" and request.was_refused):
             # memcached deletes what a value that it refuses was to replace.
             self._forget(key)
         elif stores and not request.was_refused:
-            if request.expires is None and not self._has_unknown_expiry:
-                self._has_unknown_expiry = True
+            if request.hides_expiry:
                 self.note(UNKNOWN_EXPIRY)
             self._put(key, self._expiry(request, when))
         elif verb in ("touch", "gat") and item is not None:
             self._items[key] = item._replace(expires=self._expiry(request, when))
-        elif verb in CHANGING and item is None and request.may_create:
+        elif request.may_create and item is None:
             self._put(key, None)
 
     def _add_leak(self, leak: tuple[bytes, _Test, _Test]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..server.operations import UNIX_TIME
+from ..server.operations import READING, STORING, UNIX_TIME
 from .follower import FollowerByTest
 from .patterns import Patterns
 
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..server.commands import Request
-
-STORING = frozenset(("set", "add", "replace", "append", "prepend", "cas"))
-READING = frozenset(("get", "gat"))
 
 # What sets an expiry.
 EXPIRING = frozenset(("set", "add", "replace", "cas", "touch", "gat"))
@@ -65,16 +62,16 @@ class Expiry:
     never: bool = False
     unknown: bool = False
 
-    def see(self, expires: int | None) -> None:
-        """Takes an expiry as it was sent."""
-        if expires is None:
+    def see(self, request: Request) -> None:
+        """Takes the expiry that an operation sets."""
+        if request.hides_expiry:
             self.unknown = True
-        elif expires == 0:
+        elif not request.expires:
             self.never = True
-        elif expires > UNIX_TIME:
+        elif request.expires > UNIX_TIME:
             self.dates = True
         else:
-            seconds = max(expires, 0)
+            seconds = max(request.expires, 0)
             self._widen(seconds, seconds)
 
     def add(self, other: Expiry) -> None:
@@ -207,7 +204,7 @@ class TrafficFollower(FollowerByTest):
             pattern = self.traffic.of_pattern(request.key.decode(errors="backslashreplace"))
             pattern.count(request)
             if request.verb in EXPIRING:
-                pattern.expiry.see(request.expires)
+                pattern.expiry.see(request)
             self._patterns[id(pattern)] = pattern
 
     def begin_test(self, name: str) -> None:

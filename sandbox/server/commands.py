@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from base64 import b64decode
 
+from .operations import STORING
+
 # Bytes of the longest key: KEY_MAX_LENGTH in memcached.h.
 LONGEST_KEY = 250
 
-STORING = frozenset((b"set", b"add", b"replace", b"append", b"prepend", b"cas"))
-READING = frozenset((b"get", b"gets", b"gat", b"gats"))
+# The commands that a value follows, and those that fetch some.
+STORING_COMMANDS = frozenset(map(str.encode, STORING))
+READING_COMMANDS = frozenset((b"get", b"gets", b"gat", b"gats"))
 
 # The meta commands, and the modes of "ms" and "ma" that do something else.
 META = {b"mg": "get", b"ms": "set", b"md": "delete", b"ma": "incr"}
@@ -21,6 +24,7 @@ class Request:
 
     Its attributes are those of `sandbox.Operation`, but for ``key``, which is as it was sent.
 
+    hides_expiry: an expiry may have been sent, but is not logged: in the binary protocol.
     was_refused: memcached has not taken the value: it is too large, or there is no memory left.
     may_create: it creates a counter that is not there.
     is_answered: memcached will not answer any more.
@@ -39,6 +43,7 @@ class Request:
         self.expires = expires
         self.size = size
         self.found = found
+        self.hides_expiry = False
         self.was_refused = False
         self.may_create = False
         self.is_answered = False
@@ -57,14 +62,14 @@ def requests_of(command: bytes, arguments: list[bytes]) -> list[Request]:
     :raises ValueError: an argument is wrong.
     :raises IndexError: one is missing.
     """
-    if command in STORING:
+    if command in STORING_COMMANDS:
         key, _, expires, size = arguments[:4]
         # append and prepend leave the expiry as it is, whatever a client sends.
         expiry = None if command.endswith(b"pend") else _number(expires)
         if size.startswith(b"-"):
             raise ValueError("no size is negative")
         return [Request(command.decode(), _key(key), expiry, _number(size))]
-    if command in READING:
+    if command in READING_COMMANDS:
         expiry = _number(arguments.pop(0)) if command.startswith(b"gat") else None
         return [Request(command[:3].decode(), _key(key), expiry, found=False) for key in arguments]
     if command in META:

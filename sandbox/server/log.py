@@ -15,7 +15,8 @@ from urllib.parse import unquote
 
 from ..errors import printable
 from ..inject import protocol
-from .commands import STORING, Request, requests_of
+from .commands import STORING_COMMANDS, Request, requests_of
+from .operations import STORING
 
 # Whether an answer of the text protocol tells that it is done. EXISTS refuses a "cas", but tells
 # that the key is there.
@@ -279,7 +280,7 @@ class LogReader:
             requests = requests_of(verb, arguments)
         except (ValueError, IndexError):
             return  # memcached refuses such a command, too.
-        if verb in STORING:
+        if verb in STORING_COMMANDS:
             (client.storing,) = requests
             return
         for request in requests:
@@ -353,10 +354,11 @@ class LogReader:
         assert client.asked is not None
         (verb, is_quiet), client.asked = client.asked, None
         request = Request(verb)
+        request.hides_expiry = True
         if verb not in ("append", "prepend", "flush"):
             request.key = words.partition(b" ")[2][: client.key_length]
             self.mixed_lines += len(request.key) != client.key_length
-        if verb.encode() in STORING:
+        if verb in STORING:
             request.size = client.size
             if client.has_cas and verb in ("set", "add", "replace"):
                 request.verb = "cas"
@@ -365,7 +367,7 @@ class LogReader:
         if is_quiet:
             # No answer means success, and for a read that the key was not there.
             request.answer(verb not in ("get", "gat"))
-        if verb.encode() in STORING and not is_quiet:
+        if verb in STORING and not is_quiet:
             client.storing = request
         else:
             self._add(client, request)

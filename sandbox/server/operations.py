@@ -11,6 +11,13 @@ from ..errors import printable
 if TYPE_CHECKING:
     from .commands import Request
 
+# The verbs that store a value, and those that fetch one.
+STORING = frozenset(("set", "add", "replace", "append", "prepend", "cas"))
+READING = frozenset(("get", "gat"))
+
+# Those whose outcome depends on whether the key is there.
+DEPENDING = READING | STORING - {"set"} | {"touch", "incr", "decr"}
+
 # Seconds from which on an expiry is a Unix time: REALTIME_MAXDELTA in memcached.c.
 UNIX_TIME = 60 * 60 * 24 * 30
 

@@ -13,6 +13,7 @@ import pytest
 from sandbox import Server
 from sandbox.inject import protocol
 from sandbox.inspection import leaks
+from sandbox.inspection.follower import UNKNOWN_EXPIRY
 from sandbox.inspection.inspector import reading_in_thread
 from sandbox.inspection.leaks import Leak, Replay
 from sandbox.inspection.wanted import Wanted
@@ -136,7 +137,7 @@ def test_expiry_of_the_binary_protocol_is_said_to_be_unknown(tests: Tests) -> No
         do["set"]("k", b"1")
         do["set"]("l", b"1")
         tests.end()
-    assert tests.replay().flaws == [leaks.UNKNOWN_EXPIRY]
+    assert tests.replay().flaws == [UNKNOWN_EXPIRY]
 
 
 def test_last_one_that_sets_a_key_has_left_it(tests: Tests) -> None:
