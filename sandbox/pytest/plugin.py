@@ -108,10 +108,10 @@ class SandboxedSession(FailureContents):
                 pytrace=False,
             )
         if source := local_source(self._run):
+            is_new = not source.servers()
             first = source.first_server()
-            for follower in (self._recent, self.findings):
-                if follower is not None:
-                    follower.follow([first.address])
+            if is_new:
+                self._run.meet([first.address])
             return first
         return Server(os.environ["MEMCACHED_SANDBOX_ADDRESS"])
 

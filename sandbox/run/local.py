@@ -75,7 +75,6 @@ class LocalSource:
         if not self._sandbox.servers:
             (server,) = self._sandbox.launch(1)
             server.wait()
-            guard.undelay([server.address])
             self.publish()
         return self._sandbox.servers[0]
 

@@ -138,6 +138,19 @@ def test_servers_that_start_within_a_test_are_marked(project: Project) -> None:
     assert "\n  :1:key   Tests.test_a -> Tests.test_b\n" in result.stderr, result.stderr
 
 
+def test_first_test_that_starts_the_server_leaks(in_process: InProcess) -> None:
+    in_process.write(
+        "test_it.py",
+        "from contextlib import closing\n"
+        "def test_a(memcached):\n"
+        "    with closing(memcached.client()) as client: client.set('key', 1)\n"
+        "def test_b(memcached):\n"
+        "    with closing(memcached.client()) as client: client.get('key')\n",
+    )
+    result = in_process.pytest("--memcached-sandbox-leaks")
+    assert "\n  key   test_it.py::test_a -> test_it.py::test_b\n" in result.stdout, result.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

@@ -97,13 +97,19 @@ class Run:
         unknown = [a for a in addresses if a not in self.resolved and a not in servers]
         if unknown:
             self.resolved.update(self.source.resolve(unknown, self.worker))
-            guard.undelay(self.resolved.values())
-            new = {self.resolved[address] for address in unknown}
-            if self._test:
-                self._mark(new)
-            for callback in on_servers:
-                callback(new)
+            self.meet({self.resolved[address] for address in unknown})
         return {address: self.resolved.get(address, address) for address in addresses}
+
+    def meet(self, servers: Collection[str]) -> None:
+        """Prepares this process for servers that it has not used before.
+
+        :raises RunError: one of them does not answer.
+        """
+        guard.undelay(servers)
+        for callback in on_servers:
+            callback(servers)
+        if self._test:
+            self._mark(servers)
 
     def is_main(self, address: str) -> bool:
         """Returns whether the address was resolved, to another one."""
