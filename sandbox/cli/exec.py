@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, redirect_stderr, suppress
+from contextlib import nullcontext, redirect_stderr, suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -27,7 +27,6 @@ from .output import FAILURE, ExitWatcher, say, say_as_it_is
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ..inspection.inspector import Inspector
     from ..run.control import Control
     from ..run.kernel_guard import KernelGuard
     from ..run.sandbox import Sandbox
@@ -101,15 +100,12 @@ def command(
     with sandbox_of(options) as sandbox:
         guards = Guards.of(redirect, kernel_guard, strict, options["unix"])
         wanted = wanted_of(options["no_inject"])
-        if wanted is not None:
-            from ..inspection.inspector import Inspector
-
-            sandbox.inspector = Inspector(wanted)
+        sandbox.inspector = wanted.inspector() if wanted else None
         launched = sandbox.launch(options["servers"])
         from ..run.summary import Summary  # while the servers come up
 
         summary = Summary("--memory", strict, quiet)
-        if wanted is not None:
+        if wanted:
             summary.expect(wanted)
         child, status = _run(sandbox, launched, command, options, guards, summary, verbose)
         with child.errors:
@@ -150,7 +146,7 @@ def _run(
     )
     watcher = ExitWatcher(sandbox)
     _tell_outer_run()
-    with kernel_guard or nullcontext(), _reading(inspector):
+    with kernel_guard or nullcontext(), inspector.reading() if inspector else nullcontext():
         env = {**os.environ, **variables}
         child = _start(command, env, mask, guards, kernel_guard, injects)
         status = child.wait(on_child=watcher.check)
@@ -161,7 +157,7 @@ def _run(
                 kernel_guard.stop()
     with child.errors:
         running = watcher.running()
-        if summary.tells_use:
+        if summary.counts_use:
             summary.add_servers(running)
     with child.errors:
         if inspector is not None:
@@ -172,14 +168,6 @@ def _run(
         # A command that failed may have ended before it used the sandbox.
         status = FAILURE if refusals.faults(summary.refusals) else status or FAILURE
     return child, status
-
-
-def _reading(inspector: Inspector | None) -> AbstractContextManager[None]:
-    if inspector is None:
-        return nullcontext()
-    from ..inspection.inspector import reading_in_thread
-
-    return reading_in_thread()
 
 
 def _tell(

@@ -129,10 +129,7 @@ class SandboxRunnerMixin(Base):
                 **read_memcached(given, lambda keyword: _flag(BY_KEYWORD[keyword])),
             }
             wanted = read_wanted(given, joins)
-            if wanted is not None:
-                from ..inspection.inspector import Inspector
-
-                options["inspector"] = self._inspector = Inspector(wanted)
+            options["inspector"] = self._inspector = wanted.inspector() if wanted else None
             exclude_option = f"{_flag(BY_KEYWORD['exclude'])} {{alias}}"
             with sandbox_run(exclude_option=exclude_option, **options) as entered:
                 self._sandbox_run = entered
@@ -143,8 +140,8 @@ class SandboxRunnerMixin(Base):
                     switches.get("quiet", False),
                 )
                 summary.refusals += entered.take_refusals()
-                if wanted is not None and self._inspector is not None:
-                    summary.expect(wanted)
+                if self._inspector is not None:
+                    summary.expect(self._inspector.wanted)
                     summary.add_followers(self._inspector.finish())
                     summary.write_files()
                 if (source := local_source(entered)) and not joins:

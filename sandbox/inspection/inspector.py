@@ -19,24 +19,6 @@ if TYPE_CHECKING:
 PAUSE = 0.1
 
 
-@contextmanager
-def reading_in_thread() -> Iterator[None]:
-    """Reads the logs while its body lasts, in a process whose tests are in others."""
-    has_ended = threading.Event()
-
-    def read() -> None:
-        while not has_ended.wait(PAUSE):
-            read_logs()
-
-    thread = threading.Thread(target=read, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        has_ended.set()
-        thread.join()
-
-
 class Inspector:
     """Looks at what tests do to servers, by their logs.
 
@@ -44,6 +26,7 @@ class Inspector:
     """
 
     def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
         self._makers = followers_of(wanted)
         self._followers: list[tuple[Memcached, FollowerByTest]] = []
 
@@ -56,6 +39,23 @@ class Inspector:
             follower = make()
             follow(server, follower)
             self._followers.append((server, follower))
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Reads the logs while its body lasts, for a process whose tests are in others."""
+        has_ended = threading.Event()
+
+        def read() -> None:
+            while not has_ended.wait(PAUSE):
+                read_logs()
+
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            has_ended.set()
+            thread.join()
 
     def finish(self) -> list[FollowerByTest]:
         """Reads the rest of the logs, and returns the followers. The servers may have ended."""

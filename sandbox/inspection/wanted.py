@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from .inspector import Inspector
 
 
 class Wanted(NamedTuple):
@@ -17,6 +20,12 @@ class Wanted(NamedTuple):
     report_top: int = 0
     report_json: str = ""
     findings: bool = False
+
+    def inspector(self) -> Inspector:
+        """Returns what looks at the servers of the run for that."""
+        from .inspector import Inspector
+
+        return Inspector(self)
 
     @property
     def tells_leaks(self) -> bool:

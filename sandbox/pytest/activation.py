@@ -26,12 +26,9 @@ def begin(config: pytest.Config) -> None:
     option = f"{NAME}_exclude={{alias}}"
     joins = is_in_a_run()
     wanted = wanted_of(config, joins)
-    inspector = None
     # Findings are told of each test, at once, by a follower in its process.
-    if wanted is not None and any(in_logs := wanted._replace(findings=False)):
-        from ..inspection.inspector import Inspector
-
-        inspector = Inspector(in_logs)
+    of_run = wanted._replace(findings=False) if wanted else None
+    inspector = of_run.inspector() if of_run and any(of_run) else None
     stack = ExitStack()
     config.add_cleanup(stack.close)
     # gevent and eventlet replace threads by what would block the whole process.

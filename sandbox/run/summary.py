@@ -72,9 +72,9 @@ class Summary:
         self._unused = ""
 
     @property
-    def tells_use(self) -> bool:
-        """Whether it matters what used the run."""
-        return self._strict or not self._quiet
+    def counts_use(self) -> bool:
+        """Whether it matters what used the servers."""
+        return self._strict or not self._quiet or self._report is not None
 
     @property
     def has_servers(self) -> bool:
@@ -158,7 +158,7 @@ class Summary:
         :param otherwise: the reason, if what processes have reported is none.
         :param hint: what would have helped.
         """
-        if not self.tells_use:
+        if self._quiet and not self._strict:
             return
         lost = dict.fromkeys(r.address for r in self.refusals if r.kind == refusals.LOST)
         others = {r.alias: r.address for r in self.refusals if r.kind == refusals.OTHER}

@@ -14,7 +14,6 @@ from sandbox import Server
 from sandbox.inject import protocol
 from sandbox.inspection import leaks
 from sandbox.inspection.follower import UNKNOWN_EXPIRY
-from sandbox.inspection.inspector import reading_in_thread
 from sandbox.inspection.leaks import Leak, Replay
 from sandbox.inspection.wanted import Wanted
 from sandbox.server.trace import read_logs
@@ -254,7 +253,7 @@ def test_log_takes_little_room_while_it_is_read(tests: Tests) -> None:
     """Also within a test that does a lot."""
     if sys.platform != "linux":
         pytest.skip("only Linux gives back what was read")
-    with reading_in_thread():
+    with tests.inspector.reading():
         tests.begin("a")
         for _ in range(80):
             tests.client.get_many([f"key{number}" for number in range(1000)])

@@ -237,6 +237,20 @@ def test_file_that_cannot_be_written_at_the_end_fails_the_run(project: Project) 
     ) in result.stderr
 
 
+def test_quiet_run_tells_of_evictions_as_a_finding(plain: Project) -> None:
+    plain.write(
+        "evict.py",
+        "import os\n"
+        "from sandbox import Server\n"
+        "client = Server(os.environ['MEMCACHED_SANDBOX_ADDRESS']).client()\n"
+        "for number in range(100): client.set(f'k{number}', b'x' * 100_000, 60)\n",
+    )
+    options = ("--quiet", "--findings", "--memory=4")
+    result = plain.sandboxed(*options, "--", sys.executable, "evict.py")
+    assert re.search(r"(?m)^  evicted: \d+ items gave way to others", result.stderr), result.stderr
+    assert " gets" not in result.stderr
+
+
 def test_command_without_tests_is_not_called_clean(run: Run) -> None:
     result = run("sandbox", "exec", "--leaks", "--", "true")
     assert result.returncode == 0
