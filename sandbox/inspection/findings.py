@@ -33,8 +33,11 @@ TEXTS = {
 MOST_FETCHES = 2
 
 # How many keys of a test are counted, or patterns of a run, and how many findings there are.
-MOST_KEYS = 100_000
-MOST_FINDINGS = 10_000
+MOST_KEYS = 20_000
+MOST_FINDINGS = 5_000
+
+# A flaw.
+TOO_MANY_KEYS = f"a test has used more than {MOST_KEYS:,} keys"
 
 # How many lines are printed.
 MOST_LINES = 20
@@ -82,9 +85,12 @@ class FindingsFollower(FollowerByTest):
     def see(self, request: Request) -> None:
         """Looks at an operation."""
         verb, key = request.verb, request.key.decode(errors="backslashreplace")
+        if max(map(len, (self._fetches, self._reads, self._sets, self._found))) >= MOST_KEYS:
+            self.note(TOO_MANY_KEYS)
+            return
         if verb in DEPENDING:  # It tells its client that the key is there.
             self._reads.add(self.findings.patterns.fold(key))
-        if verb in READING and (key in self._fetches or len(self._fetches) < MOST_KEYS):
+        if verb in READING:
             self._fetches[key] = fetches = self._fetches.get(key, 0) + 1
             if fetches > MOST_FETCHES:
                 self._find(REPEATED, key, fetches)

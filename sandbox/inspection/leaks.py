@@ -8,6 +8,7 @@ would have found that.
 from __future__ import annotations
 
 import time
+import weakref
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..inject import protocol
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
 # What replaces a value that is there.
 REPLACING = frozenset(("replace", "cas"))
 
-# Bytes that the replay of a server may take, about: a whole memcached has 64 MB by default. Beyond
-# that it forgets what was set first, as memcached does.
-MOST_BYTES = 32_000_000
+# Bytes that the items of all replays may take, about. Beyond that, each forgets what was set first.
+MOST_BYTES = 24_000_000
 BYTES_OF_AN_ITEM = 350
 
 # How many leaks of a server are kept.
-MOST_LEAKS = 100_000
+MOST_LEAKS = 20_000
+
+# A flaw.
+FORGOTTEN = "the keys that were set first are forgotten, to save memory"
 
 
 class Leak(NamedTuple):
@@ -52,6 +55,10 @@ class _Left(NamedTuple):
     expires: float | None
 
 
+# Those of this process, which share the memory.
+_replays: weakref.WeakSet[Replay] = weakref.WeakSet()
+
+
 class Replay(FollowerByTest):
     """Replays the operations on one server, whose log it follows.
 
@@ -67,6 +74,7 @@ class Replay(FollowerByTest):
         self._bytes = 0
         self._test = _Test(0)
         self._leaks: dict[tuple[bytes, _Test, _Test], None] = {}
+        _replays.add(self)
         self._boot = time.time() - protocol.now()  # before tests set the clock
 
     def leaks(self) -> list[Leak]:
@@ -133,7 +141,8 @@ class Replay(FollowerByTest):
             return
         self._items[key] = _Left(self._test, expires)
         self._bytes += len(key) + BYTES_OF_AN_ITEM
-        while self._bytes > MOST_BYTES:
+        while self._bytes > MOST_BYTES // len(_replays):
+            self.note(FORGOTTEN)
             self._forget(next(iter(self._items)))
 
     def _forget(self, key: bytes) -> None:

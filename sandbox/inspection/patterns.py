@@ -15,8 +15,8 @@ NUMBER = re.compile(
 HEAD = re.compile(r"[^:]*:\d+:")
 FOLDED_HEAD = re.compile(r"[^:]*:#:")
 
-# How many keys are remembered with what they are folded to.
-MOST_KEYS = 20_000
+# How many keys are remembered with what they are folded to, and how many heads.
+MOST_KEYS = 5_000
 
 
 class Patterns:
@@ -58,8 +58,9 @@ class Patterns:
             self._add_head(folded, head)
 
     def _add_head(self, folded: str, head: str | None) -> None:
-        if self._heads.setdefault(folded, head) != head:
-            self._heads[folded] = None
+        if folded in self._heads or len(self._heads) < MOST_KEYS:
+            is_same = self._heads.get(folded, head) == head
+            self._heads[folded] = head if is_same else None
 
 
 def patterns(keys: Iterable[str]) -> dict[str, str]:

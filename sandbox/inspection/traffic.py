@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 EXPIRING = frozenset(("set", "add", "replace", "cas", "touch", "gat"))
 
 # How many patterns are told apart. Keys that are made of words would make one for each.
-MOST_PATTERNS = 10_000
+MOST_PATTERNS = 5_000
 
 
-@dataclass
+@dataclass(slots=True)
 class Counted:
     """Counts operations. Gets and hits are those of keys, sets are all commands that store."""
 
@@ -52,7 +52,7 @@ class Counted:
         self.bytes += other.bytes
 
 
-@dataclass
+@dataclass(slots=True)
 class Expiry:
     """Is what is known of the expiries of some keys: from ``shortest`` to ``longest`` seconds."""
 
@@ -96,7 +96,7 @@ class Expiry:
         return ", ".join(words)
 
 
-@dataclass
+@dataclass(slots=True)
 class OfPattern(Counted):
     """Counts the operations on the keys of a pattern, and has the tests that did some."""
 

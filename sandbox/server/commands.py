@@ -30,6 +30,11 @@ class Request:
     is_answered: memcached will not answer any more.
     """
 
+    __slots__ = (
+        *("verb", "key", "expires", "size", "found", "client"),
+        *("hides_expiry", "was_refused", "may_create", "is_answered"),
+    )
+
     def __init__(
         self,
         verb: str,

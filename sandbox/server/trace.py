@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from . import Server
     from .memcached import Memcached
 
-# Bytes of the log to read at a time.
-CHUNK = 1024 * 1024
+# Bytes of the log to read at a time: a line may be a get of a thousand keys.
+CHUNK = 256 * 1024
 
 # Gives a part of a file back to its file system, and keeps the size: fallocate(2).
 PUNCH_HOLE = 0x02 | 0x01

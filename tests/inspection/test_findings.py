@@ -139,6 +139,19 @@ def test_lines_are_cut(tests: MarkedTests) -> None:
     assert lines[-1] == "  ... and 6 more"
 
 
+def test_keys_of_a_test_beyond_a_limit_are_told(
+    tests: MarkedTests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(findings, "MOST_KEYS", 10)
+    tests.run("t.A.a", lambda client: client.get_many(f"key{number}" for number in range(20)))
+    tests.run("t.A.b", *3 * [lambda client: client.get("key")])
+    assert found(tests) == [
+        "findings:",
+        f"  some may be missing or wrong: {findings.TOO_MANY_KEYS}",
+        "  repeated: key is fetched 3 times in one test (A.b)",
+    ]
+
+
 def test_findings_beyond_a_limit_are_counted(
     tests: MarkedTests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
