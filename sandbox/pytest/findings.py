@@ -87,9 +87,9 @@ class SessionFindings:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Warns of what was set and never read, but not in a worker, which cannot know."""
-        if hasattr(session.config, "workeroutput"):
+        if hasattr(session.config, "workeroutput") or self._summary.report is None:
             return
-        for finding in self._summary.never_read():
+        for finding in self._summary.report.never_read():
             try:
                 path, line = self._locations.get(finding.test, ("", 0))
                 _warn(f"{finding.kind}: {finding}", str(session.config.rootpath / path), line)

@@ -222,8 +222,8 @@ class SandboxedSession(FailureContents):
         """Takes what a worker of xdist has sent, if it lived to send it."""
         if packed := getattr(node, "workeroutput", {}).get(NAME):
             self._summary.add_packed(packed)
-        else:
-            self._summary.note_lost_worker()
+        elif self._summary.report is not None:
+            self._summary.report.note("a worker has ended too early to tell what its tests did")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Prints the summary of the run."""

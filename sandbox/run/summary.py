@@ -15,7 +15,6 @@ from ..server import first_items, numbers
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from ..inspection.findings import Finding
     from ..inspection.follower import FollowerByTest
     from ..inspection.report import Report
     from ..inspection.wanted import Wanted
@@ -61,7 +60,7 @@ class Summary:
     def __init__(self, memory_option: str, strict: bool = False, quiet: bool = False) -> None:
         self.refusals: list[refusals.Refusal] = []
         self.has_others = False  # Tests had servers that are not added here.
-        self._report: Report | None = None  # if one is wanted
+        self.report: Report | None = None  # if one is wanted
         self._has_lost_file = False
         self._memory_option = memory_option
         self._strict = strict
@@ -74,7 +73,7 @@ class Summary:
     @property
     def counts_use(self) -> bool:
         """Whether it matters what used the servers."""
-        return self._strict or not self._quiet or self._report is not None
+        return self._strict or not self._quiet or self.report is not None
 
     @property
     def has_servers(self) -> bool:
@@ -95,21 +94,12 @@ class Summary:
         """Has the summary tell what tests did to the caches."""
         from ..inspection.report import Report
 
-        self._report = Report(wanted)
+        self.report = Report(wanted)
 
     def add_followers(self, followers: Iterable[FollowerByTest]) -> None:
         """Adds what was seen in the logs of servers."""
-        if self._report is not None:
-            self._report.add(followers)
-
-    def note_lost_worker(self) -> None:
-        """Notes that a worker has ended before it could tell what its tests did."""
-        if self._report is not None:
-            self._report.note("a worker has ended too early to tell what its tests did")
-
-    def never_read(self) -> list[Finding]:
-        """Returns what was set and never read, if findings are wanted."""
-        return [] if self._report is None else self._report.never_read()
+        if self.report is not None:
+            self.report.add(followers)
 
     def add_problem(self, problem: str) -> None:
         """Tells that something went wrong."""
@@ -117,7 +107,7 @@ class Summary:
 
     def write_files(self) -> None:
         """Writes the files that are wanted."""
-        for path, error in () if self._report is None else self._report.write():
+        for path, error in () if self.report is None else self.report.write():
             self._has_lost_file = True
             reason = explain_limit(error) or error.strerror
             self._problems.append(f"{path} cannot be written: {reason}.")
@@ -179,7 +169,7 @@ class Summary:
     def packed(self) -> Any:
         """Returns all of it in lists and tuples, for another process to unpack."""
         told = [*map(tuple, self._usages)], [*map(tuple, self.refusals)], self._problems
-        return *told, self.has_others, self._report and self._report.packed()
+        return *told, self.has_others, self.report and self.report.packed()
 
     def add_packed(self, packed: Any) -> None:
         """Adds what `packed` has returned in another process."""
@@ -188,8 +178,8 @@ class Summary:
         self.refusals += [refusals.Refusal(*refusal) for refusal in refused]
         self._problems += problems
         self.has_others = self.has_others or has_others
-        if self._report is not None and report:
-            self._report.add_packed(report)
+        if self.report is not None and report:
+            self.report.add_packed(report)
 
     def lines(self) -> list[Line]:
         """Returns the lines of the summary."""
@@ -203,11 +193,11 @@ class Summary:
         told = [r for r in self.refusals if not (self._quiet and r.kind in refusals.ROUTINE)]
         lines += [Line(line, is_problem=True) for line in refused(told)]
         lines += [Line(note) for note in self._notes if not self._quiet]
-        if self._report is not None:
+        if self.report is not None:
             evictions = Usage.sum(self._usages).evictions
             lines += [
                 Line(line, is_warning=is_warning, continues=line.startswith(" "))
-                for line, is_warning in self._report.lines(evictions, self._quiet)
+                for line, is_warning in self.report.lines(evictions, self._quiet)
             ]
         return lines
 

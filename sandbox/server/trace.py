@@ -7,12 +7,8 @@ off between tests. The last one switches the log off.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import posix  # gevent and eventlet replace functions of os, but none of posix
-import stat
-import struct
-import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +20,7 @@ from ..system import deferred
 from .commands import Request
 from .keys import name_of_key
 from .log import LogReader, Mark
+from .log_file import cut, lock_alone, move_lock, open_log
 from .operations import Operation, operation_of
 from .warn import warn_user
 
@@ -33,9 +30,6 @@ if TYPE_CHECKING:
 
 # Bytes of the log to read at a time: a line may be a get of a thousand keys.
 CHUNK = 256 * 1024
-
-# Gives a part of a file back to its file system, and keeps the size: fallocate(2).
-PUNCH_HOLE = 0x02 | 0x01
 
 
 class Follower(Protocol):
@@ -167,7 +161,7 @@ class _Log:
         self.followers: list[Follower] = []
         self._address = address
         self._reader = LogReader()
-        self._descriptor = _open(path)
+        self._descriptor = open_log(path)
         self._identity = rest.identity(self._descriptor)
         self._position = 0
 
@@ -181,7 +175,7 @@ class _Log:
         if path not in _logs:
             log = cls(path, server.address)
             try:
-                _move_lock(log._descriptor, 0)
+                move_lock(log._descriptor, 0)
                 if not from_start:
                     log._position = os.fstat(log._descriptor).st_size
             except BaseException:
@@ -250,7 +244,7 @@ class _Log:
 
     def _switch_off(self, connection: protocol.Connection) -> None:
         """Makes the server stop logging, unless another process traces it."""
-        if _lock_alone(self._file()):
+        if lock_alone(self._file()):
             connection.send(protocol.MARK + b"\r\nverbosity 0\r\n")
             connection.await_mark()
             connection.await_ok("verbosity 0")
@@ -260,7 +254,7 @@ class _Log:
         """Reads the log, and cuts off the part that each process has read."""
         try:
             self._read(None)
-            _cut(self._file(), self._position)
+            cut(self._file(), self._position)
         except (ServerError, OSError) as error:
             self._note(f"the log of memcached at {self._address} was lost: {error}")
 
@@ -292,9 +286,9 @@ class _Log:
         :raises ServerError: the file is gone.
         """
         if rest.identity(self._descriptor) != self._identity:  # It may be another file's by now.
-            self._descriptor = _open(self.path)
+            self._descriptor = open_log(self.path)
             self._identity = rest.identity(self._descriptor)
-            _move_lock(self._descriptor, self._position)
+            move_lock(self._descriptor, self._position)
         return self._descriptor
 
     def _read(self, mark: bytes | None) -> bool:
@@ -304,7 +298,7 @@ class _Log:
             self._position += len(more)
             has_mark = self._reader.feed(more, mark)
             self._deliver(all_answered=False)
-        _move_lock(self._file(), self._position)
+        move_lock(self._file(), self._position)
         return has_mark
 
     def _deliver(self, all_answered: bool) -> None:
@@ -355,77 +349,3 @@ def _forget_in_fork() -> None:
 
 os.register_at_fork(after_in_child=_forget_in_fork)
 run.after_flush.append(read_logs)
-
-
-def _open(path: str) -> int:
-    """Opens a log.
-
-    :raises ServerError: it is gone, or belongs to another user.
-    """
-    try:
-        file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        raise ServerError(f"memcached's log {path} cannot be read: {error.strerror}") from error
-    status = os.fstat(file)
-    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-        posix.close(file)
-        raise ServerError(f"memcached's log {path} belongs to another user")
-    return file
-
-
-# Locks belong to the open file: "Open file description locks" in fcntl(2). Where there are none,
-# flock(2) tells who traces, but not what they have read.
-if sys.platform == "linux":
-
-    def _lock_range(file: int, kind: int, start: int, end: int, waits: bool = False) -> None:
-        command = fcntl.F_OFD_SETLKW if waits else fcntl.F_OFD_SETLK
-        # struct flock; a length of 0 is up to the end, wherever that will be.
-        fcntl.fcntl(file, command, struct.pack("hhqqi", kind, os.SEEK_SET, start, end - start, 0))
-
-    def _move_lock(file: int, position: int) -> None:
-        """Locks a log from a place on, and unlocks it before."""
-        _lock_range(file, fcntl.F_RDLCK, position, position, waits=True)
-        if position:
-            _lock_range(file, fcntl.F_UNLCK, 0, position)
-
-    def _lock_alone(file: int) -> bool:
-        """Unlocks a log, and locks it for this process alone if no other one has it locked."""
-        _lock_range(file, fcntl.F_UNLCK, 0, 0)
-        try:
-            _lock_range(file, fcntl.F_WRLCK, 0, 0)
-        except (BlockingIOError, PermissionError):
-            return False
-        return True
-
-    def _cut(file: int, position: int) -> None:
-        """Gives back what lies before a place, unless another process will read it."""
-        if not position:
-            return
-        try:
-            _lock_range(file, fcntl.F_WRLCK, 0, position)
-        except (BlockingIOError, PermissionError):
-            return
-        import ctypes
-
-        # A file system that cannot do it keeps the file whole.
-        ctypes.CDLL(None).fallocate(
-            file, PUNCH_HOLE, ctypes.c_longlong(0), ctypes.c_longlong(position)
-        )
-        _lock_range(file, fcntl.F_UNLCK, 0, position)
-
-else:
-
-    def _move_lock(file: int, position: int) -> None:  # noqa: ARG001
-        """Locks a log."""
-        fcntl.flock(file, fcntl.LOCK_SH)
-
-    def _lock_alone(file: int) -> bool:
-        """Locks a log for this process alone if no other one has it locked."""
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _cut(file: int, position: int) -> None:
-        """Does nothing: the kernel does not tell what other processes have read."""

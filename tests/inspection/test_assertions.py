@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sandbox import Memcached, OptionError, ServerError
-from sandbox.inspection.assertions import ExpectedOperations
+from sandbox.inspection.assertions import ExpectedCounts, ExpectedOperations
+from sandbox.server.counts import COUNTERS
 
 if TYPE_CHECKING:
     import pymemcache
@@ -118,6 +119,10 @@ def test_server_that_ends_meanwhile_is_an_error() -> None:
         ExpectedOperations([server], "it", {"gets": 0}),
     ):
         os.kill(server.pid, signal.SIGKILL)
+
+
+def test_expected_counts_are_those_that_there_are() -> None:
+    assert [*ExpectedCounts.__annotations__] == [*COUNTERS]
 
 
 @pytest.mark.parametrize(
