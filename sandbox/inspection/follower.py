@@ -49,7 +49,7 @@ class FollowerByTest:
             self.end_test(is_emptied=False)
 
     def note(self, flaw: str) -> None:
-        """Notes, once, why what is found may be incomplete or wrong."""
+        """Notes why what is found may be incomplete or wrong, if that is new."""
         if flaw not in self.flaws:
             self.flaws.append(flaw)
 
