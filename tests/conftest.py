@@ -43,10 +43,11 @@ def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def coverage_of_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measures the processes of one case of each test: it costs 0.15 s for each Python.
 
-    Further cases of a test reach hardly more lines.
+    Further cases of a test reach hardly more lines, nor do tests that are slow.
     """
     cases = getattr(request.node, "callspec", None)
-    if cases is not None and any(cases.indices.values()):
+    is_further_case = cases is not None and any(cases.indices.values())
+    if is_further_case or request.node.get_closest_marker("slow") is not None:
         monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
