@@ -58,7 +58,7 @@ class SandboxRunnerMixin(Base):
     memcached_quiet: whether there is no summary at the end.
     memcached_leaks: whether it tells what tests would have left for others, without isolation.
     memcached_leaks_json, memcached_report, memcached_report_top, memcached_report_json,
-    memcached_findings: the same as the options.
+    memcached_report_html, memcached_findings: the same as the options.
     """
 
     memcached_options: ClassVar[MemcachedOptions] = {}
@@ -72,6 +72,7 @@ class SandboxRunnerMixin(Base):
     memcached_report: ClassVar[bool] = False
     memcached_report_top: ClassVar[int | None] = None
     memcached_report_json: ClassVar[str | None] = None
+    memcached_report_html: ClassVar[str | None] = None
     memcached_findings: ClassVar[bool] = False
 
     @classmethod

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ..errors import printable
 from .findings import Findings, FindingsFollower
@@ -26,7 +27,7 @@ def followers_of(wanted: Wanted) -> list[Callable[[], FollowerByTest]]:
     """Returns what makes the followers of a server's log that these reports need."""
     makers: list[tuple[bool, Callable[[], FollowerByTest]]] = [
         (wanted.tells_leaks, Replay),
-        (wanted.counts, TrafficFollower),
+        (wanted.counts, partial(TrafficFollower, keeps_timelines=bool(wanted.report_html))),
         (wanted.findings, FindingsFollower),
     ]
     return [maker for is_wanted, maker in makers if is_wanted]
@@ -73,15 +74,15 @@ class Report:
 
     def write(self) -> Iterator[tuple[str, OSError]]:
         """Writes the files, and returns those that cannot be written."""
-        for path, content in (
-            (self._wanted.leaks_json, self._leaks.as_json()),
-            (self._wanted.report_json, self._traffic.as_json()),
+        for path, write in (
+            (self._wanted.leaks_json, partial(_write_json, self._leaks)),
+            (self._wanted.report_json, partial(_write_json, self._traffic)),
+            (self._wanted.report_html, partial(_write_html, self._traffic)),
         ):
             if path:
                 try:
                     with open(path, "w", encoding="utf-8") as file:
-                        json.dump(content, file, indent=2)
-                        file.write("\n")
+                        write(file)
                 except OSError as error:
                     yield path, error
 
@@ -132,10 +133,16 @@ class Report:
         yield from (f"  {line}" for line in table(lines))
 
 
-def hit_rate(counted: Counted) -> str:
-    """Returns which part of the gets were hits; "" if there were none."""
-    return f"{100 * counted.hits / counted.gets:.0f} %" if counted.gets else ""
+def _write_json(content: LeakReport | Traffic, file: TextIO) -> None:
+    json.dump(content.as_json(), file, indent=2)
+    file.write("\n")
+
+
+def _write_html(traffic: Traffic, file: TextIO) -> None:
+    from .page import write_page
+
+    write_page(traffic, file)
 
 
 def _counts(counted: Counted) -> tuple[str, str, str]:
-    return f"{counted.gets:,}", hit_rate(counted), f"{counted.sets:,}"
+    return f"{counted.gets:,}", counted.hit_rate(), f"{counted.sets:,}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..server.operations import READING, STORING, UNIX_TIME
 from .follower import FollowerByTest
 from .patterns import Patterns
+from .timeline import Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,6 +23,10 @@ EXPIRING = frozenset(("set", "add", "replace", "cas", "touch", "gat"))
 
 # How many patterns are told apart. Keys that are made of words would make one for each.
 MOST_PATTERNS = 5_000
+
+# How many bytes of timelines are kept of a server, and of the run.
+MOST_OF_SERVER = 4 * 1024 * 1024
+MOST_OF_RUN = 16 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -50,6 +56,10 @@ class Counted:
         self.hits += other.hits
         self.sets += other.sets
         self.bytes += other.bytes
+
+    def hit_rate(self) -> str:
+        """Returns which part of the gets were hits; "" if there were none."""
+        return f"{100 * self.hits / self.gets:.0f} %" if self.gets else ""
 
 
 @dataclass(slots=True)
@@ -105,9 +115,16 @@ class OfPattern(Counted):
 
 
 class Traffic:
-    """Holds the counts of a run, from all its servers and processes."""
+    """Holds the counts of a run, from all its servers and processes.
 
-    def __init__(self) -> None:
+    timelines: those of each test, one for each server and attempt, as `timeline.steps` reads them.
+
+    :param most: how many bytes of timelines are kept.
+    """
+
+    def __init__(self, most: int = MOST_OF_RUN) -> None:
+        self.timelines: dict[str, list[str]] = {}
+        self._room = most
         self.patterns = Patterns()
         self.by_pattern: dict[str, OfPattern] = {}
         self.by_test: dict[str, Counted] = {}
@@ -126,6 +143,13 @@ class Traffic:
     def add_test(self, name: str, counted: Counted) -> None:
         """Adds the operations of a test, or of another attempt at it."""
         self.by_test.setdefault(name, Counted()).add(counted)
+
+    def add_timeline(self, name: str, packed: str) -> None:
+        """Adds what a test did on a server, as long as there is room."""
+        size = sys.getsizeof(packed)
+        if size <= self._room:
+            self._room -= size
+            self.timelines.setdefault(name, []).append(packed)
 
     def tests(self) -> list[str]:
         """Returns the names of the tests, those with most operations first."""
@@ -148,6 +172,9 @@ class Traffic:
                 pattern.expiry.add(counted.expiry)
             for name, test in other.by_test.items():
                 self.add_test(name, test)
+            for name, timelines in other.timelines.items():
+                for packed in timelines:
+                    self.add_timeline(name, packed)
 
     def as_json(self) -> dict[str, Any]:
         """Returns all of it for a file of JSON."""
@@ -169,6 +196,7 @@ class Traffic:
                 for folded, each in self.by_pattern.items()
             },
             "tests": {name: asdict(each) for name, each in self.by_test.items()},
+            "timelines": self.timelines,
             "flaws": self.flaws,
         }
 
@@ -177,6 +205,7 @@ class Traffic:
         other = Traffic()
         other.patterns.add_heads(packed["heads"])
         other.flaws = packed["flaws"]
+        other.timelines = packed["timelines"]
         for folded, pattern in packed["patterns"].items():
             expiry = Expiry(**pattern.pop("expiry"))
             tests = {*pattern.pop("tests")}
@@ -187,19 +216,25 @@ class Traffic:
 
 
 class TrafficFollower(FollowerByTest):
-    """Counts the operations on one server, whose log it follows."""
+    """Counts the operations on one server, whose log it follows.
 
-    def __init__(self) -> None:
+    :param keeps_timelines: keep them one by one, too.
+    """
+
+    def __init__(self, keeps_timelines: bool = False) -> None:
         super().__init__()
-        self.traffic = Traffic()
+        self.traffic = Traffic(MOST_OF_SERVER)
         self.traffic.flaws = self.flaws
         self._name = ""
         self._test = Counted()
+        self._timeline = Timeline() if keeps_timelines else None
         self._patterns: dict[int, OfPattern] = {}  # of this test, by their identity
 
     def see(self, request: Request) -> None:
         """Counts an operation."""
         self._test.count(request)
+        if self._timeline is not None:
+            self._timeline.see(request)
         if request.key:
             pattern = self.traffic.of_pattern(request.key.decode(errors="backslashreplace"))
             pattern.count(request)
@@ -217,5 +252,9 @@ class TrafficFollower(FollowerByTest):
             self.traffic.add_test(self._name, self._test)
             for pattern in self._patterns.values():
                 pattern.tests.add(self._name)
+        if self._timeline is not None:
+            if self._name and self._test.operations:
+                self.traffic.add_timeline(self._name, self._timeline.packed())
+            self._timeline = Timeline()
         self._name, self._test = "", Counted()
         self._patterns.clear()

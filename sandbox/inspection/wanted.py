@@ -19,6 +19,7 @@ class Wanted(NamedTuple):
     report: bool = False
     report_top: int = 0
     report_json: str = ""
+    report_html: str = ""
     findings: bool = False
 
     def inspector(self) -> Inspector:
@@ -40,4 +41,4 @@ class Wanted(NamedTuple):
     @property
     def counts(self) -> bool:
         """Whether operations are counted."""
-        return bool(self.prints_report or self.report_json)
+        return bool(self.prints_report or self.report_json or self.report_html)

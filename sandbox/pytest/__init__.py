@@ -72,6 +72,7 @@ OPTIONS: dict[str, tuple[Literal["string", "bool", "args"], str, str]] = {
         "FILE",
         "Write the operations of all keys and tests into a file, as JSON.",
     ),
+    "report_html": ("string", "FILE", "Write them into a page, with a timeline of each test."),
     "findings": (
         "bool",
         "",
@@ -86,7 +87,10 @@ OPTIONS: dict[str, tuple[Literal["string", "bool", "args"], str, str]] = {
 
 
 # Those that mean nothing without the plugin: on the command line they turn it on.
-TURNING_ON = ("leaks", "leaks_json", "report", "report_top", "report_json", "findings", "trace")
+TURNING_ON = (
+    *("leaks", "leaks_json", "report", "report_top", "report_json", "report_html"),
+    *("findings", "trace"),
+)
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FLUSHES = ("test", "never")
 
 # The options of what the end of a run tells of the caches, and those that are files.
-FILES = ("leaks_json", "report_json")
+FILES = ("leaks_json", "report_json", "report_html")
 OF_INSPECTION = ("leaks", "report", "report_top", "findings", *FILES)
 
 OF_RUN = [BY_KEYWORD[keyword] for keyword in ("exclude", "flush", "crawl", "guard", "no_guard")]
@@ -65,9 +65,9 @@ def read_wanted(
     for keyword, value in values.items():
         if keyword in FILES:
             _check_file(keyword, value, asked[keyword].spelled)
-    if wanted.leaks_json and wanted.leaks_json == wanted.report_json:
-        files = " and ".join(asked[keyword].spelled for keyword in FILES)
-        raise OptionError("report_json", f"{files} are one file: name two")
+    _check_apart({keyword: asked[keyword] for keyword in FILES if keyword in values})
+    if wanted.report_html:
+        _check_template_engine(asked["report_html"].spelled)
     flush = given.get("flush")
     if wanted.tells_leaks and flush is not None and flush.value == "never":
         spelled = asked["leaks" if wanted.leaks else "leaks_json"].spelled
@@ -94,6 +94,24 @@ def _check_file(keyword: str, path: str, spelled: str) -> None:
     written = path if os.path.exists(path) else folder
     if os.path.isdir(path) or not os.access(written, os.W_OK):
         raise OptionError(keyword, f"{spelled}: this file cannot be written")
+
+
+def _check_apart(files: Mapping[str, Given]) -> None:
+    spelled: dict[str, str] = {}
+    for keyword, given in files.items():
+        other = spelled.setdefault(os.path.realpath(given.value), given.spelled)
+        if other != given.spelled:
+            raise OptionError(keyword, f"{other} and {given.spelled} are one file: name two")
+
+
+def _check_template_engine(spelled: str) -> None:
+    try:
+        import jinja2  # noqa: F401
+    except ImportError as error:
+        raise OptionError(
+            "report_html",
+            f"{spelled}: it needs Jinja2 ({error}): pip install 'memcached-sandbox[report]'",
+        ) from None
 
 
 def _addresses(texts: Sequence[str], spelled: str) -> list[str] | None:

@@ -327,6 +327,10 @@ OPTIONS = (
         "Write the operations of all keys and tests into a file, as JSON.",
     ),
     Option(
+        *("report_html", "report_html", path, "FILE"),
+        "Write them into a page, with a timeline of each test.",
+    ),
+    Option(
         *("findings", "findings", switch, ""),
         "Tell of keys without expiry, fetched repeatedly, never read, too large or evicted.",
     ),

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from ..conftest import Run
 from ..helpers.cli import Cli
 from ..helpers.django_runs import with_runner
 from ..helpers.memcacheds import MainMemcached
+from ..helpers.pages import Page
 from ..helpers.processes import Result
 from ..helpers.projects import InProcess, MakeProject, Project, pytest_command
 from ..helpers.suites import LEAKS, START_METHODS
@@ -46,9 +48,19 @@ def leaks(result: Result, dot: str = ".", prefix: str = "sandbox: ") -> str:
     return told[1]
 
 
+def assert_page(project: Project) -> None:
+    """The page r.html has the timelines of all tests."""
+    page = Page((project.folder / "r.html").read_text())
+    assert len(page.tables[1]) == 1 + 15
+    for name in ("book", "cart", "user"):
+        assert [f"set :1:{name}:1 60 s, 1 byte"] in page.steps
+        assert [f"get :1:{name}:1 miss"] in page.steps
+
+
 def test_leaks_under_exec(project: Project) -> None:
     options = ("--leaks-json=l.json", "--report-top=2", "--findings", "--report-json=r.json")
-    result = project.sandboxed(*options, "--", "./manage.py", "test")
+    result = project.sandboxed(*options, "--report-html=r.html", "--", "./manage.py", "test")
+    assert_page(project)
     assert leaks(result) == ""
     assert re.search(
         r"\nsandbox: keys with most operations, of 6:\n"
@@ -68,8 +80,10 @@ def test_leaks_under_exec(project: Project) -> None:
 @pytest.mark.parametrize("start_method", START_METHODS)
 def test_leaks_of_workers_under_exec(project: Project, start_method: str) -> None:
     command = ("./manage.py", "test", "--parallel", "3")
-    result = project.sandboxed("--leaks", "--", *command, START_METHOD=start_method)
+    options = ("--leaks", "--report-html=r.html")
+    result = project.sandboxed(*options, "--", *command, START_METHOD=start_method)
     leaks(result)  # One worker may have run all.
+    assert_page(project)
 
 
 def test_leaks_of_xdist_under_exec(project: Project) -> None:
@@ -84,17 +98,20 @@ def test_leaks_with_the_plugin(django_in_process: InProcess) -> None:
 
 
 def test_leaks_of_xdist_with_the_plugin(project: Project) -> None:
-    options = ("--memcached-sandbox", "--memcached-sandbox-leaks-json=l.json", "tests.py")
-    result = project.pytest(*DISTRIBUTED, *options)
+    options = ("--memcached-sandbox-report-html=r.html", "--memcached-sandbox-leaks-json=l.json")
+    result = project.pytest(*DISTRIBUTED, *options, "tests.py")
     leaks(result, "::", "memcached-sandbox: ")
+    assert_page(project)
     assert len(json.loads((project.folder / "l.json").read_text())["leaks"]) == 3
 
 
 @pytest.mark.parametrize("arguments", [(), ("--parallel", "3")])
 def test_leaks_with_the_runner(project: Project, arguments: tuple[str, ...]) -> None:
     options = ("--memcached-leaks", "--memcached-report", "--memcached-findings")
-    result = with_runner(project).manage("test", *options, *arguments)
+    page = "--memcached-report-html=r.html"
+    result = with_runner(project).manage("test", *options, page, *arguments)
     leaks(result, prefix="memcached-sandbox: ")
+    assert_page(project)
     assert "\nmemcached-sandbox: tests with most operations, of 15:\n" in result.stdout
     assert "\nmemcached-sandbox: no findings\n" in result.stdout
 
@@ -160,6 +177,8 @@ def test_first_test_that_starts_the_server_leaks(in_process: InProcess) -> None:
         (["--leaks-json", "."], "--leaks-json .: this file cannot be written"),
         (["--report-json", "a/b"], "--report-json a/b: there is no folder a"),
         (["--leaks-json=a", "--report-json=a"], "--leaks-json a and --report-json a are one file"),
+        (["--report-html", "a/b"], "--report-html a/b: there is no folder a"),
+        (["--report-html=a", "--report-json=./a"], "--report-json ./a and --report-html a are one"),
         (["--report-top", "0"], "--report-top 0: must be 1 or more"),
         (["--report-top", "x"], "--report-top x: must be a whole number"),
         (["--findings", "--no-inject"], "--findings means nothing with --no-inject, which changes"),
@@ -173,6 +192,20 @@ def test_leaks_that_cannot_be_told_are_an_error(
     assert result.returncode == 2
     assert result.stderr.startswith(f"sandbox: {problem}"), result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_page_without_its_template_engine_is_an_error(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    result = cli("exec", f"--report-html={tmp_path / 'page'}", "--", "true")
+    assert result.returncode == 2
+    assert re.fullmatch(
+        r"sandbox: --report-html .*/page: it needs Jinja2 \(.*\): "
+        r"pip install 'memcached-sandbox\[report\]'\. .*\n",
+        result.stderr,
+    ), result.stderr
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from operator import methodcaller
 from pathlib import Path
 
 import pytest
 
-from sandbox.inspection import traffic
+from sandbox.inspection import timeline, traffic
 from sandbox.inspection.report import Report
 from sandbox.inspection.wanted import Wanted
 
 from ..helpers.marked_tests import MarkedTests
+from ..helpers.pages import Page
 
 WANTED = Wanted(report=True, report_top=3)
 
@@ -173,3 +176,142 @@ def test_disturbed_log_is_told(tests: MarkedTests) -> None:
     tests.run("t.A.a", lambda client: client.raw_command("verbosity 0"))
     first, *_ = lines(report_of(tests))
     assert first.startswith("operations may be missing in what follows: a client has sent 'verb")
+
+
+@pytest.fixture
+def paged(tmp_path: Path) -> Iterator[tuple[MarkedTests, Callable[[], Page]]]:
+    """Yield tests, and what returns the page about them."""
+    path = tmp_path / "report.html"
+    wanted = Wanted(report_html=str(path))
+
+    with MarkedTests(wanted) as marked:
+
+        def page() -> Page:
+            assert [*report_of(marked, wanted).write()] == []
+            return Page(path.read_text(encoding="utf-8"))
+
+        yield marked, page
+
+
+def test_page_has_tables_and_timelines(paged: tuple[MarkedTests, Callable[[], Page]]) -> None:
+    tests, page_about = paged
+    run_shop(tests)
+    tests.run("shop.CartTests.test_count", *[lambda client: client.incr("n", 1)] * 3)
+    page = page_about()
+    patterns, of_tests = page.tables
+    assert patterns == [
+        ["key", "operations", "gets", "hits", "sets", "expiry", "bytes", "tests"],
+        ["shop:1:price:#", "5", "3", "33 %", "2", "60 to 300 s", "2,000", "2"],
+        ["n", "3", "0", "", "0", "", "0", "1"],
+        ["shop:1:cart:#", "2", "1", "0 %", "1", "never", "1", "1"],
+    ]
+    assert of_tests == [
+        ["test", "operations", "gets", "hits", "sets", "bytes"],
+        ["BookTests.test_price shop.BookTests.test_price", "4", "2", "50 %", "2", "2,000"],
+        ["CartTests.test_total shop.CartTests.test_total", "3", "2", "0 %", "1", "1"],
+        ["CartTests.test_count shop.CartTests.test_count", "3", "0", "", "0", "0"],
+        ["CartTests.test_nothing", "0", "0", "", "0", "0"],
+    ]
+    assert page.steps == [
+        [
+            "get shop:1:price:7 miss",
+            "set shop:1:price:7 60 s, 1,000 bytes",
+            "get shop:1:price:7 hit",
+            "set shop:1:price:8 300 s, 1,000 bytes",
+        ],
+        [
+            "get shop:1:price:7 miss",
+            "get shop:1:cart:1 miss",
+            "add shop:1:cart:1 never expires, 1 byte, miss",
+        ],
+        ["incr n miss 3 times"],
+    ]
+
+
+def test_page_tells_what_was_not_kept_or_refused_or_missed(
+    paged: tuple[MarkedTests, Callable[[], Page]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tests, page_about = paged
+    monkeypatch.setattr(timeline, "MOST_STEPS", 2)
+    too_large = b"x" * 1024 * 1024
+    tests.run(
+        "t.A.a",
+        lambda client: client.set("k", too_large, noreply=False),
+        *[lambda client: client.get("a")] * 3,
+        lambda client: client.get("b"),
+        lambda client: client.get("c"),
+    )
+    tests.run("t.A.b", lambda client: client.raw_command("verbosity 0"))
+    page = page_about()
+    assert page.steps == [["set k never expires, 1,048,576 bytes, refused", "get a miss 3 times"]]
+    assert "and 2 more, which were not kept" in page.notes
+    assert page.notes[0].startswith("Operations may be missing: a client has sent 'verb")
+
+
+def test_page_of_several_attempts_and_servers_has_a_timeline_for_each(
+    tests: MarkedTests, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    wanted = Wanted(report_html=str(path))
+    report = Report(wanted)
+    for keys in ("ab", "c"):  # two servers, the first one with two attempts
+        with MarkedTests(wanted) as others:
+            for key in keys:
+                others.run("t.A.a", methodcaller("get", key))
+            report.add_packed(json.loads(json.dumps(report_of(others, wanted).packed())))
+    assert [*report.write()] == []
+    page = Page(path.read_text())
+    assert page.steps == [["get a miss"], ["get b miss"], ["get c miss"]]
+    assert page.tables[1][1][0] == "A.a t.A.a"
+
+
+def test_timelines_beyond_a_limit_are_counted_only(
+    paged: tuple[MarkedTests, Callable[[], Page]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tests, page_about = paged
+    monkeypatch.setattr(traffic, "MOST_OF_RUN", 1500)
+    monkeypatch.setattr(traffic.Traffic.__init__, "__defaults__", (1500,))
+    for number in range(20):
+        tests.run(f"t.A.test_{number}", lambda client: client.get("k" * 200))
+    page = page_about()
+    assert 0 < len(page.steps) < 10
+    assert page.notes.count("and 1 more, which were not kept") == 20 - len(page.steps)
+    assert len(page.tables[1]) == 21
+
+
+def test_page_of_no_test(paged: tuple[MarkedTests, Callable[[], Page]]) -> None:
+    _, page_about = paged
+    page = page_about()
+    assert (page.tables, page.notes) == ([], ["No operation was seen."])
+
+
+# Keys, how they are shown, and how their patterns are.
+KEYS = [
+    (b"\x1b[31mred", "\\x1b[31mred", "\\x1b[#mred"),
+    ("\N{EURO SIGN}".encode(), "\N{EURO SIGN}", "\N{EURO SIGN}"),
+    (b"with%20space", "with%20space", "with%#space"),
+    (b"k" * 250, "k" * 250, "k" * 250),
+    (b"<b>&amp;\"'</b>", "<b>&amp;\"'</b>", "<b>&amp;\"'</b>"),
+    (b"{{7*7}}", "{{7*7}}", "{{#*#}}"),
+    (b"\xff", "\\xff", "\\xff"),
+    ("\N{RIGHT-TO-LEFT OVERRIDE}x".encode(), "\\u202ex", "\\u202ex"),
+]
+
+
+def test_keys_of_all_kinds_are_text_everywhere(tmp_path: Path) -> None:
+    html, as_json = tmp_path / "report.html", tmp_path / "report.json"
+    wanted = Wanted(report=True, report_html=str(html), report_json=str(as_json))
+    with MarkedTests(wanted) as tests:
+        tests.run("t.A.<i>", *[methodcaller("get", key) for key, *_ in KEYS])
+        report = report_of(tests, wanted)
+    assert [*report.write()] == []
+    keys, shown, patterns = zip(*KEYS, strict=True)
+    page = Page(html.read_text(encoding="utf-8"))
+    assert page.steps == [[f"get {key} miss" for key in shown]]
+    assert [row[0] for row in page.tables[0][1:]] == [*patterns]
+    assert page.tables[1][1][0] == "A.<i> t.A.<i>"
+    written = [row["pattern"] for row in json.loads(as_json.read_text())["patterns"]]
+    texts = [key.decode(errors="backslashreplace") for key in keys]
+    assert written == [re.sub(r"\d+", "#", text) for text in texts]
+    printed = [line.split()[0] for line in lines(report)[2 : 2 + len(KEYS)]]
+    assert printed == [name if len(name) < 100 else "k" * 97 + "..." for name in patterns]
