@@ -91,7 +91,10 @@ def test_jobs_run_the_commands_of_the_readme(jobs: dict[str, Any]) -> None:
 
 
 def test_dependencies_are_what_the_package_imports() -> None:
-    """Django and pytest are the project's own: only modules for their users import them."""
+    """Django and pytest are the project's own: only modules for their users import them.
+
+    Jinja2 is for those who want a page.
+    """
     imported = set()
     for path in (REPOSITORY / "sandbox").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -103,7 +106,7 @@ def test_dependencies_are_what_the_package_imports() -> None:
     others = imported - sys.stdlib_module_names - own
     (line,) = re.findall(r"^dependencies = .*", PYPROJECT, re.MULTILINE)
     only_for_types = "typing_extensions"
-    assert others - {"django", "pytest"} == {*re.findall(r'"(\w+)', line), only_for_types}
+    assert others - {"django", "jinja2", "pytest"} == {*re.findall(r'"(\w+)', line), only_for_types}
 
 
 def test_contributing_is_short_and_right() -> None:
