@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, TextIO
 
 import jinja2
@@ -17,6 +16,9 @@ if TYPE_CHECKING:
 
 # How many steps are drawn before a timeline is unfolded.
 MOST_DRAWN = 60
+
+# Seconds by which what never expires, or at a date, is sorted: more than any others.
+LATEST = 10**12
 
 
 def write_page(traffic: Traffic, file: TextIO) -> None:
@@ -51,8 +53,8 @@ def write_page(traffic: Traffic, file: TextIO) -> None:
     file.writelines(stream)
 
 
-def _seconds(expiry: Expiry) -> float:
+def _seconds(expiry: Expiry) -> int:
     """Returns by what an expiry is sorted: the longest seconds; -1 if none is known."""
     if expiry.never or expiry.dates:
-        return math.inf
+        return LATEST
     return -1 if expiry.longest is None else expiry.longest

@@ -61,11 +61,14 @@ def read_wanted(
         return None
     from ..inspection.wanted import Wanted
 
-    wanted = Wanted(**values)
-    for keyword, value in values.items():
-        if keyword in FILES:
-            _check_file(keyword, value, asked[keyword].spelled)
+    for keyword in FILES:
+        if keyword in values:
+            _check_file(keyword, values[keyword], asked[keyword].spelled)
+            values[keyword] = os.path.abspath(
+                values[keyword]
+            )  # Tests may change to another folder.
     _check_apart({keyword: asked[keyword] for keyword in FILES if keyword in values})
+    wanted = Wanted(**values)
     if wanted.report_html:
         _check_template_engine(asked["report_html"].spelled)
     flush = given.get("flush")

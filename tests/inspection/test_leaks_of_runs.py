@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -266,8 +267,24 @@ def test_file_that_cannot_be_written_at_the_end_fails_the_run(project: Project) 
     result = project.sandboxed("--leaks-json=folder/l.json", "--", "./remove.sh")
     assert result.returncode == 125
     assert (
-        "\nsandbox: folder/l.json cannot be written: No such file or directory.\n"
+        f"\nsandbox: {project.folder}/folder/l.json cannot be written: No such file or directory.\n"
     ) in result.stderr
+
+
+def test_files_lie_where_the_run_began(django_in_process: InProcess) -> None:
+    django_in_process.write(
+        "test_it.py",
+        "import os\ndef test_goes_elsewhere(tmp_path):\n    os.chdir(tmp_path)\n",
+    )
+    files = {"leaks-json": "l.json", "report-json": "r.json", "report-html": "r.html"}
+    options = [f"--memcached-sandbox-{option}={file}" for option, file in files.items()]
+    folder = Path.cwd()
+    try:
+        result = django_in_process.pytest(*options)
+    finally:
+        os.chdir(folder)
+    assert result.returncode == 0, result.stdout
+    assert all((django_in_process.folder / file).exists() for file in files.values())
 
 
 def test_quiet_run_tells_of_evictions_as_a_finding(plain: Project) -> None:

@@ -120,6 +120,10 @@ def rows(browser: Any, table: int) -> list[str]:
     return [cell.text.strip() for cell in find(body, "td:first-child code:first-child")]
 
 
+def expiries(browser: Any) -> list[str]:
+    return [cell.text for cell in find(browser, 'td[data-label="expiry"]')]
+
+
 def test_tables_sort_by_click_and_by_key(browser: Any) -> None:
     assert rows(browser, 0)[0] == "shop:1:price:#"
     by_bytes = next(button for button in find(browser, "th button") if button.text == "bytes")
@@ -129,6 +133,10 @@ def test_tables_sort_by_click_and_by_key(browser: Any) -> None:
     assert rows(browser, 0)[-1] == "shop:1:price:#"
     (heading,) = find(browser, "th[aria-sort]")
     assert heading.get_attribute("aria-sort") == "ascending"
+    find(browser, "th button")[5].click()
+    assert expiries(browser) == ["never", "60 s", ""]
+    find(browser, "th button")[5].click()
+    assert expiries(browser) == ["", "60 s", "never"]
     find(browser, "th button")[8].click()  # the names of the tests
     names = ["BookTests.test_price", "CartTests.test_nothing", "CartTests.test_total"]
     assert rows(browser, 1) == names
