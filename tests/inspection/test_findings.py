@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+import bmemcached
 import pytest
 
 from sandbox.inspection import findings
@@ -113,6 +115,17 @@ def test_value_that_is_too_large(tests: MarkedTests) -> None:
         "  too-large: shop:1:a is refused: 3,000,000 bytes are too large, or there is no memory "
         "left (A.a)"
     )
+
+
+def test_value_that_is_too_large_in_the_binary_protocol(tests: MarkedTests) -> None:
+    value = os.urandom(1_200_000)  # which the client cannot compress
+    with ExitStack() as stack:
+        client = clients.bmemcached_client(tests.server.address, stack)
+        tests.begin("t.A.a")
+        with pytest.raises(bmemcached.exceptions.MemcachedException):
+            client["set"]("shop:1:a", value)
+        tests.end()
+    assert found(tests)[1].startswith("  too-large: shop:1:a is refused: 1,200,000 bytes are")
 
 
 def test_evictions(tests: MarkedTests) -> None:
