@@ -96,7 +96,7 @@ class FindingsFollower(FollowerByTest):
                 self._find(REPEATED, key, fetches)
         elif verb in STORING and request.was_refused:
             self._find(TOO_LARGE, key, request.size or 0)
-        elif verb in STORING and key and request.found is not (verb == "add"):
+        elif key and request.has_stored():
             if not self.allows(Finding(NEVER_READ, key, "")):
                 self._sets.setdefault(self.findings.patterns.fold(key), key)
             if request.hides_expiry:

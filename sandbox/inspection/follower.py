@@ -18,9 +18,11 @@ class FollowerByTest:
 
     tests: the tests that have begun.
     flaws: why what is found may be incomplete or wrong.
+    address: where the server is; "" as long as it is not followed.
     """
 
     def __init__(self) -> None:
+        self.address = ""
         self.tests: set[str] = set()
         self.flaws: list[str] = []
         self._has_begun = False

@@ -37,6 +37,7 @@ class Inspector:
         """
         for make in self._makers:
             follower = make()
+            follower.address = server.address
             follow(server, follower)
             self._followers.append((server, follower))
 

@@ -1,15 +1,16 @@
-"""Writes what tests did to their caches into a page for browsers."""
+"""Writes the report as a page for browsers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TextIO
+from functools import partial
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import jinja2
 
 from ..errors import printable
 from . import timeline
-from .names import short_names
-from .traffic import Counted
+from .names import counted, short_names
 
 if TYPE_CHECKING:
     from .traffic import Expiry, Traffic
@@ -17,8 +18,21 @@ if TYPE_CHECKING:
 # How many steps are drawn before a timeline is unfolded.
 MOST_DRAWN = 60
 
-# Seconds by which what never expires, or at a date, is sorted: more than any others.
+# Seconds by which an expiry that is never, or a date, is sorted: more than any others.
 LATEST = 10**12
+
+
+class Drawn(NamedTuple):
+    """Describes how a timeline is shown.
+
+    strip: the kinds of the first steps, each with how many of them are in a row.
+    is_cut: there are more steps than the strip has.
+    """
+
+    address: str
+    steps: list[timeline.Step]
+    strip: list[tuple[str, int]]
+    is_cut: bool
 
 
 def write_page(traffic: Traffic, file: TextIO) -> None:
@@ -35,26 +49,36 @@ def write_page(traffic: Traffic, file: TextIO) -> None:
     )
     environment.filters["printable"] = printable
     environment.filters["seconds"] = _seconds
-    tests, total = traffic.tests(), Counted()
-    for counted in traffic.by_test.values():
-        total.add(counted)
+    tests = traffic.tests()
+    busy = [name for name in tests if traffic.by_test[name].operations]
     stream = environment.get_template("report.html").stream(
         traffic=traffic,
         flaws=dict.fromkeys(traffic.flaws),
         patterns=traffic.shown_patterns(),
         tests=tests,
-        total=total,
+        total=traffic.total(),
+        dropped=sum(not traffic.timelines.get(name) for name in busy),
+        counted=counted,
         names=short_names(tests),
-        steps=timeline.steps,
+        timelines_of=partial(_timelines_of, traffic),
         kinds=timeline.KINDS,
-        most_drawn=MOST_DRAWN,
     )
     stream.enable_buffering(1000)
     file.writelines(stream)
 
 
+def _timelines_of(traffic: Traffic, test: str) -> list[Drawn]:
+    return [_drawn(*timeline.unpacked(packed)) for packed in traffic.timelines.get(test, ())]
+
+
+def _drawn(address: str, steps: list[timeline.Step]) -> Drawn:
+    kinds = groupby(step.kind for step in steps[:MOST_DRAWN])
+    strip = [(kind, len([*alike])) for kind, alike in kinds]
+    return Drawn(address, steps, strip, is_cut=len(steps) > MOST_DRAWN)
+
+
 def _seconds(expiry: Expiry) -> int:
-    """Returns by what an expiry is sorted: the longest seconds; -1 if none is known."""
+    """Returns the longest seconds, to sort by; -1 if none is known."""
     if expiry.never or expiry.dates:
         return LATEST
     return -1 if expiry.longest is None else expiry.longest

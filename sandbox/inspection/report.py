@@ -12,7 +12,7 @@ from .findings import Findings, FindingsFollower
 from .leak_report import LeakReport
 from .leaks import Replay
 from .names import short_names, table
-from .traffic import Counted, Traffic, TrafficFollower
+from .traffic import ROOM_OF_RUN, Counted, Traffic, TrafficFollower
 
 if TYPE_CHECKING:
     from .findings import Finding
@@ -39,7 +39,7 @@ class Report:
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
         self._leaks = LeakReport()
-        self._traffic = Traffic()
+        self._traffic = Traffic(ROOM_OF_RUN)
         self._findings = Findings()
 
     def add(self, followers: Iterable[FollowerByTest]) -> None:
@@ -113,6 +113,8 @@ class Report:
         traffic = self._traffic
         for flaw in dict.fromkeys(traffic.flaws):
             yield f"operations may be missing in what follows: {flaw}"
+        if doubt := traffic.total().doubt():
+            yield doubt
         patterns, tests = traffic.shown_patterns(), traffic.tests()
         if not patterns and not tests:
             yield "no operation was seen"

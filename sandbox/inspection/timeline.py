@@ -1,32 +1,37 @@
-"""Keeps what a test did to its caches, operation by operation."""
+"""Keeps the operations of a test, one by one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..errors import printable
 from ..server.operations import READING, STORING, operation_of
 
 if TYPE_CHECKING:
     from ..server.commands import Request
 
-# The kinds of operations, by which a page colours them.
+# The kinds of steps. The page has a colour for each.
 HIT = "hit"
 MISS = "miss"
 SET = "set"
-REFUSED = "refused"
+NOT_STORED = "not-stored"
 OTHER = "other"
-KINDS = (HIT, MISS, SET, REFUSED, OTHER)
+KINDS = (HIT, MISS, SET, NOT_STORED, OTHER)
 
 # How many steps are kept of a test on one server.
 MOST_STEPS = 200
 
 
 class Step(NamedTuple):
-    """Is an operation that a test did, or several alike in a row."""
+    """Describes an operation of a test, or several alike in a row.
+
+    rest: what follows the key: expiry, size and outcome.
+    """
 
     kind: str
-    text: str
+    verb: str
+    key: str
+    rest: str
     times: int = 1
 
 
@@ -41,32 +46,46 @@ class Timeline:
         """Takes an operation."""
         if self._is_full:
             return
-        kind, text = _kind(request), str(operation_of(request, str))
-        if kind == REFUSED:
-            text += ", refused"
+        step = _step(request)
         last = self._steps[-1] if self._steps else None
-        if last is not None and last[:2] == (kind, text):
+        if last is not None and last._replace(times=1) == step:
             self._steps[-1] = last._replace(times=last.times + 1)
         elif len(self._steps) < MOST_STEPS:
-            self._steps.append(Step(kind, text))
+            self._steps.append(step)
         else:
             self._is_full = True
 
-    def packed(self) -> str:
-        """Returns it in one string, for `steps`: that takes a fifth of the memory."""
-        return "\n".join(f"{step.times} {step.kind} {step.text}" for step in self._steps)
+    def packed(self, address: str) -> str:
+        """Returns all steps in one string, for `unpacked`: a fifth of the memory.
+
+        :param address: where the server is.
+        """
+        # No field has a tab or a line end: keys are printable.
+        return "\n".join((address, *("\t".join(map(str, step)) for step in self._steps)))
 
 
-def steps(packed: str) -> Iterator[Step]:
-    """Returns the steps of a timeline."""
-    for line in packed.split("\n"):
-        times, kind, text = line.split(" ", 2)
-        yield Step(kind, text, int(times))
+def unpacked(packed: str) -> tuple[str, list[Step]]:
+    """Returns the server's address, and the steps."""
+    address, *lines = packed.split("\n")
+    steps = []
+    for line in lines:
+        kind, verb, key, rest, times = line.split("\t")
+        steps.append(Step(kind, verb, key, rest, int(times)))
+    return address, steps
+
+
+def _step(request: Request) -> Step:
+    operation = operation_of(request, str)
+    key = printable(operation.key)
+    rest = str(operation)[len(operation.verb) + 1 + len(key) :].strip()
+    if request.was_refused or request.is_conflict:
+        rest += ", refused"
+    return Step(_kind(request), operation.verb, key, rest)
 
 
 def _kind(request: Request) -> str:
-    if request.verb in READING:
-        return HIT if request.found else MISS
     if request.verb in STORING:
-        return REFUSED if request.was_refused else SET
+        return SET if request.has_stored() else NOT_STORED
+    if request.verb in READING and request.found is not None:
+        return HIT if request.found else MISS
     return OTHER

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 import sys
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..server.operations import READING, STORING, UNIX_TIME
 from .follower import FollowerByTest
+from .names import counted
 from .patterns import Patterns
 from .timeline import Timeline
 
@@ -24,18 +26,22 @@ EXPIRING = frozenset(("set", "add", "replace", "cas", "touch", "gat"))
 # How many patterns are told apart. Keys that are made of words would make one for each.
 MOST_PATTERNS = 5_000
 
-# How many bytes of timelines are kept of a server, and of the run.
-MOST_OF_SERVER = 4 * 1024 * 1024
-MOST_OF_RUN = 16 * 1024 * 1024
+# How many bytes of memory the timelines of a server take, and those of the run.
+ROOM_OF_SERVER = 8 * 1024 * 1024
+ROOM_OF_RUN = 16 * 1024 * 1024
 
 
 @dataclass(slots=True)
 class Counted:
-    """Counts operations. Gets and hits are those of keys, sets are all commands that store."""
+    """Counts operations. Gets and hits are those of keys, sets are all commands that store.
+
+    unknown: the gets of which memcached does not tell whether they were hits: meta commands.
+    """
 
     operations: int = 0
     gets: int = 0
     hits: int = 0
+    unknown: int = 0
     sets: int = 0
     bytes: int = 0  # of the values that were sent
 
@@ -45,6 +51,7 @@ class Counted:
         if request.verb in READING:
             self.gets += 1
             self.hits += request.found is True
+            self.unknown += request.found is None
         elif request.verb in STORING:
             self.sets += 1
             self.bytes += request.size or 0
@@ -54,12 +61,27 @@ class Counted:
         self.operations += other.operations
         self.gets += other.gets
         self.hits += other.hits
+        self.unknown += other.unknown
         self.sets += other.sets
         self.bytes += other.bytes
 
+    @property
+    def known(self) -> int:
+        """The hits and misses."""
+        return self.gets - self.unknown
+
     def hit_rate(self) -> str:
-        """Returns which part of the gets were hits; "" if there were none."""
-        return f"{100 * self.hits / self.gets:.0f} %" if self.gets else ""
+        """Returns the part of hits in hits and misses; "" if there were none."""
+        return f"{100 * self.hits / self.known:.0f} %" if self.known else ""
+
+    def doubt(self) -> str:
+        """Returns why some gets are neither hits nor misses; "" if there are none."""
+        if not self.unknown:
+            return ""
+        return (
+            f"whether {counted(self.unknown, 'get')} found the key is not known: memcached does "
+            "not log the answers to meta commands"
+        )
 
 
 @dataclass(slots=True)
@@ -117,14 +139,15 @@ class OfPattern(Counted):
 class Traffic:
     """Holds the counts of a run, from all its servers and processes.
 
-    timelines: those of each test, one for each server and attempt, as `timeline.steps` reads them.
+    timelines: those of each test, for each server and attempt, as `timeline.unpacked` reads them.
 
-    :param most: how many bytes of timelines are kept.
+    :param room: how many bytes of memory the timelines may take.
     """
 
-    def __init__(self, most: int = MOST_OF_RUN) -> None:
+    def __init__(self, room: int) -> None:
         self.timelines: dict[str, list[str]] = {}
-        self._room = most
+        self._room = room
+        self._kept: list[tuple[int, str, str]] = []  # size, test and timeline, for heapq
         self.patterns = Patterns()
         self.by_pattern: dict[str, OfPattern] = {}
         self.by_test: dict[str, Counted] = {}
@@ -140,16 +163,27 @@ class Traffic:
             folded = "(other keys)"
         return self.by_pattern.setdefault(folded, OfPattern())
 
+    def total(self) -> Counted:
+        """Returns the operations of all tests."""
+        total = Counted()
+        for test in self.by_test.values():
+            total.add(test)
+        return total
+
     def add_test(self, name: str, counted: Counted) -> None:
         """Adds the operations of a test, or of another attempt at it."""
         self.by_test.setdefault(name, Counted()).add(counted)
 
     def add_timeline(self, name: str, packed: str) -> None:
-        """Adds what a test did on a server, as long as there is room."""
+        """Adds a timeline of a test. Those of most steps are kept if there is no room for all."""
+        self.timelines.setdefault(name, []).append(packed)
         size = sys.getsizeof(packed)
-        if size <= self._room:
-            self._room -= size
-            self.timelines.setdefault(name, []).append(packed)
+        self._room -= size
+        heapq.heappush(self._kept, (size, name, packed))
+        while self._room < 0:
+            size, name, packed = heapq.heappop(self._kept)
+            self._room += size
+            self.timelines[name].remove(packed)
 
     def tests(self) -> list[str]:
         """Returns the names of the tests, those with most operations first."""
@@ -165,11 +199,11 @@ class Traffic:
         for other in others:
             self.flaws += other.flaws
             self.patterns.add_heads(other.patterns.heads())
-            for folded, counted in other.by_pattern.items():
+            for folded, of_pattern in other.by_pattern.items():
                 pattern = self._of_folded(folded)
-                pattern.add(counted)
-                pattern.tests |= counted.tests
-                pattern.expiry.add(counted.expiry)
+                pattern.add(of_pattern)
+                pattern.tests |= of_pattern.tests
+                pattern.expiry.add(of_pattern.expiry)
             for name, test in other.by_test.items():
                 self.add_test(name, test)
             for name, timelines in other.timelines.items():
@@ -202,7 +236,7 @@ class Traffic:
 
     def add_packed(self, packed: Any) -> None:
         """Adds what `packed` has returned in another process."""
-        other = Traffic()
+        other = Traffic(ROOM_OF_RUN)
         other.patterns.add_heads(packed["heads"])
         other.flaws = packed["flaws"]
         other.timelines = packed["timelines"]
@@ -218,12 +252,12 @@ class Traffic:
 class TrafficFollower(FollowerByTest):
     """Counts the operations on one server, whose log it follows.
 
-    :param keeps_timelines: keep them one by one, too.
+    :param keeps_timelines: keep a timeline of each test, too.
     """
 
     def __init__(self, keeps_timelines: bool = False) -> None:
         super().__init__()
-        self.traffic = Traffic(MOST_OF_SERVER)
+        self.traffic = Traffic(ROOM_OF_SERVER)
         self.traffic.flaws = self.flaws
         self._name = ""
         self._test = Counted()
@@ -254,7 +288,7 @@ class TrafficFollower(FollowerByTest):
                 pattern.tests.add(self._name)
         if self._timeline is not None:
             if self._name and self._test.operations:
-                self.traffic.add_timeline(self._name, self._timeline.packed())
+                self.traffic.add_timeline(self._name, self._timeline.packed(self.address))
             self._timeline = Timeline()
         self._name, self._test = "", Counted()
         self._patterns.clear()

@@ -72,7 +72,11 @@ OPTIONS: dict[str, tuple[Literal["string", "bool", "args"], str, str]] = {
         "FILE",
         "Write the operations of all keys and tests into a file, as JSON.",
     ),
-    "report_html": ("string", "FILE", "Write them into a page, with a timeline of each test."),
+    "report_html": (
+        "string",
+        "FILE",
+        "Write the report into a page, with a timeline of each test.",
+    ),
     "findings": (
         "bool",
         "",
@@ -145,7 +149,8 @@ def override_of(config: pytest.Config, name: str) -> str | None:
 def is_on(config: pytest.Config) -> bool:
     """Returns whether the plugin is on."""
     asked = (NAME, *(f"{NAME}_{word}" for word in TURNING_ON))
-    return any(on_command_line(config, name) for name in asked) or bool(in_ini_file(config, NAME))
+    typed = any(on_command_line(config, name) not in (None, False) for name in asked)
+    return typed or bool(in_ini_file(config, NAME))
 
 
 @pytest.hookimpl(wrapper=True)

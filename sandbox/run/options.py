@@ -102,9 +102,12 @@ def _check_file(keyword: str, path: str, spelled: str) -> None:
 def _check_apart(files: Mapping[str, Given]) -> None:
     spelled: dict[str, str] = {}
     for keyword, given in files.items():
-        other = spelled.setdefault(os.path.realpath(given.value), given.spelled)
-        if other != given.spelled:
-            raise OptionError(keyword, f"{other} and {given.spelled} are one file: name two")
+        path = os.path.realpath(given.value)
+        if path in spelled:
+            raise OptionError(
+                keyword, f"{spelled[path]} and {given.spelled} are one file: name two"
+            )
+        spelled[path] = given.spelled
 
 
 def _check_template_engine(spelled: str) -> None:

@@ -26,13 +26,14 @@ class Request:
 
     hides_expiry: an expiry may have been sent, but is not logged: in the binary protocol.
     was_refused: memcached has not taken the value: it is too large, or there is no memory left.
+    is_conflict: another client has changed the value that a cas was to replace.
     may_create: it creates a counter that is not there.
     is_answered: memcached will not answer any more.
     """
 
     __slots__ = (
         *("verb", "key", "expires", "size", "found", "client"),
-        *("hides_expiry", "was_refused", "may_create", "is_answered"),
+        *("hides_expiry", "was_refused", "is_conflict", "may_create", "is_answered"),
     )
 
     def __init__(
@@ -50,6 +51,7 @@ class Request:
         self.found = found
         self.hides_expiry = False
         self.was_refused = False
+        self.is_conflict = False
         self.may_create = False
         self.is_answered = False
         self.client = 0
@@ -59,6 +61,12 @@ class Request:
         if was_done is not None and self.verb not in ("set", "flush"):
             # What "add" does not find it stores.
             self.found = was_done != (self.verb == "add")
+
+    def has_stored(self) -> bool:
+        """Returns whether it has stored a value, as far as memcached tells."""
+        if self.verb not in STORING or self.was_refused or self.is_conflict:
+            return False
+        return self.found is not (self.verb == "add")
 
 
 def requests_of(command: bytes, arguments: list[bytes]) -> list[Request]:

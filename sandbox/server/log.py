@@ -303,6 +303,7 @@ class LogReader:
             # It is executed when its value is there.
             request, client.storing = client.storing, None
             request.was_refused = line.startswith(b"SERVER_ERROR")
+            request.is_conflict = line == b"EXISTS"
             if not line.startswith(b"CLIENT_ERROR"):
                 request.answer(ANSWERS.get(line))
                 self._add(client, request)
@@ -341,7 +342,8 @@ class LogReader:
             return
         request.was_refused = status in REFUSED
         if status == EXISTS:
-            request.answer(request.verb != "add")
+            request.is_conflict = request.verb != "add"
+            request.answer(request.is_conflict)
         elif not (request.may_create and status == 0):
             request.answer(STATUSES.get(status))
         if client.storing is not None:

@@ -328,7 +328,7 @@ OPTIONS = (
     ),
     Option(
         *("report_html", "report_html", path, "FILE"),
-        "Write them into a page, with a timeline of each test.",
+        "Write the report into a page, with a timeline of each test.",
     ),
     Option(
         *("findings", "findings", switch, ""),

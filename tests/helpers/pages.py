@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 
 
@@ -10,6 +11,9 @@ class Page(HTMLParser):
 
     tables: the cells of each row of each table, without the lists and paragraphs in them.
     steps: the items of each list.
+    kinds: their classes.
+    strips: the classes of what is drawn of each list, and how many steps in a row are of it.
+    bars: the percentage of each bar that stands for hits.
     notes: the paragraphs.
     """
 
@@ -17,6 +21,9 @@ class Page(HTMLParser):
         super().__init__()
         self.tables: list[list[list[str]]] = []
         self.steps: list[list[str]] = []
+        self.kinds: list[list[str | None]] = []
+        self.strips: list[list[tuple[str | None, int]]] = []
+        self.bars: list[float] = []
         self.notes: list[str] = []
         self._texts: list[str] = []
         self.feed(html)
@@ -29,8 +36,19 @@ class Page(HTMLParser):
             self.tables[-1].append([])
         elif tag == "ol":
             self.steps.append([])
+            self.kinds.append([])
         elif tag in ("th", "td", "li", "p"):
             self._texts.append("")
+        known = dict(attributes)
+        number = re.search(r"[\d.]+", known.get("style") or "")
+        if tag == "li":
+            self.kinds[-1].append(known["class"])
+        elif known.get("class") == "strip":
+            self.strips.append([])
+        elif known.get("class") == "bar" and number:
+            self.bars.append(float(number[0]))
+        elif tag == "i" and number:
+            self.strips[-1].append((known["class"], int(number[0])))
 
     def handle_endtag(self, tag: str) -> None:
         if tag not in ("th", "td", "li", "p"):

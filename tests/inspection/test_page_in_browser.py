@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from sandbox.inspection import timeline
 from sandbox.inspection.report import Report
 from sandbox.inspection.wanted import Wanted
 
@@ -29,22 +31,38 @@ pytestmark = [
 SCRIPT = b"<script>alert(1)</script><img/src=http://example.org/x>"
 LONG = b"shop:1:" + b"%20a" * 60  # 247 bytes
 
-# With all timelines unfolded: how far to the right each kind of element goes, and the colours.
-LOOKS = """
+# With all timelines unfolded and numbers that are large: how far to the right each kind of element
+# goes.
+RIGHT = """
 for (const details of document.querySelectorAll("details")) details.open = true;
+for (const cell of document.querySelectorAll("td[data-value]"))
+  if (/^[1-9]/.test(cell.textContent.trim())) cell.textContent = "12,345,678,901";
+for (const cell of document.querySelectorAll('td[data-label="expiry"]'))
+  cell.textContent = "1 to 2,592,000 s, a date, never, unknown";
 const right = { page: document.documentElement.scrollWidth };
-const texts = new Set();
 for (const element of document.body.querySelectorAll("*")) {
   const name = element.tagName;
   right[name] = Math.max(right[name] || 0, element.getBoundingClientRect().right);
-  if (element.innerText) texts.add(getComputedStyle(element).color);
 }
-const marks = [...document.querySelectorAll(".legend i")];
+return right;
+"""
+
+# The colours of the page and of a row that the mouse is on; of texts; of marks and of bars.
+COLOURS = """
+const colour = (element, pseudo) => getComputedStyle(element, pseudo).color;
+const image = (element) => getComputedStyle(element).backgroundImage;
+const all = (selector) => [...document.querySelectorAll(selector)];
+const texts = all("body *").filter((each) => each.innerText).map((each) => colour(each));
+const markers = all("li").map((item) => colour(item, "::marker"));
+const pages = ["var(--page)", "var(--shade)"].map((value) => {
+  document.body.style.background = value;
+  return getComputedStyle(document.body).backgroundColor;
+});
 return {
-  right,
-  texts: [...texts],
-  page: getComputedStyle(document.body).backgroundColor,
-  marks: marks.map((mark) => getComputedStyle(mark).backgroundColor),
+  pages,
+  texts: [...new Set([...texts, ...markers])],
+  marks: all(".legend i").map(image),
+  bars: all(".bar").map(image),
 };
 """
 
@@ -131,7 +149,7 @@ def test_tables_sort_by_click_and_by_key(browser: Any) -> None:
     assert rows(browser, 0)[0] == "shop:1:price:#"
     by_bytes.send_keys("\n")
     assert rows(browser, 0)[-1] == "shop:1:price:#"
-    (heading,) = find(browser, "th[aria-sort]")
+    (heading,) = find(find(browser, "table")[0], "th[aria-sort]")
     assert heading.get_attribute("aria-sort") == "ascending"
     find(browser, "th button")[5].click()
     assert expiries(browser) == ["never", "60 s", ""]
@@ -180,25 +198,36 @@ def test_keys_are_escaped_and_nothing_is_loaded(browser: Any) -> None:
     assert "file" in asked
 
 
+def test_page_fits(browser: Any, page: str) -> None:
+    for width in (320, 400, 720, 1000, 1150, 1400):
+        show(browser, page, width)
+        right = browser.execute_script(RIGHT)
+        assert max(right.values()) <= width, (width, right)
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [400, 1200])
-def test_page_fits_and_can_be_read(browser: Any, page: str, width: int, theme: str) -> None:
-    show(browser, page, width, theme)
-    looks = browser.execute_script(LOOKS)
-    assert max(looks["right"].values()) <= width, looks["right"]
-    page_colour = colour(looks["page"])
-    assert (luminance(page_colour) > 0.5) == (theme == "light")
-    assert len(looks["texts"]) > 1
-    for text in looks["texts"]:
-        assert contrast(colour(text), page_colour) >= OF_TEXT
-    assert len(looks["marks"]) == 5
-    for mark in looks["marks"]:
-        assert contrast(colour(mark), page_colour) >= OF_GRAPHICS
+def test_page_can_be_read(browser: Any, page: str, theme: str) -> None:
+    show(browser, page, 400, theme)
+    show(browser, page, 1200, theme)
+    colours = browser.execute_script(COLOURS)
+    pages = [colour for text in colours["pages"] for colour in found(text)]
+    assert all((luminance(colour) > 0.5) == (theme == "light") for colour in pages)
+    for text in colours["texts"]:
+        assert all(contrast(found(text)[0], colour) >= OF_TEXT for colour in pages)
+    marks = dict(zip(timeline.KINDS, (found(image)[0] for image in colours["marks"]), strict=True))
+    for mark in marks.values():
+        assert all(contrast(mark, colour) >= OF_GRAPHICS for colour in pages)
+    assert len(set(map(str, marks.values()))) == len(timeline.KINDS)
+    assert len(colours["bars"]) == 5
+    for image in colours["bars"]:
+        hits, *_, misses = found(image)
+        assert (hits, misses) == (marks[timeline.HIT], marks[timeline.MISS])
 
 
-def colour(text: str) -> list[float]:
-    """Returns red, green and blue of a colour such as "rgb(255, 0, 0)", each up to 1."""
-    return [float(part) / 255 for part in text[text.index("(") + 1 : -1].split(",")[:3]]
+def found(text: str) -> list[list[float]]:
+    """Returns red, green and blue of each colour such as "rgb(255, 0, 0)", each up to 1."""
+    colours = re.findall(r"rgba?\((\d+), (\d+), (\d+)", text)
+    return [[int(part) / 255 for part in colour] for colour in colours]
 
 
 def luminance(colour: list[float]) -> float:

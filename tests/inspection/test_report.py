@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.inspection import timeline, traffic
+from sandbox.inspection import page, report, timeline, traffic
 from sandbox.inspection.report import Report
 from sandbox.inspection.wanted import Wanted
 
@@ -111,6 +111,7 @@ def test_json_has_all(tests: MarkedTests, tmp_path: Path) -> None:
         "operations": 5,
         "gets": 3,
         "hits": 1,
+        "unknown": 0,
         "sets": 2,
         "bytes": 2000,
         "tests": 2,
@@ -127,6 +128,7 @@ def test_json_has_all(tests: MarkedTests, tmp_path: Path) -> None:
         "operations": 4,
         "gets": 2,
         "hits": 1,
+        "unknown": 0,
         "sets": 2,
         "bytes": 2000,
     }
@@ -212,6 +214,7 @@ def test_page_has_tables_and_timelines(paged: tuple[MarkedTests, Callable[[], Pa
         ["CartTests.test_count shop.CartTests.test_count", "3", "0", "", "0", "0"],
         ["CartTests.test_nothing", "0", "0", "", "0", "0"],
     ]
+    assert page.bars == [100 / 3, 0, 50, 0]
     assert page.steps == [
         [
             "get shop:1:price:7 miss",
@@ -228,24 +231,66 @@ def test_page_has_tables_and_timelines(paged: tuple[MarkedTests, Callable[[], Pa
     ]
 
 
-def test_page_tells_what_was_not_kept_or_refused_or_missed(
+def test_page_draws_each_kind_of_operation(paged: tuple[MarkedTests, Callable[[], Page]]) -> None:
+    tests, page_about = paged
+    tests.run(
+        "t.A.a",
+        lambda client: client.get("a"),
+        lambda client: client.set("a", b"1"),
+        lambda client: client.get("a"),
+        lambda client: client.gets("a"),
+        lambda client: client.add("a", b"2"),
+        lambda client: client.replace("b", b"2"),
+        lambda client: client.append("b", b"2"),
+        lambda client: client.cas("a", b"3", client.gets("a")[1]),
+        lambda client: client.cas("a", b"4", b"1"),
+        lambda client: client.set("k", b"x" * 1024 * 1024),
+        lambda client: client.touch("a", 60),
+        lambda client: client.raw_command("mg a v", b"\r\n"),
+    )
+    page = page_about()
+    assert [*zip(page.steps[0], page.kinds[0], strict=True)] == [
+        ("get a miss", "miss"),
+        ("set a never expires, 1 byte", "set"),
+        ("get a hit 2 times", "hit"),
+        ("add a never expires, 1 byte, hit", "not-stored"),
+        ("replace b never expires, 1 byte, miss", "not-stored"),
+        ("append b 1 byte, miss", "not-stored"),
+        ("get a hit", "hit"),
+        ("cas a never expires, 1 byte, hit", "set"),
+        ("cas a never expires, 1 byte, hit, refused", "not-stored"),
+        ("set k never expires, 1,048,576 bytes, refused", "not-stored"),
+        ("touch a 60 s, hit", "other"),
+        ("get a", "other"),
+    ]
+    assert page.strips == [
+        [
+            *(("miss", 1), ("set", 1), ("hit", 1), ("not-stored", 3)),
+            *(("hit", 1), ("set", 1), ("not-stored", 2), ("other", 2)),
+        ]
+    ]
+    # Of 5 gets, one of them unknown, 3 are hits; all are of one key.
+    assert page.bars == [75, 75]
+    assert page.notes[0] == (
+        "Whether 1 get found the key is not known: memcached does not log the answers to meta "
+        "commands."
+    )
+
+
+def test_page_tells_what_was_not_kept_or_missed(
     paged: tuple[MarkedTests, Callable[[], Page]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tests, page_about = paged
     monkeypatch.setattr(timeline, "MOST_STEPS", 2)
-    too_large = b"x" * 1024 * 1024
-    tests.run(
-        "t.A.a",
-        lambda client: client.set("k", too_large, noreply=False),
-        *[lambda client: client.get("a")] * 3,
-        lambda client: client.get("b"),
-        lambda client: client.get("c"),
-    )
+    monkeypatch.setattr(page, "MOST_DRAWN", 1)
+    tests.run("t.A.a", lambda client: client.get_many(["a", "a", "a", "b", "c", "a"]))
     tests.run("t.A.b", lambda client: client.raw_command("verbosity 0"))
-    page = page_about()
-    assert page.steps == [["set k never expires, 1,048,576 bytes, refused", "get a miss 3 times"]]
-    assert "and 2 more, which were not kept" in page.notes
-    assert page.notes[0].startswith("Operations may be missing: a client has sent 'verb")
+    shown = page_about()
+    assert shown.steps == [["get a miss 3 times", "get b miss"]]
+    assert shown.strips == [[("miss", 1)]]
+    assert shown.tables[1][1][0] == "A.a ... t.A.a"
+    assert "and 2 more that were not kept" in shown.notes
+    assert shown.notes[0].startswith("Operations may be missing: a client has sent 'verb")
 
 
 def test_page_of_several_attempts_and_servers_has_a_timeline_for_each(
@@ -253,30 +298,52 @@ def test_page_of_several_attempts_and_servers_has_a_timeline_for_each(
 ) -> None:
     path = tmp_path / "report.html"
     wanted = Wanted(report_html=str(path))
-    report = Report(wanted)
+    addresses = []
+    merged = Report(wanted)
     for keys in ("ab", "c"):  # two servers, the first one with two attempts
         with MarkedTests(wanted) as others:
             for key in keys:
                 others.run("t.A.a", methodcaller("get", key))
-            report.add_packed(json.loads(json.dumps(report_of(others, wanted).packed())))
-    assert [*report.write()] == []
+            addresses += [f"at {others.server.address}"] * len(keys)
+            merged.add_packed(json.loads(json.dumps(report_of(others, wanted).packed())))
+    assert [*merged.write()] == []
     page = Page(path.read_text())
     assert page.steps == [["get a miss"], ["get b miss"], ["get c miss"]]
     assert page.tables[1][1][0] == "A.a t.A.a"
+    assert [note for note in page.notes if note.startswith("at ")] == addresses
 
 
-def test_timelines_beyond_a_limit_are_counted_only(
+def test_timelines_of_most_steps_are_kept(
     paged: tuple[MarkedTests, Callable[[], Page]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tests, page_about = paged
-    monkeypatch.setattr(traffic, "MOST_OF_RUN", 1500)
-    monkeypatch.setattr(traffic.Traffic.__init__, "__defaults__", (1500,))
+    monkeypatch.setattr(report, "ROOM_OF_RUN", 2000)
+    keys = [f"{letter}{'k' * 200}" for letter in "abcde"]
     for number in range(20):
-        tests.run(f"t.A.test_{number}", lambda client: client.get("k" * 200))
+        tests.run(f"t.A.test_{number}", methodcaller("get", keys[0]))
+    tests.run("t.A.test_most", methodcaller("get_many", keys))
+    tests.run("t.A.test_last", methodcaller("get", keys[0]))
     page = page_about()
-    assert 0 < len(page.steps) < 10
-    assert page.notes.count("and 1 more, which were not kept") == 20 - len(page.steps)
-    assert len(page.tables[1]) == 21
+    assert len(page.steps[0]) == 5
+    assert page.tables[1][1][0] == "A.test_most t.A.test_most"
+    kept = len(page.steps)
+    assert 1 < kept < 5
+    assert page.notes.count("1 that were not kept") == 22 - kept
+    assert page.notes[0] == (
+        f"There was no room for the timelines of {22 - kept} tests, those with fewest steps."
+    )
+
+
+@pytest.mark.parametrize("room", [0, 100_000])
+def test_timelines_of_a_server_take_limited_memory(
+    tests: MarkedTests, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    monkeypatch.setattr(traffic, "ROOM_OF_SERVER", room)
+    with MarkedTests(Wanted(report_html="page")) as tests:
+        tests.run("t.A.a", methodcaller("get", "key"))
+        (follower,) = tests.inspector.finish()
+    assert isinstance(follower, traffic.TrafficFollower)
+    assert bool(follower.traffic.timelines["t.A.a"]) == bool(room)
 
 
 def test_page_of_no_test(paged: tuple[MarkedTests, Callable[[], Page]]) -> None:
@@ -315,3 +382,18 @@ def test_keys_of_all_kinds_are_text_everywhere(tmp_path: Path) -> None:
     assert written == [re.sub(r"\d+", "#", text) for text in texts]
     printed = [line.split()[0] for line in lines(report)[2 : 2 + len(KEYS)]]
     assert printed == [name if len(name) < 100 else "k" * 97 + "..." for name in patterns]
+
+
+def test_gets_of_unknown_outcome_are_neither_hits_nor_misses(tests: MarkedTests) -> None:
+    tests.run(
+        "t.A.a",
+        lambda client: client.set("key", b"1"),
+        lambda client: client.get("key"),
+        lambda client: client.raw_command("mg key v", b"\r\n1\r\n"),
+    )
+    doubt, *table = lines(report_of(tests))
+    assert doubt == (
+        "whether 1 get found the key is not known: memcached does not log the answers to meta "
+        "commands"
+    )
+    assert table[2].split()[:4] == ["key", "2", "100", "%"]
