@@ -47,8 +47,8 @@ class Page(HTMLParser):
             self.strips.append([])
         elif known.get("class") == "bar" and number:
             self.bars.append(float(number[0]))
-        elif tag == "i" and number:
-            self.strips[-1].append((known["class"], int(number[0])))
+        elif tag == "i" and self.strips:  # not in the legend
+            self.strips[-1].append((known["class"], int(number[0]) if number else 1))
 
     def handle_endtag(self, tag: str) -> None:
         if tag not in ("th", "td", "li", "p"):

@@ -373,7 +373,9 @@ def test_keys_of_all_kinds_are_text_everywhere(tmp_path: Path) -> None:
         report = report_of(tests, wanted)
     assert [*report.write()] == []
     keys, shown, patterns = zip(*KEYS, strict=True)
-    page = Page(html.read_text(encoding="utf-8"))
+    text = html.read_text(encoding="utf-8")
+    assert "get <bdi>\N{EURO SIGN}</bdi> miss" in text  # were it from right to left, it stays there
+    page = Page(text)
     assert page.steps == [[f"get {key} miss" for key in shown]]
     assert [row[0] for row in page.tables[0][1:]] == [*patterns]
     assert page.tables[1][1][0] == "A.<i> t.A.<i>"
