@@ -99,6 +99,7 @@ def test_key_without_expiry(tests: MarkedTests) -> None:
         lambda client: client.set("shop:1:b", b"1"),
         lambda client: client.get_many(["shop:1:a", "shop:1:b"]),
         lambda client: client.append("shop:1:a", b"1"),
+        lambda client: client.cas("shop:1:a", b"1", b"12345"),  # which another has changed
     )
     assert found(tests) == ["findings:", "  no-expiry: shop:1:b is set without expiry (A.a)"]
 

@@ -47,6 +47,12 @@ def tests() -> Iterator[Tests]:
         yield tests
 
 
+def test_conflict_of_a_cas_leaves_what_was_there(tests: Tests) -> None:
+    tests.run("t.A.a", sets, lambda client: client.cas("k", "2", b"12345", expire=-1))
+    tests.run("t.B.b", gets)
+    assert tests.found() == [("k", "t.A.a", "t.B.b")]
+
+
 def sets(client: pymemcache.Client) -> None:
     client.set("k", "1")
 

@@ -243,7 +243,7 @@ def test_page_draws_each_kind_of_operation(paged: tuple[MarkedTests, Callable[[]
         lambda client: client.replace("b", b"2"),
         lambda client: client.append("b", b"2"),
         lambda client: client.cas("a", b"3", client.gets("a")[1]),
-        lambda client: client.cas("a", b"4", b"1"),
+        lambda client: client.cas("a", b"4", b"12345"),
         lambda client: client.set("k", b"x" * 1024 * 1024),
         lambda client: client.touch("a", 60),
         lambda client: client.raw_command("mg a v", b"\r\n"),

@@ -91,3 +91,10 @@ def test_plugin_named_by_a_conftest_only_starts(off_project: Project) -> None:
     off_project.write("test_it.py", TEST_LOCATION)
     result = off_project.pytest("-p", "django", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     assert passed(result) == 2
+
+
+def test_file_without_a_name_is_an_error(in_process: InProcess) -> None:
+    in_process.write("pytest.ini", "[pytest]\n")
+    result = in_process.pytest("--memcached-sandbox-report-html=")
+    assert result.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--memcached-sandbox-report-html=: must be a path or a name\n" in result.stderr
