@@ -57,7 +57,7 @@ def write_page(traffic: Traffic, file: TextIO) -> None:
         patterns=traffic.shown_patterns(),
         tests=tests,
         total=traffic.total(),
-        dropped=sum(not traffic.timelines.get(name) for name in busy),
+        dropped=sum(not traffic.timelines.by_test.get(name) for name in busy),
         counted=counted,
         names=short_names(tests),
         timelines_of=partial(_timelines_of, traffic),
@@ -68,7 +68,8 @@ def write_page(traffic: Traffic, file: TextIO) -> None:
 
 
 def _timelines_of(traffic: Traffic, test: str) -> list[Drawn]:
-    return [_drawn(*timeline.unpacked(packed)) for packed in traffic.timelines.get(test, ())]
+    packed = traffic.timelines.by_test.get(test, ())
+    return [_drawn(*timeline.unpacked(each)) for each in packed]
 
 
 def _drawn(address: str, steps: list[timeline.Step]) -> Drawn:

@@ -12,7 +12,8 @@ from .findings import Findings, FindingsFollower
 from .leak_report import LeakReport
 from .leaks import Replay
 from .names import short_names, table
-from .traffic import ROOM_OF_RUN, Counted, Traffic, TrafficFollower
+from .timeline import ROOM_OF_RUN
+from .traffic import Counted, Traffic, TrafficFollower
 
 if TYPE_CHECKING:
     from .findings import Finding

@@ -1,7 +1,10 @@
-"""Keeps the operations of a test, one by one."""
+"""Keeps the operations of tests, one by one."""
 
 from __future__ import annotations
 
+import heapq
+import sys
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import printable
@@ -20,6 +23,10 @@ KINDS = (HIT, MISS, SET, NOT_STORED, OTHER)
 
 # How many steps are kept of a test on one server.
 MOST_STEPS = 200
+
+# How many bytes of memory the timelines of a server take, and those of the run.
+ROOM_OF_SERVER = 8 * 1024 * 1024
+ROOM_OF_RUN = 16 * 1024 * 1024
 
 
 class Step(NamedTuple):
@@ -62,6 +69,37 @@ class Timeline:
         """
         # No field has a tab or a line end: keys are printable.
         return "\n".join((address, *("\t".join(map(str, step)) for step in self._steps)))
+
+
+class Timelines:
+    """Keeps timelines of tests: the longest ones, if there is no room for all.
+
+    by_test: those of each test, packed, one for each server and attempt.
+
+    :param room: how many bytes of memory they may take.
+    """
+
+    def __init__(self, room: int) -> None:
+        self.by_test: dict[str, list[str]] = {}
+        self._room = room
+        self._kept: list[tuple[int, str, str]] = []  # bytes, test and timeline, for heapq
+
+    def add(self, test: str, packed: str) -> None:
+        """Adds a timeline of a test."""
+        self.by_test.setdefault(test, []).append(packed)
+        size = sys.getsizeof(packed)
+        self._room -= size
+        heapq.heappush(self._kept, (size, test, packed))
+        while self._room < 0:
+            size, test, packed = heapq.heappop(self._kept)
+            self._room += size
+            self.by_test[test].remove(packed)
+
+    def add_all(self, by_test: Mapping[str, Iterable[str]]) -> None:
+        """Adds those of another server, or of another process."""
+        for test, timelines in by_test.items():
+            for packed in timelines:
+                self.add(test, packed)
 
 
 def unpacked(packed: str) -> tuple[str, list[Step]]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import heapq
-import sys
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..server.operations import READING, STORING, UNIX_TIME
+from . import timeline
 from .follower import FollowerByTest
 from .names import counted
 from .patterns import Patterns
-from .timeline import Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,10 +23,6 @@ EXPIRING = frozenset(("set", "add", "replace", "cas", "touch", "gat"))
 
 # How many patterns are told apart. Keys that are made of words would make one for each.
 MOST_PATTERNS = 5_000
-
-# How many bytes of memory the timelines of a server take, and those of the run.
-ROOM_OF_SERVER = 8 * 1024 * 1024
-ROOM_OF_RUN = 16 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -139,15 +133,11 @@ class OfPattern(Counted):
 class Traffic:
     """Holds the counts of a run, from all its servers and processes.
 
-    timelines: those of each test, for each server and attempt, as `timeline.unpacked` reads them.
-
     :param room: how many bytes of memory the timelines may take.
     """
 
     def __init__(self, room: int) -> None:
-        self.timelines: dict[str, list[str]] = {}
-        self._room = room
-        self._kept: list[tuple[int, str, str]] = []  # size, test and timeline, for heapq
+        self.timelines = timeline.Timelines(room)
         self.patterns = Patterns()
         self.by_pattern: dict[str, OfPattern] = {}
         self.by_test: dict[str, Counted] = {}
@@ -174,17 +164,6 @@ class Traffic:
         """Adds the operations of a test, or of another attempt at it."""
         self.by_test.setdefault(name, Counted()).add(counted)
 
-    def add_timeline(self, name: str, packed: str) -> None:
-        """Adds a timeline of a test. Those of most steps are kept if there is no room for all."""
-        self.timelines.setdefault(name, []).append(packed)
-        size = sys.getsizeof(packed)
-        self._room -= size
-        heapq.heappush(self._kept, (size, name, packed))
-        while self._room < 0:
-            size, name, packed = heapq.heappop(self._kept)
-            self._room += size
-            self.timelines[name].remove(packed)
-
     def tests(self) -> list[str]:
         """Returns the names of the tests, those with most operations first."""
         return sorted(self.by_test, key=lambda name: -self.by_test[name].operations)
@@ -206,9 +185,7 @@ class Traffic:
                 pattern.expiry.add(of_pattern.expiry)
             for name, test in other.by_test.items():
                 self.add_test(name, test)
-            for name, timelines in other.timelines.items():
-                for packed in timelines:
-                    self.add_timeline(name, packed)
+            self.timelines.add_all(other.timelines.by_test)
 
     def as_json(self) -> dict[str, Any]:
         """Returns all of it for a file of JSON."""
@@ -230,16 +207,15 @@ class Traffic:
                 for folded, each in self.by_pattern.items()
             },
             "tests": {name: asdict(each) for name, each in self.by_test.items()},
-            "timelines": self.timelines,
+            "timelines": self.timelines.by_test,
             "flaws": self.flaws,
         }
 
     def add_packed(self, packed: Any) -> None:
         """Adds what `packed` has returned in another process."""
-        other = Traffic(ROOM_OF_RUN)
+        other = Traffic(timeline.ROOM_OF_RUN)
         other.patterns.add_heads(packed["heads"])
         other.flaws = packed["flaws"]
-        other.timelines = packed["timelines"]
         for folded, pattern in packed["patterns"].items():
             expiry = Expiry(**pattern.pop("expiry"))
             tests = {*pattern.pop("tests")}
@@ -247,6 +223,7 @@ class Traffic:
         for name, test in packed["tests"].items():
             other.by_test[name] = Counted(**test)
         self.add([other])
+        self.timelines.add_all(packed["timelines"])
 
 
 class TrafficFollower(FollowerByTest):
@@ -257,11 +234,11 @@ class TrafficFollower(FollowerByTest):
 
     def __init__(self, keeps_timelines: bool = False) -> None:
         super().__init__()
-        self.traffic = Traffic(ROOM_OF_SERVER)
+        self.traffic = Traffic(timeline.ROOM_OF_SERVER)
         self.traffic.flaws = self.flaws
         self._name = ""
         self._test = Counted()
-        self._timeline = Timeline() if keeps_timelines else None
+        self._timeline = timeline.Timeline() if keeps_timelines else None
         self._patterns: dict[int, OfPattern] = {}  # of this test, by their identity
 
     def see(self, request: Request) -> None:
@@ -288,7 +265,7 @@ class TrafficFollower(FollowerByTest):
                 pattern.tests.add(self._name)
         if self._timeline is not None:
             if self._name and self._test.operations:
-                self.traffic.add_timeline(self._name, self._timeline.packed(self.address))
-            self._timeline = Timeline()
+                self.traffic.timelines.add(self._name, self._timeline.packed(self.address))
+            self._timeline = timeline.Timeline()
         self._name, self._test = "", Counted()
         self._patterns.clear()

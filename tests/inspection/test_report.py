@@ -313,7 +313,7 @@ def test_page_of_several_attempts_and_servers_has_a_timeline_for_each(
     assert [note for note in page.notes if note.startswith("at ")] == addresses
 
 
-def test_timelines_of_most_steps_are_kept(
+def test_longest_timelines_are_kept(
     paged: tuple[MarkedTests, Callable[[], Page]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tests, page_about = paged
@@ -330,7 +330,7 @@ def test_timelines_of_most_steps_are_kept(
     assert 1 < kept < 5
     assert page.notes.count("1 that were not kept") == 22 - kept
     assert page.notes[0] == (
-        f"There was no room for the timelines of {22 - kept} tests, those with fewest steps."
+        f"There was no room for the timelines of {22 - kept} tests, the shortest ones."
     )
 
 
@@ -338,12 +338,12 @@ def test_timelines_of_most_steps_are_kept(
 def test_timelines_of_a_server_take_limited_memory(
     tests: MarkedTests, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
-    monkeypatch.setattr(traffic, "ROOM_OF_SERVER", room)
+    monkeypatch.setattr(timeline, "ROOM_OF_SERVER", room)
     with MarkedTests(Wanted(report_html="page")) as tests:
         tests.run("t.A.a", methodcaller("get", "key"))
         (follower,) = tests.inspector.finish()
     assert isinstance(follower, traffic.TrafficFollower)
-    assert bool(follower.traffic.timelines["t.A.a"]) == bool(room)
+    assert bool(follower.traffic.timelines.by_test["t.A.a"]) == bool(room)
 
 
 def test_page_of_no_test(paged: tuple[MarkedTests, Callable[[], Page]]) -> None:
