@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -47,8 +48,14 @@ POCKETS = ("security", "updates")
 # Seconds that a server of packages may be silent.
 SILENCE = 20
 
-# Bytes below which a disk is full: apt removes what it could not write, and waits.
+# Bytes below which a disk is full: apt-get 2.6 may wait for ever then.
 LEAST_SPACE = 1024 * 1024
+
+# Seconds after which a program that does nothing has stopped: more than a silent server takes.
+LONGEST_REST = 3 * SILENCE
+
+# Bytes that lists of packages may take: what stops with less has removed what it could not write.
+ROOM_OF_LISTS = 100 * 1024 * 1024
 
 OPTIONS = [
     f"Acquire::http::Timeout={SILENCE}",
@@ -257,15 +264,43 @@ def _checked(result: subprocess.CompletedProcess[str]) -> str:
     return result.stdout
 
 
-def _disk_is_full(folder: Path) -> bool:
+def _disk_is_full(folder: Path, least: int = LEAST_SPACE) -> bool:
     disk = os.statvfs(folder)
-    return disk.f_bavail * disk.f_frsize < LEAST_SPACE or (disk.f_files > 0 == disk.f_favail)
+    return disk.f_bavail * disk.f_frsize < least or (disk.f_files > 0 == disk.f_favail)
+
+
+class _Rest:
+    """Knows for how long a program has done nothing."""
+
+    def __init__(self, pid: int, folder: Path) -> None:
+        self._pid = pid
+        self._folder = folder
+        self._last: object = None
+        self._since = time.monotonic()
+
+    def seconds(self) -> float:
+        """Returns for how many seconds no file has changed its size, and no process has worked."""
+        if (now := self._work()) != self._last:
+            self._last, self._since = now, time.monotonic()
+        return time.monotonic() - self._since
+
+    def _work(self) -> object:
+        import psutil
+
+        try:
+            process = psutil.Process(self._pid)
+            spent = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+            sizes = {path: path.stat().st_size for path in self._folder.rglob("*")}
+        except (psutil.Error, OSError):
+            return object()  # A process or a file went away just now.
+        # In tenths of a second: apt-get that waits wakes twice a second.
+        return int(10 * sum(each.user + each.system for each in spent)), sizes
 
 
 def _call(program: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Runs a program of apt to its end, in a process group that is killed with an exception.
 
-    :raises InstallError: there is no such program, or the disk is full.
+    :raises InstallError: there is no such program, it does nothing any more, or the disk is full.
     """
     if (path := find_tool(program)) is None:
         raise InstallError(f"there is no {program} on PATH, which gets packages here")
@@ -283,12 +318,15 @@ def _call(program: str, *arguments: str, cwd: Path) -> subprocess.CompletedProce
                 errors="replace",
                 start_new_session=True,
             )
-        is_full = False
+        is_full, rest = False, _Rest(process.pid, cwd)
         while not is_full:
             try:
                 output, errors = process.communicate(timeout=1)
             except subprocess.TimeoutExpired:
-                is_full = _disk_is_full(cwd)  # apt-get 2.6 waits for ever then
+                has_stopped = rest.seconds() > LONGEST_REST
+                is_full = _disk_is_full(cwd, ROOM_OF_LISTS if has_stopped else LEAST_SPACE)
+                if has_stopped and not is_full:
+                    raise InstallError(f"{program} has stopped: try it again") from None
             else:
                 if os.strerror(errno.ENOSPC) not in errors:
                     return subprocess.CompletedProcess([path], process.returncode, output, errors)

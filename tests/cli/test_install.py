@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sandbox.server import apt, installed
@@ -286,6 +288,34 @@ def test_user_without_a_home_has_to_name_a_folder(
     assert installed.find("trixie") is None
     assert installed.installed() == []
     assert [*tmp_path.iterdir()] == []
+
+
+@needs_apt
+@pytest.mark.parametrize(
+    ("room", "message"),
+    [
+        (0, "apt-get has stopped: try it again"),
+        (
+            1 << 62,
+            "the disk of {data} is full: free some space, or name a folder on another one in ",
+        ),
+    ],
+    ids=["with room", "without room"],
+)
+def test_program_that_does_nothing_any_more_is_ended(
+    cli: Cli, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, message: str
+) -> None:
+    """As apt-get 2.6 does if the disk is full, even if some is free again afterwards."""
+    (tmp_path / "apt-get").write_text(f"#!/bin/sh\necho $$ >{tmp_path}/pid\nexec sleep 1000\n")
+    (tmp_path / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(apt, "LONGEST_REST", 0.5)
+    monkeypatch.setattr(apt, "ROOM_OF_LISTS", room)
+    result = cli("install", "--suite", "sid")
+    assert result.returncode == 125
+    assert last_line(result).startswith(f"sandbox: {message.format(data=data)}")
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+    assert nothing_is_left(data)
 
 
 @needs_apt

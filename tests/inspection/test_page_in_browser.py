@@ -103,9 +103,11 @@ def started() -> Iterator[Any]:
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("no_proxy", "localhost")  # where the driver is
+        driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+        yield driver
+        driver.quit()
 
 
 @pytest.fixture
