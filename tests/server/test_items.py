@@ -12,6 +12,7 @@ from itertools import chain, repeat
 import pytest
 
 from sandbox import Memcached, Server, ServerError
+from sandbox.inject import protocol
 
 
 @contextmanager
@@ -118,6 +119,16 @@ def test_items_that_memcached_does_not_list_are_an_error_with_its_version(
             Server(address).items()
     unknown = "" if known else ", which memcached-sandbox does not know"
     assert str(info.value) == (f"memcached at {address} {problem}{unknown}; its version is 1.7.1")
+
+
+def test_answers_of_a_busy_memcached_are_counted_as_memcached_counts_them() -> None:
+    """Unlike those with items, which its crawler sends."""
+    stats, busy = counters("1.6.18", items=1), b"BUSY currently processing crawler request\r\n"
+    tally = protocol.Tally()
+    with answering(stats, busy, busy, b"key=one exp=-1 size=50\nEND\r\n") as address:
+        with protocol.Connection.to(address, 5.0, tally) as connection:
+            assert [*connection.metadump()[0]] == ["one"]
+    assert tally.bytes_received == len(stats) + 2 * len(busy)
 
 
 @pytest.mark.parametrize("version", ["1.4.25 Ubuntu", "1.5.21"])

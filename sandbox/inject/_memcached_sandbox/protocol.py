@@ -210,6 +210,8 @@ class Connection:
         for _ in range(BUSY_LIMIT):
             if not line.startswith("BUSY"):
                 break
+            for each in self._tallies:  # memcached counts this answer, unlike a dump.
+                each.bytes_received += len(f"{line}\r\n")
             time.sleep(0.001)
             self._send(request)
             line = self._read_line()
