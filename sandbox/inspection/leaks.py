@@ -120,7 +120,7 @@ class Replay(FollowerByTest):
         if verb == "delete" or (verb == "set" and request.was_refused):
             # memcached deletes what a value that it refuses was to replace.
             self._forget(key)
-        elif stores and not (request.was_refused or request.is_conflict):
+        elif stores and not request.was_refused:
             if request.hides_expiry:
                 self.note(UNKNOWN_EXPIRY)
             self._put(key, self._expiry(request, when))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
-import jinja2
-
 from ..errors import printable
-from . import timeline
 from .names import counted, short_names
+from .timeline import KINDS, Step, unpacked
 
 if TYPE_CHECKING:
     from .traffic import Expiry, Traffic
@@ -30,16 +28,19 @@ class Drawn(NamedTuple):
     """
 
     address: str
-    steps: list[timeline.Step]
+    steps: list[Step]
     strip: list[tuple[str, int]]
     is_cut: bool
 
 
-def write_page(traffic: Traffic, file: TextIO) -> None:
+def write_page(traffic: Traffic, timelines: Mapping[str, Sequence[str]], file: TextIO) -> None:
     """Writes a page that needs nothing else: no network, and scripts to sort its tables only.
 
+    :param timelines: those of each test, packed.
     :raises OSError: the file cannot be written.
     """
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("sandbox.inspection"),
         autoescape=True,
@@ -50,29 +51,23 @@ def write_page(traffic: Traffic, file: TextIO) -> None:
     environment.filters["printable"] = printable
     environment.filters["seconds"] = _seconds
     tests = traffic.tests()
-    busy = [name for name in tests if traffic.by_test[name].operations]
+    dropped = sum(traffic.by_test[test].operations > 0 for test in tests if not timelines.get(test))
     stream = environment.get_template("report.html").stream(
         traffic=traffic,
         flaws=dict.fromkeys(traffic.flaws),
         patterns=traffic.shown_patterns(),
         tests=tests,
         total=traffic.total(),
-        dropped=sum(not traffic.timelines.by_test.get(name) for name in busy),
-        counted=counted,
+        dropped=counted(dropped, "test") if dropped else "",
         names=short_names(tests),
-        timelines_of=partial(_timelines_of, traffic),
-        kinds=timeline.KINDS,
+        timelines_of=lambda test: [_drawn(*unpacked(each)) for each in timelines.get(test, ())],
+        kinds=KINDS,
     )
     stream.enable_buffering(1000)
     file.writelines(stream)
 
 
-def _timelines_of(traffic: Traffic, test: str) -> list[Drawn]:
-    packed = traffic.timelines.by_test.get(test, ())
-    return [_drawn(*timeline.unpacked(each)) for each in packed]
-
-
-def _drawn(address: str, steps: list[timeline.Step]) -> Drawn:
+def _drawn(address: str, steps: list[Step]) -> Drawn:
     kinds = groupby(step.kind for step in steps[:MOST_DRAWN])
     strip = [(kind, len([*alike])) for kind, alike in kinds]
     return Drawn(address, steps, strip, is_cut=len(steps) > MOST_DRAWN)

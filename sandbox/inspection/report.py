@@ -12,7 +12,8 @@ from .findings import Findings, FindingsFollower
 from .leak_report import LeakReport
 from .leaks import Replay
 from .names import short_names, table
-from .timeline import ROOM_OF_RUN
+from .page import write_page
+from .timeline import ROOM_OF_RUN, TimelineFollower, Timelines
 from .traffic import Counted, Traffic, TrafficFollower
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def followers_of(wanted: Wanted) -> list[Callable[[], FollowerByTest]]:
     """Returns what makes the followers of a server's log that these reports need."""
     makers: list[tuple[bool, Callable[[], FollowerByTest]]] = [
         (wanted.tells_leaks, Replay),
-        (wanted.counts, partial(TrafficFollower, keeps_timelines=bool(wanted.report_html))),
+        (wanted.counts, TrafficFollower),
+        (bool(wanted.report_html), TimelineFollower),
         (wanted.findings, FindingsFollower),
     ]
     return [maker for is_wanted, maker in makers if is_wanted]
@@ -40,7 +42,8 @@ class Report:
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
         self._leaks = LeakReport()
-        self._traffic = Traffic(ROOM_OF_RUN)
+        self._traffic = Traffic()
+        self._timelines = Timelines(ROOM_OF_RUN)
         self._findings = Findings()
 
     def add(self, followers: Iterable[FollowerByTest]) -> None:
@@ -51,6 +54,8 @@ class Report:
         for each in followers:
             if isinstance(each, FindingsFollower):
                 self._findings.add_all(each.findings)
+            elif isinstance(each, TimelineFollower):
+                self._timelines.add_all(each.timelines.by_test)
 
     def never_read(self) -> list[Finding]:
         """Returns what was set and never read, as far as findings are wanted."""
@@ -64,21 +69,23 @@ class Report:
 
     def packed(self) -> Any:
         """Returns all of it in lists and dicts, for another process to unpack."""
-        return self._leaks.packed(), self._traffic.packed(), self._findings.packed()
+        counts = self._leaks.packed(), self._traffic.packed(), self._findings.packed()
+        return *counts, self._timelines.by_test
 
     def add_packed(self, packed: Any) -> None:
         """Adds what `packed` has returned in another process."""
-        leaks, traffic, findings = packed
+        leaks, traffic, findings, timelines = packed
         self._leaks.add_packed(leaks)
         self._traffic.add_packed(traffic)
         self._findings.add_packed(findings)
+        self._timelines.add_all(timelines)
 
     def write(self) -> Iterator[tuple[str, OSError]]:
         """Writes the files, and returns those that cannot be written."""
         for path, write in (
             (self._wanted.leaks_json, partial(_write_json, self._leaks)),
             (self._wanted.report_json, partial(_write_json, self._traffic)),
-            (self._wanted.report_html, partial(_write_html, self._traffic)),
+            (self._wanted.report_html, partial(write_page, self._traffic, self._timelines.by_test)),
         ):
             if path:
                 try:
@@ -139,12 +146,6 @@ class Report:
 def _write_json(content: LeakReport | Traffic, file: TextIO) -> None:
     json.dump(content.as_json(), file, indent=2)
     file.write("\n")
-
-
-def _write_html(traffic: Traffic, file: TextIO) -> None:
-    from .page import write_page
-
-    write_page(traffic, file)
 
 
 def _counts(counted: Counted) -> tuple[str, str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import printable
 from ..server.operations import READING, STORING, operation_of
+from .follower import FollowerByTest
 
 if TYPE_CHECKING:
     from ..server.commands import Request
@@ -46,7 +47,7 @@ class Timeline:
     """Keeps the first operations of a test on one server."""
 
     def __init__(self) -> None:
-        self._steps: list[Step] = []
+        self.steps: list[Step] = []
         self._is_full = False
 
     def see(self, request: Request) -> None:
@@ -54,11 +55,11 @@ class Timeline:
         if self._is_full:
             return
         step = _step(request)
-        last = self._steps[-1] if self._steps else None
+        last = self.steps[-1] if self.steps else None
         if last is not None and last._replace(times=1) == step:
-            self._steps[-1] = last._replace(times=last.times + 1)
-        elif len(self._steps) < MOST_STEPS:
-            self._steps.append(step)
+            self.steps[-1] = last._replace(times=last.times + 1)
+        elif len(self.steps) < MOST_STEPS:
+            self.steps.append(step)
         else:
             self._is_full = True
 
@@ -68,7 +69,7 @@ class Timeline:
         :param address: where the server is.
         """
         # No field has a tab or a line end: keys are printable.
-        return "\n".join((address, *("\t".join(map(str, step)) for step in self._steps)))
+        return "\n".join((address, *("\t".join(map(str, step)) for step in self.steps)))
 
 
 class Timelines:
@@ -102,6 +103,30 @@ class Timelines:
                 self.add(test, packed)
 
 
+class TimelineFollower(FollowerByTest):
+    """Keeps the timelines of tests on one server, whose log it follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timelines = Timelines(ROOM_OF_SERVER)
+        self._name = ""
+        self._timeline = Timeline()
+
+    def see(self, request: Request) -> None:
+        """Takes an operation."""
+        self._timeline.see(request)
+
+    def begin_test(self, name: str) -> None:
+        """Names the test that has the operations since the last one."""
+        self._name = name
+
+    def end_test(self, is_emptied: bool) -> None:  # noqa: ARG002
+        """Adds the timeline of the test, unless it is empty."""
+        if self._name and self._timeline.steps:
+            self.timelines.add(self._name, self._timeline.packed(self.address))
+        self._name, self._timeline = "", Timeline()
+
+
 def unpacked(packed: str) -> tuple[str, list[Step]]:
     """Returns the server's address, and the steps."""
     address, *lines = packed.split("\n")
@@ -116,7 +141,7 @@ def _step(request: Request) -> Step:
     operation = operation_of(request, str)
     key = printable(operation.key)
     rest = str(operation)[len(operation.verb) + 1 + len(key) :].strip()
-    if request.was_refused or request.is_conflict:
+    if request.was_refused:
         rest += ", refused"
     return Step(_kind(request), operation.verb, key, rest)
 

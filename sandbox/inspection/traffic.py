@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..server.operations import READING, STORING, UNIX_TIME
-from . import timeline
+from . import names
 from .follower import FollowerByTest
-from .names import counted
 from .patterns import Patterns
 
 if TYPE_CHECKING:
@@ -72,9 +71,10 @@ class Counted:
         """Returns why some gets are neither hits nor misses; "" if there are none."""
         if not self.unknown:
             return ""
+        gets = names.counted(self.unknown, "get")
         return (
-            f"whether {counted(self.unknown, 'get')} found the key is not known: memcached does "
-            "not log the answers to meta commands"
+            f"whether {gets} found the key is not known: memcached does not log the answers to "
+            "meta commands"
         )
 
 
@@ -131,13 +131,9 @@ class OfPattern(Counted):
 
 
 class Traffic:
-    """Holds the counts of a run, from all its servers and processes.
+    """Holds the counts of a run, from all its servers and processes."""
 
-    :param room: how many bytes of memory the timelines may take.
-    """
-
-    def __init__(self, room: int) -> None:
-        self.timelines = timeline.Timelines(room)
+    def __init__(self) -> None:
         self.patterns = Patterns()
         self.by_pattern: dict[str, OfPattern] = {}
         self.by_test: dict[str, Counted] = {}
@@ -185,7 +181,6 @@ class Traffic:
                 pattern.expiry.add(of_pattern.expiry)
             for name, test in other.by_test.items():
                 self.add_test(name, test)
-            self.timelines.add_all(other.timelines.by_test)
 
     def as_json(self) -> dict[str, Any]:
         """Returns all of it for a file of JSON."""
@@ -207,13 +202,12 @@ class Traffic:
                 for folded, each in self.by_pattern.items()
             },
             "tests": {name: asdict(each) for name, each in self.by_test.items()},
-            "timelines": self.timelines.by_test,
             "flaws": self.flaws,
         }
 
     def add_packed(self, packed: Any) -> None:
         """Adds what `packed` has returned in another process."""
-        other = Traffic(timeline.ROOM_OF_RUN)
+        other = Traffic()
         other.patterns.add_heads(packed["heads"])
         other.flaws = packed["flaws"]
         for folded, pattern in packed["patterns"].items():
@@ -223,29 +217,22 @@ class Traffic:
         for name, test in packed["tests"].items():
             other.by_test[name] = Counted(**test)
         self.add([other])
-        self.timelines.add_all(packed["timelines"])
 
 
 class TrafficFollower(FollowerByTest):
-    """Counts the operations on one server, whose log it follows.
+    """Counts the operations on one server, whose log it follows."""
 
-    :param keeps_timelines: keep a timeline of each test, too.
-    """
-
-    def __init__(self, keeps_timelines: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.traffic = Traffic(timeline.ROOM_OF_SERVER)
+        self.traffic = Traffic()
         self.traffic.flaws = self.flaws
         self._name = ""
         self._test = Counted()
-        self._timeline = timeline.Timeline() if keeps_timelines else None
         self._patterns: dict[int, OfPattern] = {}  # of this test, by their identity
 
     def see(self, request: Request) -> None:
         """Counts an operation."""
         self._test.count(request)
-        if self._timeline is not None:
-            self._timeline.see(request)
         if request.key:
             pattern = self.traffic.of_pattern(request.key.decode(errors="backslashreplace"))
             pattern.count(request)
@@ -263,9 +250,5 @@ class TrafficFollower(FollowerByTest):
             self.traffic.add_test(self._name, self._test)
             for pattern in self._patterns.values():
                 pattern.tests.add(self._name)
-        if self._timeline is not None:
-            if self._name and self._test.operations:
-                self.traffic.timelines.add(self._name, self._timeline.packed(self.address))
-            self._timeline = timeline.Timeline()
         self._name, self._test = "", Counted()
         self._patterns.clear()

@@ -64,9 +64,8 @@ def read_wanted(
     for keyword in FILES:
         if keyword in values:
             _check_file(keyword, values[keyword], asked[keyword].spelled)
-            values[keyword] = os.path.abspath(
-                values[keyword]
-            )  # Tests may change to another folder.
+            # Tests may change to another folder.
+            values[keyword] = os.path.abspath(values[keyword])
     _check_apart({keyword: asked[keyword] for keyword in FILES if keyword in values})
     wanted = Wanted(**values)
     if wanted.report_html:

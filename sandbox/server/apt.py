@@ -51,8 +51,8 @@ SILENCE = 20
 # Bytes below which a disk is full: apt-get 2.6 may wait for ever then.
 LEAST_SPACE = 1024 * 1024
 
-# Seconds after which a program that does nothing has stopped: more than a silent server takes.
-LONGEST_REST = 3 * SILENCE
+# Seconds after which an idle program has stopped: more than it waits for a silent server.
+LONGEST_IDLE = 3 * SILENCE
 
 # Bytes that lists of packages may take: what stops with less has removed what it could not write.
 ROOM_OF_LISTS = 100 * 1024 * 1024
@@ -269,8 +269,8 @@ def _disk_is_full(folder: Path, least: int = LEAST_SPACE) -> bool:
     return disk.f_bavail * disk.f_frsize < least or (disk.f_files > 0 == disk.f_favail)
 
 
-class _Rest:
-    """Knows for how long a program has done nothing."""
+class _Progress:
+    """Knows for how long a program has been idle."""
 
     def __init__(self, pid: int, folder: Path) -> None:
         self._pid = pid
@@ -278,7 +278,7 @@ class _Rest:
         self._last: object = None
         self._since = time.monotonic()
 
-    def seconds(self) -> float:
+    def idle_seconds(self) -> float:
         """Returns for how many seconds no file has changed its size, and no process has worked."""
         if (now := self._work()) != self._last:
             self._last, self._since = now, time.monotonic()
@@ -300,7 +300,7 @@ class _Rest:
 def _call(program: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Runs a program of apt to its end, in a process group that is killed with an exception.
 
-    :raises InstallError: there is no such program, it does nothing any more, or the disk is full.
+    :raises InstallError: there is no such program, it has stopped, or the disk is full.
     """
     if (path := find_tool(program)) is None:
         raise InstallError(f"there is no {program} on PATH, which gets packages here")
@@ -318,12 +318,12 @@ def _call(program: str, *arguments: str, cwd: Path) -> subprocess.CompletedProce
                 errors="replace",
                 start_new_session=True,
             )
-        is_full, rest = False, _Rest(process.pid, cwd)
+        is_full, progress = False, _Progress(process.pid, cwd)
         while not is_full:
             try:
                 output, errors = process.communicate(timeout=1)
             except subprocess.TimeoutExpired:
-                has_stopped = rest.seconds() > LONGEST_REST
+                has_stopped = progress.idle_seconds() > LONGEST_IDLE
                 is_full = _disk_is_full(cwd, ROOM_OF_LISTS if has_stopped else LEAST_SPACE)
                 if has_stopped and not is_full:
                     raise InstallError(f"{program} has stopped: try it again") from None

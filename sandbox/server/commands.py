@@ -25,7 +25,8 @@ class Request:
     Its attributes are those of `sandbox.Operation`, but for ``key``, which is as it was sent.
 
     hides_expiry: an expiry may have been sent, but is not logged: in the binary protocol.
-    was_refused: memcached has not taken the value: it is too large, or there is no memory left.
+    was_refused: memcached has not taken the value: it is too large, there is no memory left, or
+        ``is_conflict``.
     is_conflict: another client has changed the value that a cas was to replace.
     may_create: it creates a counter that is not there.
     is_answered: memcached will not answer any more.
@@ -64,9 +65,9 @@ class Request:
 
     def has_stored(self) -> bool:
         """Returns whether it has stored a value, as far as memcached tells."""
-        if self.verb not in STORING or self.was_refused or self.is_conflict:
-            return False
-        return self.found is not (self.verb == "add")
+        return (
+            self.verb in STORING and not self.was_refused and self.found is not (self.verb == "add")
+        )
 
 
 def requests_of(command: bytes, arguments: list[bytes]) -> list[Request]:

@@ -302,8 +302,8 @@ class LogReader:
         if client.storing is not None:
             # It is executed when its value is there.
             request, client.storing = client.storing, None
-            request.was_refused = line.startswith(b"SERVER_ERROR")
             request.is_conflict = line == b"EXISTS"
+            request.was_refused = request.is_conflict or line.startswith(b"SERVER_ERROR")
             if not line.startswith(b"CLIENT_ERROR"):
                 request.answer(ANSWERS.get(line))
                 self._add(client, request)
@@ -340,9 +340,9 @@ class LogReader:
         request = client.storing or (client.requests[-1] if client.requests else None)
         if request is None:
             return
-        request.was_refused = status in REFUSED
+        request.is_conflict = status == EXISTS and request.verb != "add"
+        request.was_refused = request.is_conflict or status in REFUSED
         if status == EXISTS:
-            request.is_conflict = request.verb != "add"
             request.answer(request.is_conflict)
         elif not (request.may_create and status == 0):
             request.answer(STATUSES.get(status))

@@ -302,14 +302,14 @@ def test_user_without_a_home_has_to_name_a_folder(
     ],
     ids=["with room", "without room"],
 )
-def test_program_that_does_nothing_any_more_is_ended(
+def test_program_that_has_stopped_is_ended(
     cli: Cli, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, message: str
 ) -> None:
     """As apt-get 2.6 does if the disk is full, even if some is free again afterwards."""
     (tmp_path / "apt-get").write_text(f"#!/bin/sh\necho $$ >{tmp_path}/pid\nexec sleep 1000\n")
     (tmp_path / "apt-get").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(apt, "LONGEST_REST", 0.5)
+    monkeypatch.setattr(apt, "LONGEST_IDLE", 0.5)
     monkeypatch.setattr(apt, "ROOM_OF_LISTS", room)
     result = cli("install", "--suite", "sid")
     assert result.returncode == 125

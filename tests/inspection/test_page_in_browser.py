@@ -212,21 +212,23 @@ def test_page_can_be_read(browser: Any, page: str, theme: str) -> None:
     show(browser, page, 400, theme)
     show(browser, page, 1200, theme)
     colours = browser.execute_script(COLOURS)
-    pages = [colour for text in colours["pages"] for colour in found(text)]
+    pages = [colour for text in colours["pages"] for colour in colours_in(text)]
     assert all((luminance(colour) > 0.5) == (theme == "light") for colour in pages)
     for text in colours["texts"]:
-        assert all(contrast(found(text)[0], colour) >= OF_TEXT for colour in pages)
-    marks = dict(zip(timeline.KINDS, (found(image)[0] for image in colours["marks"]), strict=True))
+        assert all(contrast(colours_in(text)[0], colour) >= OF_TEXT for colour in pages)
+    marks = dict(
+        zip(timeline.KINDS, (colours_in(image)[0] for image in colours["marks"]), strict=True)
+    )
     for mark in marks.values():
         assert all(contrast(mark, colour) >= OF_GRAPHICS for colour in pages)
     assert len(set(map(str, marks.values()))) == len(timeline.KINDS)
     assert len(colours["bars"]) == 5
     for image in colours["bars"]:
-        hits, *_, misses = found(image)
+        hits, *_, misses = colours_in(image)
         assert (hits, misses) == (marks[timeline.HIT], marks[timeline.MISS])
 
 
-def found(text: str) -> list[list[float]]:
+def colours_in(text: str) -> list[list[float]]:
     """Returns red, green and blue of each colour such as "rgb(255, 0, 0)", each up to 1."""
     colours = re.findall(r"rgba?\((\d+), (\d+), (\d+)", text)
     return [[int(part) / 255 for part in colour] for colour in colours]

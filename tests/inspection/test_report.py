@@ -293,9 +293,7 @@ def test_page_tells_what_was_not_kept_or_missed(
     assert shown.notes[0].startswith("Operations may be missing: a client has sent 'verb")
 
 
-def test_page_of_several_attempts_and_servers_has_a_timeline_for_each(
-    tests: MarkedTests, tmp_path: Path
-) -> None:
+def test_page_of_several_attempts_and_servers_has_a_timeline_for_each(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     wanted = Wanted(report_html=str(path))
     addresses = []
@@ -336,14 +334,14 @@ def test_longest_timelines_are_kept(
 
 @pytest.mark.parametrize("room", [0, 100_000])
 def test_timelines_of_a_server_take_limited_memory(
-    tests: MarkedTests, monkeypatch: pytest.MonkeyPatch, room: int
+    monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
     monkeypatch.setattr(timeline, "ROOM_OF_SERVER", room)
     with MarkedTests(Wanted(report_html="page")) as tests:
         tests.run("t.A.a", methodcaller("get", "key"))
-        (follower,) = tests.inspector.finish()
-    assert isinstance(follower, traffic.TrafficFollower)
-    assert bool(follower.traffic.timelines.by_test["t.A.a"]) == bool(room)
+        _, follower = tests.inspector.finish()
+    assert isinstance(follower, timeline.TimelineFollower)
+    assert bool(follower.timelines.by_test["t.A.a"]) == bool(room)
 
 
 def test_page_of_no_test(paged: tuple[MarkedTests, Callable[[], Page]]) -> None:
