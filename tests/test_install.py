@@ -115,6 +115,17 @@ def test_install_commands_of_the_readme_succeed(index: Index) -> None:
     assert re.search(r"^sandbox: nothing used", result.stderr, re.MULTILINE)
 
 
+def test_extra_of_the_readme_brings_what_a_page_needs(
+    index: Index, built: Path, tmp_path: Path
+) -> None:
+    (command,) = re.findall(r"`(pip install 'memcached-sandbox\[report\]')`", README)
+    page = tmp_path / "page.html"
+    # pip 23 finds no extra of what a constraint names.
+    found_there = f"PIP_CONSTRAINT= PIP_FIND_LINKS={built}"
+    index.run(f"{found_there} {command} && sandbox exec --report-html {page} true")
+    assert "No operation was seen." in page.read_text()
+
+
 def test_clone_can_be_installed(run: Run, environment: Environment) -> None:
     environment.install(REPOSITORY)
     assert run("sandbox", "exec", "true", PATH=environment.path).returncode == 0

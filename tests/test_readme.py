@@ -181,6 +181,10 @@ def test_snippets_of_the_pytest_plugin_pass(run: Run, project: Path) -> None:
     # pytest-randomly would have the test that finds come before the one that fills.
     result = run(sys.executable, "-m", "pytest", "-p", "no:randomly", cwd=project)
     assert "7 passed" in result.stdout, result.stdout
+    printed = found(r"`(memcached-sandbox: .*)`\.\n.*`(memcached-sandbox: .*)`", README)
+    for line in printed.groups():
+        pattern = re.sub(r"\d+", r"\\d+", re.escape(line)).replace("sets", "sets?")
+        assert re.search(rf"^{pattern}$", result.stdout, re.MULTILINE), pattern
 
 
 @pytest.mark.parametrize("runner", ["sandbox.django.SandboxRunner", "runner.Runner"])
