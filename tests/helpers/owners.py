@@ -68,6 +68,12 @@ class Owner:
     def reaper(self) -> psutil.Process:
         return _other_child(self.process.pid, self.server_pid)
 
+    def kill_reaper(self) -> None:
+        """Kill the reaper, and wait until it holds no lock any more."""
+        reaper = self.reaper
+        reaper.kill()
+        wait_until_gone(reaper.pid)
+
     def assert_nothing_left(self, run_folder: Path) -> None:
         wait_until_gone(self.server_pid)
         eventually(lambda: list(run_folder.iterdir()) == [])

@@ -30,7 +30,7 @@ class Orphan:
     def __init__(self) -> None:
         with Owner() as owner:
             self.pid, self.directory = owner.server_pid, owner.directory
-            owner.reaper.kill()
+            owner.kill_reaper()
         assert is_running(self.pid)
 
     @property
@@ -194,7 +194,7 @@ def test_children_of_a_stale_server_are_killed(run_folder: Path, tmp_path: Path)
         f'#!/bin/sh\nsleep 1000 & echo $! >{tmp_path}/pid\nexec memcached "$@"\n',
     )
     with Owner(env={**os.environ, "MEMCACHED_SANDBOX_BINARY": str(wrapper)}) as owner:
-        owner.reaper.kill()
+        owner.kill_reaper()
     with Memcached():
         wait_until_gone(owner.server_pid, pid_in(tmp_path / "pid"))
         assert not owner.directory.exists()
