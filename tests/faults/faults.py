@@ -17,7 +17,7 @@ import psutil
 from sandbox import Memcached
 from sandbox.registry.directories import ServerDirectory
 
-from ..helpers.processes import is_running, run_command, without_coverage
+from ..helpers.processes import eventually, is_running, run_command, without_coverage
 
 MB = 1024 * 1024
 
@@ -274,10 +274,7 @@ def assert_nothing_left() -> None:
         servers = filter(ServerDirectory.is_named, os.listdir(_run_directory()))
         command = [sys.executable, "-m", "sandbox", "stop", *servers]
         subprocess.run(command, check=True, capture_output=True)
-    deadline = time.monotonic() + 5
-    while _run_directory().exists():
-        assert time.monotonic() < deadline, list(_run_directory().iterdir())
-        time.sleep(0.01)
+    eventually(lambda: not _run_directory().exists())
 
 
 def _assert_swept() -> None:

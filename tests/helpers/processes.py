@@ -17,6 +17,8 @@ Result: TypeAlias = subprocess.CompletedProcess[str]
 Terminal: TypeAlias = "pexpect.spawn[str]"
 T = TypeVar("T")
 
+PATIENCE = 60  # seconds
+
 
 def run_command(*command: str | Path, cwd: Path | None = None, **env: str) -> Result:
     """Run a command to its end, and return what became of it."""
@@ -41,13 +43,16 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def eventually(condition: Callable[[], T], timeout: float = 60) -> T:
-    """Wait for what another process does, where no event tells, and return what is true then."""
-    deadline = time.monotonic() + timeout
-    while not (met := condition()):
-        assert time.monotonic() < deadline
+def eventually(condition: Callable[[], T]) -> T:
+    """Wait for what another process does, where no event tells, and return what is true then.
+
+    Seconds that are slept count, not those of a clock: it may go on while the machine is paused.
+    """
+    for _ in range(PATIENCE * 1000):
+        if met := condition():
+            return met
         time.sleep(0.001)
-    return met
+    raise AssertionError(f"it did not happen within {PATIENCE} seconds")
 
 
 def found(pattern: str, text: str) -> re.Match[str]:
@@ -99,7 +104,7 @@ def spawn(
         cwd=cwd,
         dimensions=dimensions,
         encoding="utf-8",
-        timeout=60,
+        timeout=300,
         env={**environ, **env},
     )
 
