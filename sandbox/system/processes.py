@@ -200,11 +200,14 @@ def _status(pid: int) -> tuple[str, str]:
     return fields[0].decode(), fields[19].decode()
 
 
-@functools.cache
 def _system() -> str:
-    """Returns the IDs of this boot and of the PID namespace of this process."""
-    if sys.platform != "linux":
-        return sys.platform
+    """Returns what pids and starts of processes are counted in: `Identity.system`."""
+    return _boot_and_namespace() if sys.platform == "linux" else sys.platform
+
+
+@functools.cache
+def _boot_and_namespace() -> str:
+    """Returns the IDs of this boot and of the PID namespace of this process, or `UNKNOWN`."""
     try:
         with open("/proc/sys/kernel/random/boot_id", "rb", buffering=0) as file:
             boot = file.read().decode().strip()
