@@ -24,7 +24,8 @@ def command(as_json: bool) -> None:
     """List the servers of your sandboxes.
 
     They are looked for where this environment puts them: a shell with another TMPDIR has others.
-    VERSION is memcached's, MEMORY the size of all items and the cap, AGE the time since the start.
+    VERSION is memcached's, MEMORY the size of all items and the cap, or "down", "hung" or "full" in
+    an outage that was asked for, AGE the time since the start.
     COMMAND is the owner: the server ends with this process.
 
     \b
@@ -49,6 +50,7 @@ def _entry(server: inventory.RunningServer, answer: inventory.Answer | None) -> 
     return {
         "id": server.directory.name,
         "address": record.address,
+        "outage": record.outage or None,
         "pid": record.server.pid,
         "memory": record.memory_mb * MB,
         "version": answer and answer.version,
@@ -66,7 +68,7 @@ def _row(entry: dict[str, Any]) -> list[str]:
         entry["address"] or "not yet",
         str(entry["pid"]),
         entry["version"] or "",
-        "no answer" if used is None else f"{used / MB:.1f} of {cap} MB",
+        entry["outage"] or ("no answer" if used is None else f"{used / MB:.1f} of {cap} MB"),
         "" if used is None else f"{entry['items']:,}",
         "" if entry["age"] is None else _age(entry["age"]),
         shlex.join(entry["owner"]["command"]),

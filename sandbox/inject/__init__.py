@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from _memcached_sandbox import address as address
+    from _memcached_sandbox import backends as backends
     from _memcached_sandbox import children as children
     from _memcached_sandbox import clients as clients
     from _memcached_sandbox import emptying as emptying

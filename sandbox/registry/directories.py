@@ -31,10 +31,14 @@ if TYPE_CHECKING:
     import pwd
 
 # The first line of each record, with the version of its format, and how that of any version begins.
-HEADER = b"memcached-sandbox 3\n"
+HEADER = b"memcached-sandbox 4\n"
 ANY_HEADER = b"memcached-sandbox "
 
 RECORD = "record"
+
+# What a record says of a server that is in no outage, and of others.
+UP = "up"
+OUTAGES = ("down", "hung", "full")
 
 # Bytes of the longest record: its longest line is a path.
 LONGEST_RECORD = 10_000
@@ -64,6 +68,7 @@ class Record(NamedTuple):
 
     control: the name of its run's control directory, or "".
     address: None until the server is ready.
+    outage: one of `OUTAGES` while its user has the server so, or "".
     """
 
     owner: Identity
@@ -71,6 +76,7 @@ class Record(NamedTuple):
     memory_mb: int
     control: str
     address: str | None
+    outage: str = ""
 
     @classmethod
     def parse(cls, text: bytes) -> Record:
@@ -85,24 +91,27 @@ class Record(NamedTuple):
         try:
             # The address is last: a path may have any character in it.
             numbers, control, address = text[len(HEADER) :].split(b"\n", 2)
-            owner, owner_started, server, server_started, memory_mb, system = numbers.split()
+            *identities, memory_mb, system, state = numbers.split()
+            owner, owner_started, server, server_started = identities
             return cls(
                 Identity(_number(owner), _start(owner_started), os.fsdecode(system)),
                 Identity(_number(server), _start(server_started), os.fsdecode(system)),
                 _number(memory_mb),
                 os.fsdecode(control),
                 os.fsdecode(address[:-1]) if address.endswith(b"\n") else None,
+                _outage(state),
             )
         except ValueError:
             raise RecordError("has a record that was written only half, or changed") from None
 
     def text(self) -> bytes:
-        """Returns it as `parse` reads it, without the address, which is not known at first."""
+        """Returns it as `parse` reads it."""
         numbers = (
             f"{self.owner.pid} {self.owner.started} {self.server.pid} {self.server.started} "
-            f"{self.memory_mb} {self.server.system}\n{self.control}\n"
+            f"{self.memory_mb} {self.server.system} {self.outage or UP}\n{self.control}\n"
         )
-        return HEADER + numbers.encode()
+        address = b"" if self.address is None else os.fsencode(self.address) + b"\n"
+        return HEADER + numbers.encode() + address
 
 
 class LockedDirectory:
@@ -287,7 +296,7 @@ class LockedDirectory:
 
 
 class ControlDirectory(LockedDirectory):
-    """Holds the control socket of one run, and its files of refused connections.
+    """Holds the control socket of one run, and its files of refusals and of broken servers.
 
     The reapers of the run's servers remove it, too. In a fork of its owner only the paths are of
     use.
@@ -298,7 +307,8 @@ class ControlDirectory(LockedDirectory):
 
     SOCKET = "socket"
     REFUSALS = "refusals"  # the names of several files begin so
-    PATTERNS = (SOCKET, f"{REFUSALS}*", RECORD)  # for a shell
+    BROKEN = "broken"  # the names of two files begin so
+    PATTERNS = (SOCKET, f"{REFUSALS}*", f"{BROKEN}*", RECORD)  # for a shell
 
     @classmethod
     def create(cls) -> ControlDirectory:
@@ -327,7 +337,7 @@ class ControlDirectory(LockedDirectory):
 
     def _remove_files(self) -> None:
         for name in os.listdir(self.lock):
-            if name.startswith(self.REFUSALS):
+            if name.startswith((self.REFUSALS, self.BROKEN)):
                 self._unlink(name)
         for name in (self.SOCKET, RECORD):
             self._unlink(name)
@@ -339,7 +349,8 @@ class ServerDirectory(LockedDirectory):
     FOLDER = "server"
     FIFO = "fifo"
     OUTPUT = "output"
-    FILES = (OUTPUT, FIFO, RECORD)
+    NEW_RECORD = "record.new"
+    FILES = (OUTPUT, FIFO, NEW_RECORD, RECORD)
 
     # memcached writes its port to PORTFILE.lck and its pid to PIDFILE.tmp and renames them then:
     # main() and save_pid() in memcached.c. Both are names of the FIFO.
@@ -380,15 +391,29 @@ class ServerDirectory(LockedDirectory):
         ):
             if not stat.S_ISFIFO(os.fstat(fifo).st_mode):
                 raise FileExistsError(errno.EEXIST, "another process has put a file there")
-            for name in self.FIFO_NAMES:
-                os.link(
-                    *(self.FIFO, name),
-                    src_dir_fd=self.lock,
-                    dst_dir_fd=folder,
-                    follow_symlinks=False,
-                )
+            self._link_fifo(folder)
             if self.user is not None:
                 self._give_to(self.user, fifo, folder)
+
+    def link_fifo(self) -> None:
+        """Gives the FIFO the names again that an earlier memcached has renamed.
+
+        :raises OSError: that cannot be done.
+        """
+        with self._file(self.FOLDER, DIRECTORY) as folder:
+            for name in self.FOLDER_FILES:
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=folder)
+            self._link_fifo(folder)
+
+    def _link_fifo(self, folder: int) -> None:
+        for name in self.FIFO_NAMES:
+            os.link(
+                *(self.FIFO, name),
+                src_dir_fd=self.lock,
+                dst_dir_fd=folder,
+                follow_symlinks=False,
+            )
 
     def _give_to(self, user: pwd.struct_passwd, *descriptors: int) -> None:
         """Gives FIFO and folder to the user that memcached becomes.
@@ -466,9 +491,30 @@ class ServerDirectory(LockedDirectory):
         """
         self._append(os.fsencode(address) + b"\n")
 
-    def _append(self, text: bytes) -> None:
-        with deferred(), self._file(RECORD, os.O_WRONLY | os.O_APPEND) as record:
+    def replace_record(
+        self, server_pid: int, memory_mb: int, control: str, address: str, outage: str
+    ) -> None:
+        """Writes the record of a server anew, which a reader sees before or after that.
+
+        :raises OSError: the file cannot be written.
+        """
+        owner, server = Identity.of(os.getpid()), Identity.of(server_pid)
+        text = Record(owner, server, memory_mb, control, address, outage).text()
+        new_file = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        with deferred(), self._file(self.NEW_RECORD, new_file) as record:
             os.write(record, text)
+            os.replace(self.NEW_RECORD, RECORD, src_dir_fd=self.lock, dst_dir_fd=self.lock)
+
+    def append_output(self, text: bytes) -> None:
+        """Writes something below what memcached has printed.
+
+        :raises OSError: that cannot be done.
+        """
+        self._append(text, self.OUTPUT)
+
+    def _append(self, text: bytes, name: str = RECORD) -> None:
+        with deferred(), self._file(name, os.O_WRONLY | os.O_APPEND) as file:
+            os.write(file, text)
 
     def read_record(self) -> Record:
         """Returns the record.
@@ -614,6 +660,13 @@ def _number(text: bytes) -> int:
     if not 1 <= number <= LARGEST_NUMBER:
         raise ValueError(f"{number} is out of range")
     return number
+
+
+def _outage(text: bytes) -> str:
+    state = text.decode("ascii")
+    if state not in (UP, *OUTAGES):
+        raise ValueError(f"{state} is no state of a server")
+    return state if state in OUTAGES else ""
 
 
 def _start(text: bytes) -> str:

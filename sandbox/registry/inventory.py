@@ -14,6 +14,9 @@ from .cleanup import stale_directories
 from .directories import Record, ServerDirectory, directories
 from .run_directory import run_directories
 
+# The outages in which a server does not answer.
+SILENT = ("down", "hung")
+
 # Seconds to wait for an answer to "stats".
 ANSWER_TIMEOUT = 1.0
 
@@ -38,7 +41,7 @@ class RunningServer(NamedTuple):
 
     def ask(self) -> Answer | None:
         """Returns what it says of itself; None without an answer."""
-        if self.record.address is None:
+        if self.record.address is None or self.record.outage in SILENT:
             return None
         try:
             with protocol.Connection.to(self.record.address, ANSWER_TIMEOUT) as connection:
@@ -51,8 +54,10 @@ class RunningServer(NamedTuple):
     def kill(self) -> str | None:
         """Kills it, and returns why it runs on, or None if it has ended.
 
-        Its owner removes its files.
+        Its owner removes its files. One that was broken on purpose would be started again.
         """
+        if outage := self.record.outage:
+            return f"it is {outage}, in an outage that was asked for: end that first"
         return self.directory.kill(self.record.server)
 
 

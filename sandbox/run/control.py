@@ -9,6 +9,13 @@ A request is one line of JSON on a connection of its own, and so is the answer:
 "leads" in place of "refused", and with a worker, is answered with ``{"leads": ADDRESS}``: where the
 guard of the kernel leads such a connection, "" if it refuses it, or null if it does neither. What
 cannot be done is answered with ``{"error": REASON}``.
+
+``{"outage": "down", "server": ADDRESS}``, or "hung" or "full", is answered with ``{}`` when the
+server is so. It is mended when the client has sent another line, which is answered with
+``{"mended": true}``, or when the connection has ended. ``{"restart": ADDRESS}`` is answered with
+``{}``, and ``{"mend": [ADDRESS...]}``, which ends the outages of others, too, with
+``{"mended": BOOL}``: whether there was one. What keeps a server from it is answered with
+``{"problem": REASON}``. While servers are broken, a file beside the socket has their outages.
 """
 
 from __future__ import annotations
@@ -19,12 +26,14 @@ import os
 import posix  # gevent and eventlet replace functions of os, but none of posix
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
-from ..errors import SandboxError, explain_limit
-from ..inject import protocol, refusals
+from ..errors import SandboxError, ServerError, explain_limit
+from ..inject import address, protocol, refusals, sources
+from ..registry.directories import OUTAGES
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -62,6 +71,7 @@ class Control:
         self._kernel_guard = kernel_guard
         self.refusals: list[refusals.Refusal] = []
         self._sandbox = sandbox
+        self._outages = Outages(sandbox, os.path.join(os.path.dirname(path), sources.BROKEN))
         self._stopped = threading.Event()
         try:
             self._socket = _listening_socket(path)
@@ -104,23 +114,38 @@ class Control:
             self._serve(connection, REQUEST_TIMEOUT_IN_TURN)
 
     def _serve(self, connection: _socket.socket, timeout: float) -> None:
+        begun: list[Callable[[], bool]] = []  # ends the outage that the client has asked for
         try:
             line = protocol.receive_line(connection, timeout)
-            reply = json.dumps(self._reply(line, connection)).encode() + b"\n"
-            connection.settimeout(timeout)
-            connection.sendall(reply)
+            reply = self._reply(line, connection, begun)
+            if begun and timeout == REQUEST_TIMEOUT_IN_TURN:
+                _end(begun)
+                reply = {
+                    "problem": "no thread can wait for the end of an outage: end some programs"
+                }
+            _send(connection, reply, timeout)
+            if begun:
+                connection.settimeout(None)
+                connection.recv(1)
+                _send(connection, _end(begun), timeout)
         except OSError:
             pass  # The client has gone, or has not asked.
         finally:
+            _end(begun)
             connection.close()
 
-    def _reply(self, line: bytes, client: _socket.socket) -> Mapping[str, object]:
+    def _reply(
+        self, line: bytes, client: _socket.socket, begun: list[Callable[[], bool]]
+    ) -> Mapping[str, object]:
         try:
             request = json.loads(line)
         except (ValueError, RecursionError):
             return {"error": f"the request is not a line of JSON: {line[:80]!r}"}
         try:
-            return self._answer(request, client)
+            broken = isinstance(request, dict) and self._outages.answer(request, begun)
+            return broken or self._answer(request, client)
+        except ServerError as error:
+            return {"problem": str(error)}
         except SandboxError as error:
             reason = str(error)
         except Exception as error:  # noqa: BLE001 - whatever it was, the client is told
@@ -169,6 +194,71 @@ class Control:
         if server:
             self.told.add(server)
         return server
+
+
+class Outages:
+    """Breaks and mends servers, and lists their outages in a file while there are any."""
+
+    def __init__(self, sandbox: Sandbox, path: str) -> None:
+        self._sandbox = sandbox
+        self._path = path
+        self._lock = threading.Lock()
+
+    def answer(
+        self, request: Mapping[str, object], begun: list[Callable[[], bool]]
+    ) -> Mapping[str, object]:
+        """Breaks or mends servers; returns nothing if the request is another one.
+
+        :param begun: where to add the function that ends an outage.
+        :raises ServerError: that cannot be done.
+        """
+        kind, broken = request.get("outage"), request.get("server")
+        restarted, mended = request.get("restart"), request.get("mend")
+        if isinstance(broken, str) and isinstance(kind, str) and kind in OUTAGES:
+            begun.append(partial(self._end, self._sandbox.started_at(broken)._begin_outage(kind)))
+            self._list()
+            return {"outage": kind}
+        if isinstance(restarted, str):
+            self._sandbox.started_at(restarted)._restart()
+            return {"restarted": restarted}
+        if _are_strings(mended):
+            return {"mended": self._end(partial(self._sandbox.mend, mended))}
+        return {}
+
+    def _end(self, end: Callable[[], bool]) -> bool:
+        try:
+            return end()
+        finally:
+            self._list()
+
+    def _list(self) -> None:
+        with self._lock:
+            servers = self._sandbox.servers
+            broken = {
+                address.Address(server.address).place: server.outage
+                for server in servers
+                if server.outage
+            }
+            if broken:
+                with open(f"{self._path}.new", "w") as file:
+                    json.dump(broken, file)
+                os.replace(file.name, self._path)
+            else:
+                with suppress(FileNotFoundError):
+                    os.unlink(self._path)
+
+
+def _end(begun: list[Callable[[], bool]]) -> Mapping[str, object]:
+    """Ends an outage. What keeps it from that is told at the end of the run, too."""
+    try:
+        return {"mended": bool(begun) and begun.pop()()}
+    except SandboxError as error:
+        return {"problem": str(error)}
+
+
+def _send(connection: _socket.socket, reply: Mapping[str, object], timeout: float) -> None:
+    connection.settimeout(timeout)
+    connection.sendall(json.dumps(reply).encode() + b"\n")
 
 
 def _refusal(value: object) -> refusals.Refusal | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -62,6 +62,33 @@ class LocalSource:
     def log(self, address: str) -> str:
         """Returns the path of what a server of the run prints; "" if it is none."""
         return self._sandbox.log(address)
+
+    def outage(self, address: str) -> str:
+        """Returns the outage that a server of the run is in; "" if it is in none."""
+        server = self._sandbox.server_at(address)
+        return "" if server is None else server.outage
+
+    def begin_outage(self, address: str, kind: str) -> Callable[[], bool]:
+        """Begins an outage of a server; returns the function that ends it.
+
+        :raises ServerError: it cannot be had.
+        """
+        return self._sandbox.started_at(address)._begin_outage(kind)
+
+    def restart(self, address: str) -> None:
+        """Kills a server, and starts it anew.
+
+        :raises ServerError: that cannot be done.
+        """
+        self._sandbox.started_at(address)._restart()
+
+    def mend(self, addresses: Collection[str]) -> bool:
+        """Ends the outages of servers; returns whether there was one.
+
+        :raises ServerError: one of them cannot be started again.
+        """
+        are_broken = any(server.outage for server in self._sandbox.servers)
+        return are_broken and self._sandbox.mend(addresses)
 
     def report_refusal(self, refusal: refusals.Refusal) -> None:
         """Does nothing: this process has the refusal already."""

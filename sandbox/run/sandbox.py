@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING
 
+from ..errors import ServerError
 from ..registry.directories import ControlDirectory
 from ..server.memcached import Memcached
 from ..server.options import check
@@ -137,13 +138,18 @@ class Sandbox:
 
     def log(self, server: str) -> str:
         """Returns the path of what a server prints; "" if the address is that of no server."""
+        own = self.server_at(server)
+        return "" if own is None else own._log_path()
+
+    def server_at(self, text: str) -> Memcached | None:
+        """Returns the server at an address, or None."""
         from ..inject import address
 
-        place = address.Address(server).place
-        for own in self.servers:
-            if address.Address(own.address).place == place:
-                return own._log_path()
-        return ""
+        place = address.Address(text).place
+        for server in self.servers:
+            if address.Address(server.address).place == place:
+                return server
+        return None
 
     def prepare(self, addresses: Iterable[str], workers: Iterable[str]) -> None:
         """Starts the servers of several workers side by side, before any of them asks."""
@@ -189,6 +195,47 @@ class Sandbox:
         except BaseException:
             self._give_up(new.values())
             raise
+
+    def started_at(self, address: str) -> Memcached:
+        """Returns the server at an address, to break it.
+
+        :raises ServerError: there is none.
+        """
+        if (server := self.server_at(address)) is None:
+            raise ServerError(f"memcached at {address} cannot be broken: this run did not start it")
+        return server
+
+    def down(self) -> AbstractContextManager[None]:
+        """Has all servers refuse connections while its body lasts: see `Server.down`."""
+        return self._outage("down")
+
+    def hung(self) -> AbstractContextManager[None]:
+        """Has all servers answer nothing while its body lasts: see `Server.hung`."""
+        return self._outage("hung")
+
+    def full(self) -> AbstractContextManager[None]:
+        """Has all servers refuse to set anything while its body lasts: see `Server.full`."""
+        return self._outage("full")
+
+    def _outage(self, kind: str) -> AbstractContextManager[None]:
+        from ..server.outages import outage
+
+        return outage(self.servers, kind)
+
+    def restart(self) -> None:
+        """Kills all servers, and starts them anew: see `Server.restart`."""
+        from ..server.outages import restart
+
+        restart(self.servers)
+
+    def mend(self, addresses: Iterable[str]) -> bool:
+        """Ends the outages of some servers; returns whether there was one.
+
+        :raises ServerError: one of them cannot be started again.
+        """
+        servers = {self.server_at(address) for address in addresses}
+        mended = [server.mend() for server in servers if server is not None]
+        return any(mended)
 
     def flush(self) -> None:
         """Empties all servers."""

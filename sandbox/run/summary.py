@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import ServerError, explain_limit, printable
+from ..errors import ProtocolError, ServerError, explain_limit, printable
 from ..inject import emptying, protocol, refusals
 from ..inspection.names import counted
-from ..server import first_items, numbers
+from ..server import first_items
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -113,9 +113,11 @@ class Summary:
             self._problems.append(f"{path} cannot be written: {reason}.")
 
     def add_servers(self, servers: Sequence[Server]) -> None:
-        """Asks servers what they were used for."""
+        """Asks servers what they were used for, once they are mended."""
         try:
-            self._usages += [Usage.of(server) for server in servers]
+            for server in servers:
+                server.mend()
+                self._usages.append(Usage.of(server))
         except ServerError as error:
             self._problems.append(f"{error}.")
 
@@ -126,7 +128,7 @@ class Summary:
         """
         usage = Usage.sum(self._usages)
         kinds = {refusal.kind for refusal in self.refusals}
-        if usage.operations or usage.servers < len(servers):
+        if usage.operations or usage.outages or usage.servers < len(servers):
             return True
         if kinds & {refusals.NESTED, refusals.LED, refusals.LED_HOME}:
             return True
@@ -213,24 +215,35 @@ class Usage(NamedTuple):
     operations: int = 0
     connections: int = 0
     bytes_read: int = 0
+    outages: int = 0
     peak: int = 0
     cap: int = 0
 
     @classmethod
     def of(cls, server: Server) -> Self:
-        """Asks a server of this run.
+        """Asks a server of this run, and adds what its earlier processes have counted.
 
         :raises ServerError: it does not answer as memcached does.
         """
-        gets, hits, sets, evictions, connections, bytes_read, cap, *operations = numbers(
-            server,
-            *("cmd_get", "get_hits", "cmd_set", "evictions", "total_connections", "bytes_read"),
-            "limit_maxbytes",
-            *protocol.OPERATIONS,
+        counters = [server.counters(), *server.ended]
+        try:
+            usages = [cls._of_process(each) for each in counters]
+        except ProtocolError as error:
+            raise ServerError(f"memcached at {server.address} {error}") from error
+        return cls.sum(usages)._replace(servers=1, outages=server.outages)
+
+    @classmethod
+    def _of_process(cls, counters: Mapping[str, str]) -> Self:
+        gets, hits, sets, evictions, connections, bytes_read, peak, cap, *operations = (
+            protocol.number(counters, name)
+            for name in (
+                *("cmd_get", "get_hits", "cmd_set", "evictions"),
+                *("total_connections", "bytes_read", "total_malloced", "limit_maxbytes"),
+                *protocol.OPERATIONS,
+            )
         )
+        counts = (gets, hits, sets, evictions, sum(operations), connections, bytes_read, 0)
         # Pages that a slab class took are never given back: their sum is its own peak.
-        (peak,) = numbers(server, "total_malloced", group="slabs")
-        counts = (gets, hits, sets, evictions, sum(operations), connections, bytes_read)
         return cls(1, *counts, peak, cap)
 
     @classmethod
@@ -247,6 +260,7 @@ class Usage(NamedTuple):
         line = (
             f"{counted(self.gets, 'get')}{hit_rate}, {counted(self.sets, 'set')}, "
             f"{counted(self.evictions, 'eviction')}, "
+            f"{counted(self.outages, 'outage') + ', ' if self.outages else ''}"
             f"peak memory {self.peak / MB:.1f} of {self.cap // MB} MB"
         )
         if self.servers > 1:

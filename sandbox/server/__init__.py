@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import OptionError, ProtocolError, ServerError
+from ..errors import OptionError, ProtocolError, RunError, ServerError
 
 if TYPE_CHECKING:
     from pymemcache.client.base import Client
 
     from ..inject import protocol
     from .counts import Counts
+    from .outages import Counters
     from .trace import Operations
 
 # How long a server that runs may take to answer, in seconds.
@@ -80,6 +81,8 @@ class Server:
         from ..inject import emptying
 
         address = self.address
+        if outage := self.outage:
+            raise ServerError(f"memcached at {address} {_in(outage)}: end that before a flush")
         emptier = emptying.Emptier(ANSWER_TIMEOUT, self._sees_threads())
         with self._explained(), closing(emptier):
             restless = emptier.empty([address], self._crawl)
@@ -122,6 +125,65 @@ class Server:
 
         return counting(self)
 
+    def down(self) -> AbstractContextManager[None]:
+        """Refuses connections while its body lasts, and has cut those that were open.
+
+            with server.down():
+                assert client.get("/").status_code == 200
+
+        Afterwards the same address answers again, empty: a restart, as clients see it. Meanwhile
+        nobody else can take the port.
+
+        At the end of each outage the caches of Django in this process get new clients. Those that
+        the project has made itself are its own to renew: libmemcached, as in pylibmc, takes the
+        server for dead for another 2 seconds or more, python-memcached for 30, libmc and bmemcached
+        for 5, pymemcache's HashClient for 1. pymemcache's Client connects again at once.
+
+        An outage ends with its test, whatever happens: the caches are emptied then. Only the
+        process that has started a server can break it, and ``sandbox exec`` for all of its run.
+
+        :raises ServerError: another process of tests owns it, it is in an outage already, or this
+            system cannot hold its port, as macOS cannot: a Unix socket serves there.
+        """
+        return self._outage("down")
+
+    def hung(self) -> AbstractContextManager[None]:
+        """Accepts connections while its body lasts, and answers nothing. By SIGSTOP.
+
+        Afterwards it goes on where it was, and nothing is lost. For clients see `down`. Without a
+        timeout of its own a client waits as long as the outage lasts.
+
+        :raises ServerError: as `down` does, or this system does not stop it.
+        """
+        return self._outage("hung")
+
+    def full(self) -> AbstractContextManager[None]:
+        """Refuses to set anything while its body lasts: ``SERVER_ERROR out of memory``.
+
+        So it is in production with ``-M``, or where a slab class gets no memory. It begins and ends
+        with an empty server, for which `down` tells what clients need. What fills it are some keys
+        ``memcached-sandbox:full:N``.
+
+        :raises ServerError: as `down` does, or its ``args`` keep it from being filled.
+        """
+        return self._outage("full")
+
+    def _outage(self, kind: str) -> AbstractContextManager[None]:
+        from .outages import outage
+
+        return outage([self], kind)
+
+    def restart(self) -> None:
+        """Kills memcached, and starts it at the same address: empty, with all connections cut.
+
+        Clients find that out by themselves. For the next test those of Django are made anew.
+
+        :raises ServerError: as `down` does.
+        """
+        from .outages import restart
+
+        restart([self])
+
     def stats(self, group: str = "") -> dict[str, str]:
         """Returns memcached's counters as ``stats``, or ``stats GROUP``, lists them.
 
@@ -138,6 +200,59 @@ class Server:
         """
         with self._connection() as connection:
             return _items(connection.metadump()[0])
+
+    @property
+    def outage(self) -> str:
+        """The outage that the server is in: "down", "hung" or "full"; "" if it is in none."""
+        from ..inject import run
+
+        current = run.current_run_or_none()
+        return "" if current is None else current.source.outage(self.address)
+
+    def mend(self) -> bool:
+        """Ends the outage that the server is in; returns whether it was in one.
+
+        :raises ServerError: it cannot be started again.
+        """
+        from ..inject import run
+
+        if (current := run.current_run_or_none()) is None:
+            return False
+        with _told_by_owner():
+            return current.source.mend([self.address])
+
+    @property
+    def outages(self) -> int:
+        """How many outages the server was in, as far as this process knows."""
+        return 0
+
+    @property
+    def ended(self) -> Sequence[Counters]:
+        """The counters of its earlier processes, as far as this process knows."""
+        return ()
+
+    def counters(self) -> Counters:
+        """Returns what ``stats`` and ``stats slabs`` list."""
+        return {**self.stats(), **self.stats("slabs")}
+
+    def _begin_outage(self, kind: str) -> Callable[[], bool]:
+        """Has the owner begin an outage; returns the function that ends it."""
+        from ..inject import run
+
+        with _told_by_owner():
+            end = run.current_run().source.begin_outage(self.address, kind)
+
+        def mend() -> bool:
+            with _told_by_owner():
+                return end()
+
+        return mend
+
+    def _restart(self) -> None:
+        from ..inject import run
+
+        with _told_by_owner():
+            run.current_run().source.restart(self.address)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._address or 'not running'}>"
@@ -208,20 +323,16 @@ class Server:
 
     def _explain(self, error: Exception) -> str | None:  # noqa: ARG002
         """Returns why the server failed, where that can be known."""
-        return None
+        return _in(outage) if (outage := self.outage) else None
 
 
-def numbers(server: Server, *names: str, group: str = "") -> list[int]:
-    """Returns some counters of a server, in the order of their names.
-
-    :param group: that of ``stats GROUP``.
-    :raises ServerError: it does not answer, or not with numbers.
-    """
-    from ..inject import protocol
-
-    with server._connection() as connection:
-        counters = connection.stats(group)
-        return [protocol.number(counters, name) for name in names]
+@contextmanager
+def _told_by_owner() -> Iterator[None]:
+    """Raises ServerError for what the owner of a server refuses."""
+    try:
+        yield
+    except RunError as error:
+        raise ServerError(str(error)) from error
 
 
 def first_items(server: Server, most: int) -> tuple[list[Item], int]:
@@ -235,6 +346,22 @@ def first_items(server: Server, most: int) -> tuple[list[Item], int]:
     with server._connection() as connection:
         dump, count = connection.metadump(most)
         return _items(dump), count
+
+
+def _in(outage: str) -> str:
+    return f"is {outage}, in an outage that was asked for"
+
+
+def numbers(server: Server, *names: str) -> list[int]:
+    """Returns some counters of a server, in the order of their names.
+
+    :raises ServerError: it does not answer, or not with numbers.
+    """
+    from ..inject import protocol
+
+    with server._connection() as connection:
+        counters = connection.stats()
+        return [protocol.number(counters, name) for name in names]
 
 
 def _items(dump: Mapping[str, tuple[int, float | None]]) -> list[Item]:

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 from ..errors import printable
 from ..inject import protocol
 from .commands import STORING_COMMANDS, Request, requests_of
+from .log_file import RESTARTED
 from .operations import STORING
 
 # Whether an answer of the text protocol tells that it is done. EXISTS refuses a "cas", but tells
@@ -158,7 +159,10 @@ class LogReader:
         try:
             while (end := self._end_of_line(text, start)) >= 0:
                 line, start = text[start:end], end + 1
-                self._read(line)
+                if line.endswith(RESTARTED):  # The line before it may have no end.
+                    self._read_restart()
+                else:
+                    self._read(line)
                 if mark is not None and line.endswith(mark):
                     return True
             return False
@@ -213,6 +217,15 @@ class LogReader:
             self._read_command(client, words)
         else:
             self._read_answer(client, words)
+
+    def _read_restart(self) -> None:
+        """Reads that the server has lost its connections and its items."""
+        for client in self._clients.values():
+            client.storing = None
+            self._end_requests(client)
+        self._clients.clear()
+        self._awaited = None
+        self._queue.append(Mark(EMPTIED))
 
     def _read_words(self, line: bytes) -> None:
         """Reads a line that names no connection."""

@@ -76,7 +76,7 @@ class Reaper:
     def __init__(self) -> None:
         self.pid = 0  # the program's, once it was started
         self._shell = 0
-        self._owner = os.getpid()
+        self.owner = os.getpid()
         self._waited = False  # for the program
         self._exit_code: int | None = None
         self._ready = -1
@@ -120,11 +120,7 @@ class Reaper:
             inherited.append(_above(FOLDER, ends[1].detach()))
             inherited.append(_above(FOLDER, os.dup(lock)))
             self._ready = _open(lock, fifo, os.O_RDONLY | os.O_NONBLOCK)
-            # Not opened by the program: without an owner it would wait for a reader for ever.
-            inherited.append(_open(lock, fifo, os.O_WRONLY))
-            inherited.append(_open(lock, folder, os.O_RDONLY | os.O_DIRECTORY))
-            new_file = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
-            inherited.append(_open(lock, output, new_file))
+            self._open_for_program(inherited, lock, fifo, folder, output, os.O_CREAT | os.O_EXCL)
             words, to_lock, *of_program = inherited
             tools = map(_find_tool, ("rm", "rmdir"))
             arguments = [directory, " ".join(files), control, " ".join(control_files), *tools]
@@ -134,6 +130,72 @@ class Reaper:
             for descriptor in inherited:
                 posix.close(descriptor)
 
+    def start_again(
+        self,
+        program: Sequence[str],
+        variables: Mapping[str, str],
+        *,
+        lock: int,
+        fifo: str,
+        folder: str,
+        output: str,
+    ) -> None:
+        """Starts a program in place of the one that `kill` has ended, as `start` does.
+
+        :raises OSError: it cannot be started.
+        """
+        env = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+        inherited: list[int] = []
+        try:
+            self._open_for_program(inherited, lock, fifo, folder, output)
+            self.pid = _spawn_program(program, {**env, **variables}, self._shell, *inherited)
+        finally:
+            for descriptor in inherited:
+                posix.close(descriptor)
+        self._waited, self._exit_code, self._unread = False, None, b""
+
+    @staticmethod
+    def _open_for_program(
+        opened: list[int], lock: int, fifo: str, folder: str, output: str, flags: int = 0
+    ) -> None:
+        """Opens what the program inherits, and adds each descriptor to a list.
+
+        :param flags: how else to open the file that it prints into.
+        """
+        # Not opened by the program: without an owner it would wait for a reader for ever.
+        opened.append(_open(lock, fifo, os.O_WRONLY))
+        opened.append(_open(lock, folder, os.O_RDONLY | os.O_DIRECTORY))
+        opened.append(_open(lock, output, os.O_WRONLY | os.O_APPEND | flags))
+
+    def kill(self) -> None:
+        """Kills the program, and waits for its end. The reaper lives on."""
+        self._kill()
+        self._wait()
+
+    def pause(self) -> None:
+        """Stops the program by SIGSTOP, and waits until all of its threads have stopped.
+
+        :raises ProcessLookupError: it has ended.
+        :raises OSError: it cannot be stopped.
+        """
+        self._wait(os.WNOHANG)
+        if self._waited:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        os.kill(self.pid, signal.SIGSTOP)
+        # The parent is told when the last thread has stopped: group_stop_count in the kernel's
+        # signal.c.
+        ended, status = posix.waitpid(self.pid, os.WUNTRACED)
+        if ended and not os.WIFSTOPPED(status):
+            self._waited, self._exit_code = True, os.waitstatus_to_exitcode(status)
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+
+    def resume(self) -> None:
+        """Lets the program go on after `pause`."""
+        self._wait(os.WNOHANG)
+        if not self._waited:
+            with suppress(ProcessLookupError):  # It has just ended, and SIGCHLD is ignored.
+                os.kill(self.pid, signal.SIGCONT)
+
     @property
     def is_in_group(self) -> bool:
         """Whether the program is in the process group that the reaper kills."""
@@ -142,7 +204,7 @@ class Reaper:
     @property
     def is_mine(self) -> bool:
         """Returns whether this process is the owner, and no fork of it."""
-        return os.getpid() == self._owner
+        return os.getpid() == self.owner
 
     def read_ready(self, deadline: float) -> bytes:
         """Returns the line that the program writes into its FIFO; b"" if it ends without one.
@@ -188,8 +250,7 @@ class Reaper:
         :returns: None if something else has waited for the children of this process.
         """
         if self.is_mine and self.pid:
-            self._kill()
-            self._wait()
+            self.kill()
         return self._exit_code
 
     def end(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from sandbox.inject import refusals
 
@@ -27,6 +27,18 @@ class NumberedSource:
 
     def log(self, address: str) -> str:
         raise AssertionError
+
+    def outage(self, address: str) -> str:
+        return ""
+
+    def begin_outage(self, address: str, kind: str) -> Callable[[], bool]:
+        raise AssertionError
+
+    def restart(self, address: str) -> None:
+        raise AssertionError
+
+    def mend(self, addresses: Iterable[str]) -> bool:
+        return False
 
     def report_refusal(self, refusal: refusals.Refusal) -> None:
         assert refusal.kind in (refusals.EXCLUDED, refusals.OTHER)

@@ -91,8 +91,8 @@ def test_process_with_a_reused_pid_is_not_killed(orphan: Orphan) -> None:
     ("content", "problem"),
     [
         ("", "has a record that is none of memcached-sandbox"),
-        ("memcached-sandbox 3\n", "has no complete record"),
-        ("memcached-sandbox 3\n12 17", "has a record that was written only half, or changed"),
+        ("memcached-sandbox 4\n", "has no complete record"),
+        ("memcached-sandbox 4\n12 17", "has a record that was written only half, or changed"),
         ("memcached-sandbox 1\n{}", "has the record of another version of memcached-sandbox"),
     ],
 )
@@ -115,14 +115,14 @@ def test_server_with_an_unreadable_record_is_left_and_reported(
     "numbers",
     [
         "{0} {1} {0} {1} 64",
-        "0 1 {0} {1} 64 x",
-        "1 1 -{0} {1} 64 x",
-        "1 1 99999999999999999999 {1} 64 x",
-        "1 1 {0} nonsense 64 x",
-        "1 1 {0} 1.5 64 x",
-        "1 1 {0} inf 64 x",
-        "1 1 {0} -7 64 x",
-        "1 1 {0} {1} 999999999999999999999999 x",
+        "0 1 {0} {1} 64 x up",
+        "1 1 -{0} {1} 64 x up",
+        "1 1 99999999999999999999 {1} 64 x up",
+        "1 1 {0} nonsense 64 x up",
+        "1 1 {0} 1.5 64 x up",
+        "1 1 {0} inf 64 x up",
+        "1 1 {0} -7 64 x up",
+        "1 1 {0} {1} 999999999999999999999999 x up",
     ],
 )
 def test_record_with_numbers_out_of_range_kills_nothing(
@@ -130,7 +130,7 @@ def test_record_with_numbers_out_of_range_kills_nothing(
 ) -> None:
     server = server_directory(orphan.directory).read_record().server
     line = numbers.format(server.pid, server.started)
-    orphan.record.write_text(f"memcached-sandbox 3\n{line}\n\n127.0.0.1:1\n")
+    orphan.record.write_text(f"memcached-sandbox 4\n{line}\n\n127.0.0.1:1\n")
     result = run("sandbox", "stop", "--stale")
     assert result.returncode == 125
     assert "written only half, or changed; find it with 'fuser " in result.stderr

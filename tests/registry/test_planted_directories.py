@@ -121,7 +121,7 @@ def test_links_in_a_directory_are_not_followed(run: Run, run_folder: Path, tmp_p
     target = tmp_path / "target"
     target.mkdir()
     (target / "port").write_text("foreign")
-    (target / "record").write_bytes(b"memcached-sandbox 3\n")
+    (target / "record").write_bytes(b"memcached-sandbox 4\n")
     with Memcached() as server:
         parent = Path(server.directory).parent
         (parent / "0a0a0a0a").symlink_to(target)
@@ -139,7 +139,7 @@ def test_links_in_a_directory_are_not_followed(run: Run, run_folder: Path, tmp_p
         assert not os.path.exists(stale.path)
         folder = parent / "0c0c0c0c"
         folder.mkdir()
-        (folder / "record").write_bytes(b"memcached-sandbox 3\n")
+        (folder / "record").write_bytes(b"memcached-sandbox 4\n")
         (folder / "server").symlink_to(target)
         result = run("sandbox", "stop", "--stale")
         assert f"{folder} has a 'server' in it that memcached-sandbox has not made" in result.stderr

@@ -36,8 +36,7 @@ class flushed_after_test:  # noqa: N801 - used as `with flushed_after_test():`
         _depth -= 1
         if _depth == 0 and not _has_ended:
             _has_kept = self._keep_cache
-            if not _has_kept:
-                current_run().end_test()
+            _end(_has_kept)
 
 
 def end_class() -> None:
@@ -67,9 +66,15 @@ def end_attempt(keep_cache: bool) -> None:
     """
     global _has_ended  # noqa: PLW0603
     if _depth == 1:
-        if not keep_cache:
-            current_run().end_test()
+        _end(keep_cache)
         _has_ended = True
+
+
+def _end(keep_cache: bool) -> None:
+    if keep_cache:
+        current_run().mend()
+    else:
+        current_run().end_test()
 
 
 def replace_depth(depth: int) -> int:

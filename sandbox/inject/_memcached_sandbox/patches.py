@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-from . import guard, hooks, locations, workers
+from . import backends, guard, hooks, locations, workers
 from .address import Address
 from .errors import CachesError, RunError
 from .flushing import asks_to_keep, end_class, flushed_after_test
@@ -80,11 +80,9 @@ def _replace(owner: Any, name: str, new: object) -> None:
 def undo() -> None:
     """Changes everything back, the last change first, and settings and backends with it."""
     mains = {server: main for main, server in current_run().resolved.items()}
-    for backend in list(workers.backends):
+    for backend in list(backends.known):
         backend._servers = locations.repointed(backend._servers, mains)
-        if "_cache" in vars(backend):
-            backend.close()
-            del backend._cache
+        backends.disconnect(backend)
     while _undoing:
         _undoing.pop()()
 
@@ -223,7 +221,7 @@ def memcached_backend(module: Any) -> None:
     @functools.wraps(init)
     def __init__(self: Any, server: Any, *args: Any, **kwargs: Any) -> None:
         init(self, _moved(server), *args, **kwargs)
-        workers.backends.add(self)
+        backends.remember(self)
 
     _replace(module.BaseMemcachedCache, "__init__", __init__)
 

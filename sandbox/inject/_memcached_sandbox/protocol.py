@@ -243,6 +243,14 @@ class Connection:
             raise self._unexpected(line, command)
         return line == "OK"
 
+    def set(self, key: str) -> bool:
+        """Sets an item of one byte; returns whether there was memory for it."""
+        self.send(f"set {key} 0 0 1\r\nx\r\n".encode())
+        line = self._read_line()
+        if line != "STORED" and not line.startswith("SERVER_ERROR out of memory"):
+            raise self._unexpected(line, f"set {key}")
+        return line == "STORED"
+
     def await_mark(self) -> None:
         """Reads the answer to `MARK`."""
         self.await_ok(MARK.decode(), "ERROR")

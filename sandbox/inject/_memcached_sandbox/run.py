@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from . import guard, hooks, refusals
-from .errors import ProtocolError, RunError
+from . import backends, guard, hooks, refusals
+from .errors import ProtocolError, RunError, SandboxError
 
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
         def others(self, worker: str) -> list[str]: ...
         def log(self, address: str) -> str: ...
         def report_refusal(self, refusal: Refusal) -> None: ...
+        def outage(self, address: str) -> str: ...
+        def begin_outage(self, address: str, kind: str) -> Callable[[], bool]: ...
+        def restart(self, address: str) -> None: ...
+        def mend(self, addresses: Collection[str]) -> bool: ...
 
 
 # Bytes of the longest name of a test in a log. memcached may refuse a line of more than 1024.
@@ -151,6 +155,18 @@ class Run:
         self._test = ""
         self.flush()
 
+    def mend(self) -> None:
+        """Ends the outages of the servers of this process, which a test has left.
+
+        :raises RunError: one of them cannot be mended.
+        """
+        try:
+            were_broken = self.source.mend(self.servers())
+        except SandboxError as error:
+            raise RunError(str(error)) from error
+        if were_broken or backends.are_stale:
+            backends.renew()
+
     def flush(self) -> None:
         """Empties the servers of this process.
 
@@ -159,6 +175,7 @@ class Run:
         addresses = self.servers()
         if not addresses:
             return  # Many processes of a run use no cache.
+        self.mend()
         try:
             restless = self._connected_emptier().empty(addresses, self.crawls)
         except (OSError, ProtocolError) as error:

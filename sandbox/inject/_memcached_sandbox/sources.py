@@ -8,6 +8,7 @@ answer, since a fork of a process with threads is not safe, and Python warns of 
 from __future__ import annotations
 
 import _socket
+import functools
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from .protocol import ANSWER_TIMEOUT, receive_line
 TYPE_CHECKING = False  # typing's own, without the import of typing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from typing import Any
 
     from .refusals import Refusal
@@ -32,6 +33,9 @@ OWNER = "MEMCACHED_SANDBOX_OWNER"
 
 # Names the files that the servers of a local run print into, by address, for its children.
 LOGS = "MEMCACHED_SANDBOX_LOGS"
+
+# The name of the file beside the control socket that lists outages, while there are some.
+BROKEN = "broken"
 
 # Seconds between attempts to connect to an owner at which many other clients wait.
 SHORTEST_PAUSE = 0.001
@@ -80,6 +84,40 @@ class SocketSource:
         path: str = self._request({"log": address})["log"]
         return path
 
+    def outage(self, address: str) -> str:
+        """Returns the outage that a server of the run is in; "" if it is in none."""
+        return _outages(self._broken).get(Address(address).place, "")
+
+    def begin_outage(self, address: str, kind: str) -> Callable[[], bool]:
+        """Has the owner begin an outage, which it ends when this process has ended, too.
+
+        :returns: the function that ends it, and tells whether it had to.
+        :raises RunError: the owner does not answer, or refuses to.
+        """
+        connection, _ = self._open({"outage": kind, "server": address})
+        return functools.partial(_end_outage, connection, os.getpid())
+
+    def restart(self, address: str) -> None:
+        """Has the owner kill a server, and start it anew.
+
+        :raises RunError: the owner does not answer, or refuses to.
+        """
+        self._request({"restart": address})
+
+    def mend(self, addresses: Collection[str]) -> bool:
+        """Has the owner end the outages of servers; returns whether there was one.
+
+        :raises RunError: the owner does not answer, or cannot start a server again.
+        """
+        if not os.path.exists(self._broken):  # It takes a microsecond, after each test.
+            return False
+        mended: bool = self._request({"mend": list(addresses)})["mended"]
+        return mended
+
+    @property
+    def _broken(self) -> str:
+        return os.path.join(os.path.dirname(self._path), BROKEN)
+
     def tell_mains(self, addresses: Iterable[str]) -> None:
         """Tells the owner of main addresses for which no server is asked for yet.
 
@@ -97,17 +135,21 @@ class SocketSource:
         return leads
 
     def _request(self, request: dict[str, Any]) -> dict[str, Any]:
+        connection, answer = self._open(request)
+        connection.close()
+        return answer
+
+    def _open(self, request: dict[str, Any]) -> tuple[_socket.socket, dict[str, Any]]:
         try:
             connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
             try:
                 connection.settimeout(ANSWER_TIMEOUT)
                 _connect(connection, self._path)
                 connection.sendall(json.dumps(request).encode() + b"\n")
-                if not (line := receive_line(connection, ANSWER_TIMEOUT)):
-                    raise OSError("it has closed the connection")
-                answer: dict[str, Any] = json.loads(line)
-            finally:
+                answer = _answer(connection)
+            except BaseException:
                 connection.close()
+                raise
         except FileNotFoundError as error:
             raise failed(
                 f"the sandbox of this run has ended: nobody listens at {self._path}; "
@@ -121,8 +163,54 @@ class SocketSource:
         except (OSError, ValueError) as error:
             raise failed(f"the run's sandbox does not answer: {error}") from error
         if "error" in answer:
+            connection.close()
             raise failed(answer["error"])
-        return answer
+        if "problem" in answer:  # of the test that has asked, which may expect it
+            connection.close()
+            raise RunError(answer["problem"])
+        return connection, answer
+
+
+def _answer(connection: _socket.socket) -> dict[str, Any]:
+    """Receives an answer of the owner.
+
+    :raises OSError: there is none.
+    :raises ValueError: it is no JSON.
+    """
+    if not (line := receive_line(connection, ANSWER_TIMEOUT)):
+        raise OSError("it has closed the connection")
+    answer: dict[str, Any] = json.loads(line)
+    return answer
+
+
+def _end_outage(connection: _socket.socket, begun_in: int) -> bool:
+    """Has the owner end an outage; returns whether it had to. Does nothing in a fork.
+
+    :raises RunError: the owner does not answer, or cannot start the server again.
+    """
+    if os.getpid() != begun_in:
+        return False
+    try:
+        connection.sendall(b"end\n")
+        answer = _answer(connection)
+    except (OSError, ValueError) as error:
+        raise failed(f"the run's sandbox does not answer: {error}") from error
+    finally:
+        connection.close()
+    if "problem" in answer:
+        raise RunError(answer["problem"])
+    mended: bool = answer["mended"]
+    return mended
+
+
+def _outages(path: str) -> dict[str, str]:
+    """Returns the outages of the servers of a run, by their places."""
+    try:
+        with open(path, "rb") as file:
+            outages: dict[str, str] = json.loads(file.read())
+    except FileNotFoundError:
+        return {}
+    return outages
 
 
 def worker_of(environ: Mapping[str, str]) -> str:
@@ -200,6 +288,33 @@ class EnvironmentSource:
 
     def report_refusal(self, refusal: Refusal) -> None:
         """Does nothing: the owner reads the file of refusals."""
+
+    def outage(self, address: str) -> str:  # noqa: ARG002
+        """Returns "": the process of the tests does not tell its children of outages."""
+        return ""
+
+    def begin_outage(self, address: str, kind: str) -> Callable[[], bool]:  # noqa: ARG002
+        """Refuses: the process of the tests does not listen to its children.
+
+        :raises RunError: always.
+        """
+        if self.log(address):
+            raise RunError(
+                f"memcached at {address} belongs to the process that runs the tests, and only that "
+                "one can break it: do it there, or run the tests under 'sandbox exec'"
+            )
+        raise RunError(f"memcached at {address} cannot be broken: this run did not start it")
+
+    def restart(self, address: str) -> None:
+        """Refuses, as `begin_outage` does.
+
+        :raises RunError: always.
+        """
+        self.begin_outage(address, "")
+
+    def mend(self, addresses: Collection[str]) -> bool:  # noqa: ARG002
+        """Does nothing: the process of the tests mends what it has broken."""
+        return False
 
 
 def _table(worker: str) -> tuple[dict[str, str], list[dict[str, str]], dict[str, str]]:

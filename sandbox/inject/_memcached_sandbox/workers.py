@@ -6,11 +6,10 @@ import _socket
 import functools
 import os
 import sys
-import weakref
 from collections.abc import Mapping
 from types import FunctionType, ModuleType
 
-from . import guard, locations, refusals
+from . import backends, guard, locations, refusals
 from .errors import ProtocolError, RunError, SandboxError
 from .run import current_run
 
@@ -19,9 +18,6 @@ TYPE_CHECKING = False  # typing's own, without the import of typing
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
-
-# The cache backends of this process, for when it becomes a worker after they were made.
-backends: weakref.WeakSet[Any] = weakref.WeakSet()
 
 # Clients that a worker has inherited. They are kept referenced: their destructor would send "quit"
 # on the parent's connection.
@@ -151,7 +147,7 @@ def ending_with_workers(run_workers: Callable[..., Any]) -> Callable[..., Any]:
 def become_worker(name: str) -> None:
     """Puts this worker's addresses where those of its parent are, in settings and in backends."""
     moved = current_run().become_worker(name)
-    for backend in list(backends):
+    for backend in list(backends.known):
         backend._servers = locations.repointed(backend._servers, moved)
         _inherited.append(backend.__dict__.pop("_cache", None))
     _lead_django_here()
