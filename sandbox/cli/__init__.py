@@ -16,8 +16,8 @@ import click
 from ..errors import SandboxError, explain_limit
 from .output import FAILURE, INTERRUPTED, USAGE, print_statements, say, standard_streams
 
-# The commands in the order of their use. Each is a module of that name.
-COMMANDS = ("exec", "start", "stop", "list", "doctor", "install")
+# The commands in the order of their use. Each is a module of that name; "break" is a keyword.
+COMMANDS = ("exec", "start", "stop", "list", "break", "doctor", "install")
 
 
 class Commands(click.Group):
@@ -35,7 +35,8 @@ class Commands(click.Group):
         """Imports a command and returns it; None if there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f".{cmd_name}", __package__).command
+        module = "break_" if cmd_name == "break" else cmd_name
+        command: click.Command = import_module(f".{module}", __package__).command
         return command
 
     def resolve_command(

@@ -7,10 +7,10 @@ import sys
 
 import click
 
-from ..registry import inventory
 from ..registry.cleanup import remove_stale
 from ..registry.run_directory import run_directories, where
 from .before import undone
+from .ids import servers_with
 from .options import CONTEXT_SETTINGS, shell_option
 from .output import FAILURE, print_statements, say
 from .shells import evaluated, statements
@@ -36,11 +36,7 @@ def command(ids: tuple[str, ...], every: bool, stale: bool, shell: str) -> int:
     own = not (ids or every or stale)
     if own and not control:
         raise click.UsageError("This shell has no sandbox: give an ID, --all or --stale.")
-    servers, unknown = inventory.servers()
-    if missing := set(ids).difference(server.directory.name for server in servers):
-        raise click.UsageError(
-            f"There is no sandbox {min(missing)!r} {where()}: 'sandbox list' shows the IDs."
-        )
+    servers, unknown = servers_with(ids)
     chosen = [
         server
         for server in servers

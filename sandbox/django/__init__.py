@@ -1,8 +1,8 @@
 """Ways into the sandbox for a Django project: `sandboxed` in settings, `sandboxed_caches` in tests.
 
-`SandboxRunner`, and its mixin, are for TEST_RUNNER, `CacheOpsMixin` is for test cases. Importing
-this module imports neither Django nor the rest of the package, so that `sandboxed` may stay in the
-settings of production.
+`SandboxRunner`, and its mixin, are for TEST_RUNNER, `CacheOpsMixin` and `outage` for tests.
+Importing this module imports neither Django nor the rest of the package, so that `sandboxed` may
+stay in the settings of production.
 """
 
 from __future__ import annotations
@@ -20,14 +20,23 @@ if TYPE_CHECKING:
     from ..server.options import MemcachedOptions
     from .assertions import CacheOpsMixin
     from .caches import sandboxed_caches
+    from .outages import outage
     from .runner import SandboxRunner, SandboxRunnerMixin
 
-__all__ = ["CacheOpsMixin", "SandboxRunner", "SandboxRunnerMixin", "sandboxed", "sandboxed_caches"]
+__all__ = [
+    "CacheOpsMixin",
+    "SandboxRunner",
+    "SandboxRunnerMixin",
+    "outage",
+    "sandboxed",
+    "sandboxed_caches",
+]
 
 _HOMES = {
     "CacheOpsMixin": "assertions",
     "SandboxRunner": "runner",
     "SandboxRunnerMixin": "runner",
+    "outage": "outages",
     "sandboxed_caches": "caches",
 }
 

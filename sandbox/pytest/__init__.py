@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Generator, Iterator
     from contextlib import AbstractContextManager
     from typing import Literal
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["sandboxed_caches_fixture"]
 
 NAME = "memcached_sandbox"
+
+# The markers that break servers, and how.
+OUTAGES = {f"memcached_{kind}": kind for kind in ("down", "hung", "full")}
 
 # The options, by their words in the table of `sandbox.server.options`: the type in the ini file,
 # what stands for the value, and the help text. That table would take a millisecond to import, which
@@ -171,11 +174,42 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "allow_finding(kind, *keys): do not warn of such findings, or not at keys like these",
     )
+    for name, how in (
+        ("down", "refuses connections"),
+        ("hung", "accepts connections, and does not answer"),
+        ("full", "refuses to set anything"),
+    ):
+        config.addinivalue_line(
+            "markers", f"memcached_{name}(alias='default'): the memcached of an alias {how}"
+        )
     if is_on(config):
         from .activation import begin, errors_explained
 
         with errors_explained():
             begin(config)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for mark in _outages(item):
+            from .outages import check
+
+            check(item, mark)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Breaks servers for the call of a test, within what others do around it, as a time limit."""
+    if not (marks := _outages(item)):
+        return (yield)
+    from .outages import broken
+
+    with broken(marks):
+        return (yield)
+
+
+def _outages(item: pytest.Item) -> list[pytest.Mark]:
+    return [mark for mark in item.iter_markers() if mark.name in OUTAGES]
 
 
 @pytest.fixture

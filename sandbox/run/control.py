@@ -15,7 +15,7 @@ server is so. It is mended when the client has sent another line, which is answe
 ``{"mended": true}``, or when the connection has ended. ``{"restart": ADDRESS}`` is answered with
 ``{}``, and ``{"mend": [ADDRESS...]}``, which ends the outages of others, too, with
 ``{"mended": BOOL}``: whether there was one. What keeps a server from it is answered with
-``{"problem": REASON}``. While servers are broken, a file beside the socket has their outages.
+``{"problem": REASON}``. After the first of these, a file beside the socket has all outages.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class Control:
 
 
 class Outages:
-    """Breaks and mends servers, and lists their outages in a file while there are any."""
+    """Breaks and mends servers, and lists their outages in a file once there was one."""
 
     def __init__(self, sandbox: Sandbox, path: str) -> None:
         self._sandbox = sandbox
@@ -220,6 +220,7 @@ class Outages:
             return {"outage": kind}
         if isinstance(restarted, str):
             self._sandbox.started_at(restarted)._restart()
+            self._list()
             return {"restarted": restarted}
         if _are_strings(mended):
             return {"mended": self._end(partial(self._sandbox.mend, mended))}
@@ -239,13 +240,10 @@ class Outages:
                 for server in servers
                 if server.outage
             }
-            if broken:
+            with suppress(FileNotFoundError):  # The run has ended.
                 with open(f"{self._path}.new", "w") as file:
                     json.dump(broken, file)
                 os.replace(file.name, self._path)
-            else:
-                with suppress(FileNotFoundError):
-                    os.unlink(self._path)
 
 
 def _end(begun: list[Callable[[], bool]]) -> Mapping[str, object]:

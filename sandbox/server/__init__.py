@@ -169,9 +169,9 @@ class Server:
         return self._outage("full")
 
     def _outage(self, kind: str) -> AbstractContextManager[None]:
-        from .outages import outage
+        from .outages import OutageOf
 
-        return outage([self], kind)
+        return OutageOf([self], kind)
 
     def restart(self) -> None:
         """Kills memcached, and starts it at the same address: empty, with all connections cut.

@@ -7,7 +7,7 @@ while the server is down. The other processes of a run ask it to.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ContextDecorator, ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ..errors import ProtocolError, SandboxError, ServerError
@@ -39,21 +39,34 @@ MOST_ITEMS = 10_000
 ANSWER_TIMEOUT = 5.0
 
 
-@contextmanager
-def outage(servers: Sequence[Server], kind: str) -> Iterator[None]:
-    """Has servers in an outage while its body lasts; see `Server.down` and its like."""
-    begun = ExitStack()
-    try:
-        for server in servers:
-            with deferred():  # An interrupt waits until it is known how to mend the server.
-                begun.callback(server._begin_outage(kind))
-        if kind == FULL:
-            backends.renew()  # The server was started anew, and is to answer.
-        yield
-    finally:
+class OutageOf(ContextDecorator):
+    """Has servers in an outage while its body lasts; see `Server.down` and its like.
+
+    :param kind: DOWN, HUNG or FULL.
+    """
+
+    def __init__(self, servers: Sequence[Server], kind: str) -> None:
+        self._servers = servers
+        self._kind = kind
+        self._begun = ExitStack()
+
+    def __enter__(self) -> None:
+        try:
+            for server in self._servers:
+                with deferred():  # An interrupt waits until it is known how to mend the server.
+                    self._begun.callback(server._begin_outage(self._kind))
+            if self._kind == FULL:
+                backends.renew()  # The server was started anew, and is to answer.
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
         with deferred():
-            begun.callback(backends.renew)
-            begun.close()
+            try:
+                self._begun.close()
+            finally:
+                backends.renew()
 
 
 def restart(servers: Sequence[Server]) -> None:
@@ -113,7 +126,7 @@ class Outage:
         self._process = process
         self._memory_mb = max(FEWEST_MB, 2 * -(-max_item_size // MB))
         self._arguments: list[str] = []
-        self._filled = 0
+        self._own_sets = 0  # which have filled it
 
     def begin(self) -> None:
         """Breaks the server.
@@ -184,15 +197,17 @@ class Outage:
         with protocol.Connection.to(self._process.address, ANSWER_TIMEOUT) as connection:
             connection.send(protocol.MARK + b"\r\n")
             connection.await_mark()
-            while connection.set(f"memcached-sandbox:full:{self._filled}"):
-                self._filled += 1
-                if self._filled == MOST_ITEMS:
+            count = 0
+            while connection.set(f"memcached-sandbox:full:{count}"):
+                count += 1
+                if count == MOST_ITEMS:
                     raise ProtocolError(f"has taken {MOST_ITEMS:,} items, and takes more")
+            self._own_sets = protocol.number(connection.stats(), "cmd_set")
 
     def _counters_of_full(self) -> Counters:
         """Returns the counters of a full server, without what has filled it."""
         counters = _read(self._process)[0]
-        sets = protocol.number(counters, "cmd_set") - self._filled - 1  # the last was refused
+        sets = protocol.number(counters, "cmd_set") - self._own_sets
         return {**counters, "cmd_set": str(sets), "total_malloced": "0"}
 
 

@@ -8,7 +8,6 @@ answer, since a fork of a process with threads is not safe, and Python warns of 
 from __future__ import annotations
 
 import _socket
-import functools
 import json
 import os
 import re
@@ -34,7 +33,8 @@ OWNER = "MEMCACHED_SANDBOX_OWNER"
 # Names the files that the servers of a local run print into, by address, for its children.
 LOGS = "MEMCACHED_SANDBOX_LOGS"
 
-# The name of the file beside the control socket that lists outages, while there are some.
+# The name of the file beside the control socket that lists outages: once there were some, it is
+# replaced whenever one begins or ends, or a server is started anew.
 BROKEN = "broken"
 
 # Seconds between attempts to connect to an owner at which many other clients wait.
@@ -47,6 +47,7 @@ class SocketSource:
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._last_outage = _state(self._broken)  # as this process knows it
 
     def worker(self) -> str:
         """Returns the name of the worker that this process is; "" if it is none."""
@@ -88,14 +89,14 @@ class SocketSource:
         """Returns the outage that a server of the run is in; "" if it is in none."""
         return _outages(self._broken).get(Address(address).place, "")
 
-    def begin_outage(self, address: str, kind: str) -> Callable[[], bool]:
+    def begin_outage(self, address: str, kind: str) -> RemoteOutage:
         """Has the owner begin an outage, which it ends when this process has ended, too.
 
         :returns: the function that ends it, and tells whether it had to.
         :raises RunError: the owner does not answer, or refuses to.
         """
         connection, _ = self._open({"outage": kind, "server": address})
-        return functools.partial(_end_outage, connection, os.getpid())
+        return RemoteOutage(connection)
 
     def restart(self, address: str) -> None:
         """Has the owner kill a server, and start it anew.
@@ -105,14 +106,18 @@ class SocketSource:
         self._request({"restart": address})
 
     def mend(self, addresses: Collection[str]) -> bool:
-        """Has the owner end the outages of servers; returns whether there was one.
+        """Has the owner end the outages of servers; returns whether the run has had any since.
 
         :raises RunError: the owner does not answer, or cannot start a server again.
         """
-        if not os.path.exists(self._broken):  # It takes a microsecond, after each test.
+        # After each test: to look at the file takes a microsecond.
+        if (state := _state(self._broken)) == self._last_outage:
             return False
-        mended: bool = self._request({"mend": list(addresses)})["mended"]
-        return mended
+        if _outages(self._broken):
+            self._request({"mend": list(addresses)})
+            state = _state(self._broken)
+        self._last_outage = state
+        return True
 
     @property
     def _broken(self) -> str:
@@ -183,24 +188,44 @@ def _answer(connection: _socket.socket) -> dict[str, Any]:
     return answer
 
 
-def _end_outage(connection: _socket.socket, begun_in: int) -> bool:
-    """Has the owner end an outage; returns whether it had to. Does nothing in a fork.
+class RemoteOutage:
+    """Ends an outage that the owner has begun for this process, when it is called."""
 
-    :raises RunError: the owner does not answer, or cannot start the server again.
-    """
-    if os.getpid() != begun_in:
-        return False
+    def __init__(self, connection: _socket.socket) -> None:
+        self._connection = connection
+        self._begun_in = os.getpid()
+
+    def fileno(self) -> int:
+        """Returns the descriptor of the connection, which can be read if the owner has ended."""
+        return self._connection.fileno()
+
+    def __call__(self) -> bool:
+        """Has the owner end it; returns whether it had to. Does nothing in a fork.
+
+        :raises RunError: the owner does not answer, or cannot start the server again.
+        """
+        if os.getpid() != self._begun_in:
+            return False
+        try:
+            self._connection.sendall(b"end\n")
+            answer = _answer(self._connection)
+        except (OSError, ValueError) as error:
+            raise failed(f"the run's sandbox does not answer: {error}") from error
+        finally:
+            self._connection.close()
+        if "problem" in answer:
+            raise RunError(answer["problem"])
+        mended: bool = answer["mended"]
+        return mended
+
+
+def _state(path: str) -> tuple[int, int] | None:
+    """Returns what is another one whenever a file was replaced; None if there is none."""
     try:
-        connection.sendall(b"end\n")
-        answer = _answer(connection)
-    except (OSError, ValueError) as error:
-        raise failed(f"the run's sandbox does not answer: {error}") from error
-    finally:
-        connection.close()
-    if "problem" in answer:
-        raise RunError(answer["problem"])
-    mended: bool = answer["mended"]
-    return mended
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _outages(path: str) -> dict[str, str]:
