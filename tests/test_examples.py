@@ -34,7 +34,7 @@ def test_example_passes_by_each_way_in(
 ) -> None:
     result = run(*command, cwd=BOOKSHOP, MEMCACHED=main_memcached.address)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "8 passed" in result.stdout or "Ran 8 tests" in result.stderr
+    assert "12 passed" in result.stdout or "Ran 12 tests" in result.stderr
     main_memcached.assert_untouched()
     eventually(lambda: list(run_folder.iterdir()) == [])
 
@@ -52,6 +52,23 @@ def test_example_fails_if_a_page_asks_the_cache_for_each_book(
         "gets: expected 1, found 4; hits: expected 1, found 4\n"
         "  get bookshop:1:tax hit\n" + 3 * "  get bookshop:1:tax hit (again)\n"
     ) in result.stderr
+    main_memcached.assert_untouched()
+
+
+def test_example_fails_if_its_page_does_not_expect_an_outage(
+    run: Run, main_memcached: MainMemcached, tmp_path: Path
+) -> None:
+    bookshop = shutil.copytree(BOOKSHOP, tmp_path / "bookshop")
+    views = bookshop / "books" / "views.py"
+    views.write_text(
+        views.read_text().replace("except (OSError, MemcacheError)", "except KeyError")
+    )
+    result = run(*WAYS_IN["exec"], "books.test_outages", cwd=bookshop)
+    assert result.returncode == 1
+    assert "FAILED (errors=3)" in result.stderr
+    for error in ("ConnectionRefusedError", "TimeoutError: timed out", "out of memory storing"):
+        assert error in result.stderr
+    assert "3 outages" in result.stderr
     main_memcached.assert_untouched()
 
 

@@ -78,14 +78,15 @@ class Server:
 
         Warns if the server does not come to rest within a second, since a client writes on.
         """
-        from ..inject import emptying
+        from ..inject import backends, emptying
 
         address = self.address
-        if outage := self.outage:
-            raise ServerError(f"memcached at {address} {_in(outage)}: end that before a flush")
+        self._refuse_in("down", "hung", "full")
         emptier = emptying.Emptier(ANSWER_TIMEOUT, self._sees_threads())
         with self._explained(), closing(emptier):
             restless = emptier.empty([address], self._crawl)
+        if backends.are_stale:
+            backends.renew()
         if restless:
             from .warn import warn_user
 
@@ -257,11 +258,17 @@ class Server:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._address or 'not running'}>"
 
+    def _refuse_in(self, *outages: str) -> None:
+        """Raises ServerError if the server is in an outage, which would not let it answer."""
+        if (outage := self.outage) in outages:
+            raise ServerError(f"memcached at {self.address} {_in(outage)}: end that first")
+
     @contextmanager
     def _connection(self) -> Iterator[protocol.Connection]:
         from ..inject import protocol
 
         address = self.address
+        self._refuse_in("down", "hung")
         with self._explained(), protocol.Connection.to(address, ANSWER_TIMEOUT) as connection:
             yield connection
 
@@ -274,6 +281,7 @@ class Server:
         from ..inject import protocol, rest
 
         address = self.address
+        self._refuse_in("down", "hung")
         with self._explained():
             held_back = rest.await_clients([address])
             with rest.WatchedServer(

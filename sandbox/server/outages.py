@@ -7,7 +7,7 @@ while the server is down. The other processes of a run ask it to.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ContextDecorator, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ..errors import ProtocolError, SandboxError, ServerError
@@ -39,7 +39,7 @@ MOST_ITEMS = 10_000
 ANSWER_TIMEOUT = 5.0
 
 
-class OutageOf(ContextDecorator):
+class OutageOf(AbstractContextManager[None]):
     """Has servers in an outage while its body lasts; see `Server.down` and its like.
 
     :param kind: DOWN, HUNG or FULL.

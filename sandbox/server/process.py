@@ -200,7 +200,7 @@ class MemcachedProcess:
         binary, directory = self.command[0], self.directory
         try:
             if not (line := self._reaper.read_ready(self._deadline)):
-                raise StartError(f"{binary} {self.exit_reason()} before it was ready")
+                raise StartError(f"{binary} {self._why_it_ended()} before it was ready")
             peer: str | tuple[str, int]
             if self._unix_socket:
                 peer, self.address = directory.socket, f"unix:{directory.socket}"
@@ -213,7 +213,7 @@ class MemcachedProcess:
             problem, self.asked = problem_of_listener(peer, self.pid, self._wanted, seconds)
             in_group = self._reaper.is_in_group
         except TimeoutError:
-            if reason := self.exit_reason():
+            if reason := self._why_it_ended():
                 raise StartError(f"{binary} {reason} before it was ready") from None
             raise StartError(
                 f"{binary} was not ready within {self._start_timeout:g} seconds and was killed"
@@ -223,7 +223,7 @@ class MemcachedProcess:
             if isinstance(error, OSError) and (reached := explain_limit(error)) is not None:
                 raise StartError(f"{binary} cannot be used: {reached}") from error
             reason = (
-                self.exit_reason()
+                self._why_it_ended()
                 or f"does not answer as a memcached does at {self.address}: {error}{self._said()}"
             )
             raise StartError(f"{binary} {reason}") from error
@@ -261,6 +261,7 @@ class MemcachedProcess:
         """
         directory = self.directory
         self._deadline = time.monotonic() + self._start_timeout
+        self._exit_reason = None
         try:
             with _recording(), no_fork:
                 directory.append_output(RESTARTED + b"\n")
@@ -288,8 +289,10 @@ class MemcachedProcess:
         :param patience: seconds to wait for the end of one that may be ending.
         """
         with self.lock:
-            if self.outage is not None:
-                return None
+            return None if self.outage is not None else self._why_it_ended(patience)
+
+    def _why_it_ended(self, patience: float = 0) -> str | None:
+        with self.lock:
             if self._exit_reason is None and self._reaper.has_exited(patience):
                 self._exit_reason = f"{_how_it_ended(self._reaper.exit_code())}{self._said()}"
             return self._exit_reason

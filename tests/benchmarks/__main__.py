@@ -298,7 +298,7 @@ def benchmarks() -> Iterator[Benchmark]:
         yield Benchmark(
             "100 tests, 100 bare flush_all", hundred_tests, hundred_flushes, times=times
         )
-        yield from tracing_and_counting(server)
+        yield from uses_of(server)
     yield Benchmark("the example with --leaks, without", example("--leaks"), example(), times=1.5)
     guard.guard("127.0.0.1:11211")
     yield Benchmark(
@@ -307,7 +307,7 @@ def benchmarks() -> Iterator[Benchmark]:
     yield from commands_under_the_kernel_guard()
 
 
-def tracing_and_counting(server: Memcached) -> Iterator[Benchmark]:
+def uses_of(server: Memcached) -> Iterator[Benchmark]:
     client = server.client()
 
     def thousand_gets() -> None:
@@ -326,6 +326,16 @@ def tracing_and_counting(server: Memcached) -> Iterator[Benchmark]:
         server.stats()
         server.stats()
 
+    def down() -> None:
+        with server.down():
+            pass
+
+    def hung() -> None:
+        with server.hung():
+            pass
+
+    yield Benchmark("down and back, start and stop", down, start_and_stop, times=2.5)
+    yield Benchmark("hung and back, nothing", hung, lambda: None, more_ms=5)
     yield Benchmark("1,000 gets traced, plain", traced_gets, thousand_gets, times=3)
     yield Benchmark("counting nothing, stats twice", counted, asked_twice, more_ms=0.5)
     client.close()

@@ -105,3 +105,34 @@ def test_program_without_python(run: Run, tmp_path: Path, main_memcached: MainMe
     assert result.stdout == "STORED VALUE cart 0 4 book END\n", result.stderr
     assert "sandbox: 1 get (100.0 % hits), 1 set" in result.stderr
     main_memcached.assert_untouched()
+
+
+# Asks at the main memcached, by the kernel alone and by this package's own hooks.
+ASKS = """
+import errno, socket, subprocess, sys, os
+from sandbox import Server
+
+MAIN = ("127.0.0.1", int(sys.argv[1]))
+BARE = f"import socket; socket.create_connection({MAIN}).sendall(b'version\\\\r\\\\n')"
+
+def connects():
+    return subprocess.run([sys.executable, "-I", "-S", "-c", BARE], stderr=subprocess.PIPE)
+
+assert connects().returncode == 0
+with Server(os.environ["MEMCACHED_SANDBOX_ADDRESS"]).down():
+    assert b"ConnectionRefusedError" in connects().stderr
+assert connects().returncode == 0
+"""
+
+
+def test_program_that_is_led_to_a_server_in_an_outage_is_refused(
+    project: Project, main_memcached: MainMemcached
+) -> None:
+    project.write("asks.py", ASKS)
+    port = main_memcached.address.rpartition(":")[2]
+    options = ("--redirect", "--guard", main_memcached.address, "--")
+    result = project.sandboxed(*options, sys.executable, "asks.py", port)
+    assert result.returncode == 0, result.stderr
+    assert "3 connections to the main memcached were led to the sandbox" in result.stderr
+    assert "1 outage, peak memory" in result.stderr
+    main_memcached.assert_untouched()

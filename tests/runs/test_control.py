@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import repeat
@@ -18,6 +20,7 @@ from sandbox.run.control import Control
 
 from ..conftest import Run
 from ..helpers.controls import ask, send, servers
+from ..helpers.processes import eventually
 from ..helpers.rogues import slowly
 
 
@@ -165,3 +168,82 @@ def test_failure_of_the_owner_is_answered_and_harms_no_other_client(
         answer = send(control, b'{"resolve": ["a:1"]}\n')
     assert answer == {"error": f"the process that owns the sandbox failed: {error!r}"}
     assert len(ask(control, "a:1")) == 1
+
+
+def outage_of(control: Control, address: str) -> str:
+    return sources.SocketSource(control.path).outage(address)
+
+
+@pytest.mark.parametrize("kind", ["down", "hung", "full"])
+def test_owner_breaks_a_server_for_a_client_until_it_says_so(control: Control, kind: str) -> None:
+    (server,) = control._sandbox.servers
+    source = sources.SocketSource(control.path)
+    assert not source.mend([server.address])
+    end = source.begin_outage(server.address, kind)
+    assert server.outage == source.outage(server.address) == kind
+    with pytest.raises(RunError, match=f"is {kind} already: end that outage first"):
+        source.begin_outage(server.address, "hung")
+    with pytest.raises(RunError, match=f"is {kind} already"):
+        source.restart(server.address)
+    assert end()
+    assert server.outage == source.outage(server.address) == ""
+    server.flush()
+
+
+def test_server_is_mended_when_its_client_has_gone(control: Control) -> None:
+    (server,) = control._sandbox.servers
+    end = sources.SocketSource(control.path).begin_outage(server.address, "hung")
+    with socket.socket(fileno=os.dup(end.fileno())) as other:
+        other.shutdown(socket.SHUT_RDWR)  # as the kernel does when the process ends
+    eventually(lambda: not server.outage)
+    eventually(lambda: not outage_of(control, server.address))
+    server.flush()
+    with pytest.raises(RunError, match="does not answer"):
+        end()
+
+
+def test_flush_of_any_process_mends_its_own_servers(control: Control) -> None:
+    a, b = ask(control, "a:1", "b:1")
+    one, other = sources.SocketSource(control.path), sources.SocketSource(control.path)
+    ends = [one.begin_outage(address, "down") for address in (a, b)]
+    assert other.mend([a])
+    assert [outage_of(control, address) for address in (a, b)] == ["", "down"]
+    assert not other.mend([a])  # Nothing has happened since.
+    assert [end() for end in ends] == [False, True]
+    assert other.mend([a])  # Its clients may be connected to what was killed.
+    assert not other.mend([a])
+    one.restart(a)
+    assert other.mend([a])
+
+
+def test_outage_of_no_server_is_an_error(control: Control) -> None:
+    source = sources.SocketSource(control.path)
+    for act in (lambda: source.begin_outage("a:1", "down"), lambda: source.restart("a:1")):
+        with pytest.raises(RunError, match="at a:1 cannot be broken: this run did not start it"):
+            act()
+    answer = send(control, b'{"outage": "up", "server": "a:1"}\n')
+    assert "asks for nothing that is known" in answer["error"]
+
+
+def test_server_that_cannot_be_started_again_is_told_to_its_client(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (server,) = control._sandbox.servers
+    end = sources.SocketSource(control.path).begin_outage(server.address, "down")
+    monkeypatch.setattr(server._process, "command", ["/nowhere/memcached"])
+    with pytest.raises(RunError, match="cannot be mended: .*nowhere"):
+        end()
+    assert "could not be started again" in str(server.exit_reason())
+
+
+def test_outage_needs_a_thread_of_the_owner(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    (server,) = control._sandbox.servers
+    with pytest.raises(RunError, match="no thread can wait for the end of an outage"):
+        sources.SocketSource(control.path).begin_outage(server.address, "down")
+    assert server.outage == ""

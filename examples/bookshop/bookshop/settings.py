@@ -29,6 +29,13 @@ CACHES = {
         "LOCATION": os.environ.get("MEMCACHED", "127.0.0.1:11211"),
         "KEY_PREFIX": "sessions",
     },
+    "pages": {
+        "BACKEND": "django.core.cache.backends.memcached.PyMemcacheCache",
+        "LOCATION": os.environ.get("MEMCACHED", "127.0.0.1:11211"),
+        "KEY_PREFIX": "pages",
+        # Seconds: by default it would wait for ever.
+        "OPTIONS": {"connect_timeout": 0.25, "timeout": 0.25},
+    },
 }
 
 SESSION_ENGINE = "django.contrib.sessions.backends.cache"
