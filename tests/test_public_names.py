@@ -95,4 +95,4 @@ def test_start_loads_few_modules(python: Run) -> None:
     )
     modules = result.stdout.splitlines()
     assert "sandbox.server.memcached" in modules
-    assert len(modules) <= 15, modules
+    assert len(modules) <= 16, modules

@@ -46,6 +46,9 @@ LONGEST_RECORD = 10_000
 # Characters of the longest time of a start.
 LONGEST_START = 20
 
+# The line between what one process of a server has printed and what the next one prints.
+RESTARTED = b"memcached-sandbox: started again"
+
 # The only host at which a server listens.
 LOOPBACK = "127.0.0.1"
 

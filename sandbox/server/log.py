@@ -15,8 +15,8 @@ from urllib.parse import unquote
 
 from ..errors import printable
 from ..inject import protocol
+from ..registry.directories import RESTARTED
 from .commands import STORING_COMMANDS, Request, requests_of
-from .log_file import RESTARTED
 from .operations import STORING
 
 # Whether an answer of the text protocol tells that it is done. EXISTS refuses a "cas", but tells

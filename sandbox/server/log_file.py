@@ -11,9 +11,6 @@ import sys
 
 from ..errors import ServerError
 
-# The line between what one process of a server has printed and what the next one prints.
-RESTARTED = b"memcached-sandbox: started again"
-
 # Gives a part of a file back to its file system, and keeps the size: fallocate(2).
 PUNCH_HOLE = 0x02 | 0x01
 

@@ -12,11 +12,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import BinaryError, ProtocolError, StartError, explain_limit, printable
-from ..registry.directories import LOOPBACK, ControlDirectory, ServerDirectory
+from ..registry.directories import LOOPBACK, RESTARTED, ControlDirectory, ServerDirectory
 from ..system import close_in_forks, deferred, no_fork
 from ..system.processes import problem_of_listener, unprivileged_user
 from ..system.reaper import Reaper
-from .log_file import RESTARTED
 from .options import ANY_PORT
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ CACHES = {
         "LOCATION": os.environ.get("MEMCACHED", "127.0.0.1:11211"),
         "KEY_PREFIX": "pages",
         # Seconds: by default it would wait for ever.
-        "OPTIONS": {"connect_timeout": 0.25, "timeout": 0.25},
+        "OPTIONS": {"connect_timeout": 1, "timeout": 1},
     },
 }
 

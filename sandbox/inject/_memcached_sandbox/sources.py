@@ -331,7 +331,7 @@ class EnvironmentSource:
         raise RunError(f"memcached at {address} cannot be broken: this run did not start it")
 
     def restart(self, address: str) -> None:
-        """Refuses, as `begin_outage` does.
+        """Refuses as `begin_outage` does.
 
         :raises RunError: always.
         """
