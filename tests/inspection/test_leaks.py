@@ -53,6 +53,17 @@ def test_conflict_of_a_cas_leaves_what_was_there(tests: Tests) -> None:
     assert tests.found() == [("k", "t.A.a", "t.B.b")]
 
 
+@pytest.mark.parametrize("kind", ["down", "hung", "full"])
+def test_outage_takes_along_what_it_loses(tests: Tests, kind: str) -> None:
+    tests.run("t.A.a", sets)
+    with getattr(tests.server, kind)():
+        pass
+    tests.run("t.B.b", gets, sets)
+    tests.run("t.C.c", gets)
+    by_b = ("k", "t.B.b", "t.C.c")
+    assert tests.found() == ([("k", "t.A.a", "t.B.b"), by_b] if kind == "hung" else [by_b])
+
+
 def sets(client: pymemcache.Client) -> None:
     client.set("k", "1")
 

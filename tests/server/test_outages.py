@@ -458,6 +458,19 @@ def test_counting_across_a_restart_is_an_error(server: Memcached) -> None:
     assert counts.gets == 0
 
 
+def test_restarted_server_is_seen_at_rest_by_its_threads() -> None:
+    """Of several threads none but the kernel tells when they are at rest."""
+    with Memcached(threads=4) as server:
+        for _ in range(2):
+            with server.counting():
+                pass
+            with server._at_rest() as (_, problem):
+                assert problem == ""
+            process = server._pid_and_threads
+            assert process == (server.pid, 4)
+            server.restart()
+
+
 def test_trace_goes_on_across_restarts(server: Memcached, client: pymemcache.Client) -> None:
     with server.trace() as operations:
         client.get("key")

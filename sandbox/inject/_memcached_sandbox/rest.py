@@ -67,13 +67,14 @@ class WatchedServer:
         self.connection = Connection.to(address, timeout, tally)
         self._files: list[_File] = []
         try:
-            if process is None:
-                counters = self.connection.stats()
-                process = number(counters, "pid"), number(counters, "threads")
-            self.process = process
             own = pid_namespace()
-            if sees_threads and os.environ.get(NAMESPACE, own) == own:
+            sees_threads = sees_threads and os.environ.get(NAMESPACE, own) == own
+            if process is not None and sees_threads:
                 self._files = _threads(*process)
+            if process is None or not self._files:  # It may have been started anew.
+                process = self._ask()
+                self._files = _threads(*process) if sees_threads else []
+            self.process = process
             self.threads = [file.fileno() for file in self._files]
             self._identities = {
                 descriptor: identity(descriptor)
@@ -83,6 +84,10 @@ class WatchedServer:
             self.connection.close()
             _close(self._files)
             raise
+
+    def _ask(self) -> tuple[int, int]:
+        counters = self.connection.stats()
+        return number(counters, "pid"), number(counters, "threads")
 
     def is_intact(self) -> bool:
         """Returns whether its descriptors are open. A test may close all of its process."""
