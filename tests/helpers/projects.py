@@ -153,8 +153,9 @@ def stripped_bookshop(folder: Path) -> Path:
     """Return the example project without this package, and without a flush of its own."""
     bookshop = folder / "bookshop"
     shutil.copytree(REPOSITORY / "examples" / "bookshop", bookshop)
-    for own in ("conftest.py", "bookshop/test_settings.py", "books/test_operations.py"):
-        (bookshop / own).unlink()
+    own = ("conftest.py", "bookshop/test_settings.py")
+    for name in (*own, "books/test_operations.py", "books/test_outages.py"):
+        (bookshop / name).unlink()
     tests = bookshop / "books" / "tests.py"
     tests.write_text(
         re.sub(r"    def setUp.*?\n\n", "    pass\n", tests.read_text(), flags=re.DOTALL)

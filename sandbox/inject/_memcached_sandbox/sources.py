@@ -223,7 +223,7 @@ def _state(path: str) -> tuple[int, int] | None:
     """Returns what is another one whenever a file was replaced; None if there is none."""
     try:
         status = os.stat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # another user's, who cannot ask, either
         return None
     return status.st_ino, status.st_mtime_ns
 
