@@ -136,9 +136,10 @@ class Server:
         nobody else can take the port.
 
         At the end of each outage the caches of Django in this process get new clients. Those that
-        the project has made itself are its own to renew: libmemcached, as in pylibmc, takes the
-        server for dead for another 2 seconds or more, python-memcached for 30, libmc and bmemcached
-        for 5, pymemcache's HashClient for 1. pymemcache's Client connects again at once.
+        the project has made itself are its own to renew: they take the server for dead for a while,
+        pylibmc for 3 seconds, and in its binary mode until it is left alone for as long, libmc and
+        bmemcached for 5, python-memcached for 30, pymemcache's HashClient for 1. pymemcache's
+        Client connects again at once.
 
         An outage ends with its test, whatever happens: the caches are emptied then. Only the
         process that has started a server can break it, and ``sandbox exec`` for all of its run.
