@@ -136,6 +136,8 @@ class Outage:
         :raises ProtocolError: it does not answer as memcached does.
         """
         process = self._process
+        if self.kind != HUNG:
+            counters, self._arguments = _read(process)
         with _explained(process):
             process.record(self.kind)
         if self.kind == HUNG:
@@ -147,7 +149,6 @@ class Outage:
                     f"memcached at {process.address} cannot be stopped by SIGSTOP: {error.strerror}"
                 ) from error
             return
-        counters, self._arguments = _read(process)
         process.ended.append(counters)
         process.kill()
         if self.kind == FULL:

@@ -421,6 +421,19 @@ def test_record_has_the_outage_and_the_pid(server: Memcached) -> None:
         assert found.record.server.is_running()
 
 
+@pytest.mark.parametrize("kind", ["down", "full"])
+def test_server_that_hangs_by_itself_cannot_be_broken(
+    server: Memcached, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandbox.server.outages.ANSWER_TIMEOUT", 0.1)
+    os.kill(server.pid, signal.SIGSTOP)
+    with pytest.raises(ServerError, match="does not answer: timed out"):
+        getattr(server, kind)().__enter__()
+    assert server.outage == _recorded(server).record.outage == ""
+    os.kill(server.pid, signal.SIGCONT)
+    server.flush()
+
+
 def _recorded(server: Memcached) -> inventory.RunningServer:
     servers, _ = inventory.servers()
     (found,) = (each for each in servers if each.directory.path == server.directory)
