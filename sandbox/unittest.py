@@ -62,6 +62,7 @@ class MemcachedMixin(Base):
         return flushing
 
     def _flush_memcached(self) -> None:
+        self.memcached.mend()
         self.memcached.flush()
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..inject import sources
-from ..registry.directories import OUTAGES, ControlDirectory
+from ..registry.directories import OUTAGES
 from .ids import servers_with
 from .options import CONTEXT_SETTINGS
 from .output import say
@@ -64,10 +64,14 @@ def command(server: str, how: str, seconds: float | None) -> None:
         return
     until = "Ctrl-C mends it" if seconds is None else f"for {seconds:g} s; Ctrl-C mends it before"
     say(f"memcached at {address} is {how}: {until}.")
+    has_ended = False
     try:
-        select.select([outage], [], [], seconds)
+        has_ended = bool(select.select([outage], [], [], seconds)[0])
     except KeyboardInterrupt:
         pass
+    if has_ended:
+        say(f"the sandbox of memcached at {address} has ended.")
+        return
     with redirect_stderr(None):
         was_broken = outage()
     by_whom = "" if was_broken else ", by the end of a test"
@@ -79,9 +83,8 @@ def _source(server: RunningServer) -> sources.SocketSource:
 
     :raises click.UsageError: it does not.
     """
-    path = os.path.join(server.directory.run.path, server.record.control, ControlDirectory.SOCKET)
-    if server.record.control and os.path.exists(path):
-        return sources.SocketSource(path)
+    if server.record.control and os.path.exists(server.control):
+        return sources.SocketSource(server.control)
     owner = server.record.owner
     process = f"process {owner.pid} ({shlex.join(owner.command())})"
     raise click.UsageError(

@@ -56,7 +56,7 @@ def command(ids: tuple[str, ...], every: bool, stale: bool, shell: str) -> int:
     if stale:
         failures += _remove_stale()
     # Last: the sandbox is stopped even if that cannot be printed.
-    if own or any(server.is_of(control) for server in chosen):
+    if not failures and (own or any(server.is_of(control) for server in chosen)):
         _print_restoring(shell)
     return FAILURE if failures else 0
 

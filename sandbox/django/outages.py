@@ -33,15 +33,17 @@ class outage(TestContextDecorator):  # noqa: N801 - used as `@outage("down")`, l
         if kind not in OUTAGES:
             raise OptionError("kind", f"outage({kind!r}): the kinds are {', '.join(OUTAGES)}")
         super().__init__()
+        self._begun: list[OutageOf] = []
         self._kind = kind
         self._alias = alias
 
     def enable(self) -> None:
         """Begins it."""
         servers = servers_of_aliases([self._alias], f"outage({self._kind!r})")
-        self._outage = OutageOf(servers, self._kind)
-        self._outage.__enter__()
+        begun = OutageOf(servers, self._kind)
+        begun.__enter__()
+        self._begun.append(begun)
 
     def disable(self) -> None:
         """Ends it."""
-        self._outage.__exit__()
+        self._begun.pop().__exit__()

@@ -39,6 +39,8 @@ class OtherCaches(FailureContents):
         finally:
             if not pytest_plugin.keeps(item, nextitem, self._flush):
                 self._box.flush()
+            else:
+                self._box.mend(server.address for server in self._box.servers)
 
     def pytest_runtest_call(self, item: pytest.Item) -> None:
         """Empties these caches after each example, too, if the test case tears examples down."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,20 +13,42 @@ from ..errors import RunError, ServerError
 from ..server.outages import OutageOf
 from . import OUTAGES
 
+if TYPE_CHECKING:
+    from ..server import Server
+
 
 @contextmanager
 def broken(markers: Collection[pytest.Mark]) -> Iterator[None]:
     """Has the servers that markers name in outages while its body lasts. Fails if it cannot."""
-    wanted = {(OUTAGES[mark.name], mark.kwargs.get("alias", "default")): mark for mark in markers}
+    problem = ""
     with ExitStack() as outages:
-        for (kind, alias), mark in wanted.items():
-            try:
-                servers = servers_of_aliases([alias], f"@pytest.mark.{mark.name}")
-                outages.enter_context(OutageOf(servers, kind))
-            except (RunError, ServerError) as error:
-                outages.close()
-                pytest.fail(str(error), pytrace=False)
-        yield
+        try:
+            for server, mark in _servers(markers).values():
+                name = f"@pytest.mark.{mark.name}"
+                outages.enter_context(OutageOf([server], OUTAGES[mark.name]))
+        except RunError as error:
+            problem = str(error)
+        except ServerError as error:
+            problem = f"{name}: {error}"
+        if not problem:
+            yield
+    if problem:
+        pytest.fail(problem, pytrace=False)
+
+
+def _servers(markers: Collection[pytest.Mark]) -> dict[str, tuple[Server, pytest.Mark]]:
+    """Returns the servers that markers name, by address, each with the closest marker.
+
+    Aliases may share a server.
+
+    :raises RunError: an alias is in no sandbox.
+    """
+    found: dict[str, tuple[Server, pytest.Mark]] = {}
+    for mark in markers:
+        alias = mark.kwargs.get("alias", "default")
+        for server in servers_of_aliases([alias], f"@pytest.mark.{mark.name}"):
+            found.setdefault(server.address, (server, mark))
+    return found
 
 
 def check(item: pytest.Item, mark: pytest.Mark) -> None:

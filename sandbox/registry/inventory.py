@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from ..errors import ProtocolError, RecordError
-from ..inject import protocol
+from ..errors import ProtocolError, RecordError, RunError
+from ..inject import protocol, sources
 from .cleanup import stale_directories
-from .directories import Record, ServerDirectory, directories
+from .directories import ControlDirectory, Record, ServerDirectory, directories
 from .run_directory import run_directories
 
 # The outages in which a server does not answer.
@@ -54,11 +54,23 @@ class RunningServer(NamedTuple):
     def kill(self) -> str | None:
         """Kills it, and returns why it runs on, or None if it has ended.
 
-        Its owner removes its files. One that was broken on purpose would be started again.
+        Its owner removes its files, and mends it first if it is in an outage.
         """
-        if outage := self.record.outage:
-            return f"it is {outage}, in an outage that was asked for: end that first"
-        return self.directory.kill(self.record.server)
+        record = self.record
+        if record.outage:
+            try:
+                sources.SocketSource(self.control).mend([record.address or ""])
+                record = self.directory.read_record()
+            except (RunError, FileNotFoundError, RecordError):
+                pass  # It has just ended, or its owner does not listen.
+            if record.outage:
+                return f"it is {record.outage}, in an outage that was asked for: end that first"
+        return self.directory.kill(record.server)
+
+    @property
+    def control(self) -> str:
+        """The path of the control socket of its run, which may not be there."""
+        return os.path.join(self.directory.run.path, self.record.control, ControlDirectory.SOCKET)
 
 
 def servers() -> tuple[list[RunningServer], list[str]]:

@@ -238,8 +238,9 @@ class Sandbox:
         return any(mended)
 
     def flush(self) -> None:
-        """Empties all servers."""
+        """Empties all servers, and ends their outages: a test has ended."""
         for server in self.servers:
+            server.mend()
             server.flush()
 
     def stop(self) -> None:

@@ -163,8 +163,7 @@ class Server:
         """Refuses to set anything while its body lasts: ``SERVER_ERROR out of memory``.
 
         So it is in production with ``-M``, or where a slab class gets no memory. It begins and ends
-        with an empty server, for which `down` tells what clients need. What fills it are some keys
-        ``memcached-sandbox:full:N``.
+        with an empty server, for which `down` tells what clients need.
 
         :raises ServerError: as `down` does, or its ``args`` keep it from being filled.
         """
@@ -218,10 +217,11 @@ class Server:
         """
         from ..inject import run
 
-        if (current := run.current_run_or_none()) is None:
-            return False
-        with _told_by_owner():
-            return current.source.mend([self.address])
+        was_broken = bool(self.outage)
+        if (current := run.current_run_or_none()) is not None:
+            with _told_by_owner():
+                current.source.mend([self.address])
+        return was_broken
 
     @property
     def outages(self) -> int:

@@ -12,7 +12,7 @@ from ..system import deferred, no_fork
 from . import NOT_RUNNING, Server
 from .binary import find_memcached
 from .options import check
-from .process import MemcachedProcess, limits_explained
+from .process import DYING_TIME, MemcachedProcess, limits_explained
 
 if TYPE_CHECKING:
     from _memcached_sandbox.protocol import Tally
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 
     from ..registry.directories import ControlDirectory
     from .outages import Counters
-
-# Seconds to wait, after a lost connection, for the server to exit, so that its exit status can be
-# reported.
-DYING_TIME = 0.2
 
 # memcached executes that many requests of a connection before those of the next one: a flush that
 # asks whether the server is at rest relies on it. The default is 20.

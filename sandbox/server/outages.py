@@ -33,7 +33,8 @@ FEWEST_MB = 2
 MB = 1024 * 1024
 
 # How many items may fit into a server that is to be full. In 2 MB there are 4.
-MOST_ITEMS = 10_000
+MOST_ITEMS = 1_000
+KEY = "memcached-sandbox"
 
 # Seconds that a server may take to answer after it has hung, or before it is killed.
 ANSWER_TIMEOUT = 5.0
@@ -51,15 +52,13 @@ class OutageOf(AbstractContextManager[None]):
         self._begun = ExitStack()
 
     def __enter__(self) -> None:
-        try:
+        with ExitStack() as begun:
             for server in self._servers:
                 with deferred():  # An interrupt waits until it is known how to mend the server.
-                    self._begun.callback(server._begin_outage(self._kind))
+                    begun.callback(server._begin_outage(self._kind))
             if self._kind == FULL:
                 backends.renew()  # The server was started anew, and is to answer.
-        except BaseException:
-            self.__exit__()
-            raise
+            self._begun.callback(begun.pop_all().close)
 
     def __exit__(self, *_: object) -> None:
         with deferred():
@@ -82,7 +81,10 @@ def mend(process: MemcachedProcess) -> bool:
     :raises ServerError: it cannot be started again.
     """
     with deferred(), process.lock:
-        return process.outage is not None and process.outage.end()
+        was_broken = process.outage is not None and process.outage.end()
+    if was_broken:
+        backends.renew()
+    return was_broken
 
 
 def begin_outage(process: MemcachedProcess, kind: str, max_item_size: int) -> Callable[[], bool]:
@@ -126,7 +128,8 @@ class Outage:
         self._process = process
         self._memory_mb = max(FEWEST_MB, 2 * -(-max_item_size // MB))
         self._arguments: list[str] = []
-        self._own_sets = 0  # which have filled it
+        self._held: list[protocol.Connection] = []  # which fill it
+        self._own: Counters = {}  # what these have counted
 
     def begin(self) -> None:
         """Breaks the server.
@@ -156,6 +159,7 @@ class Outage:
                 process.start_again([*self._arguments, *REFUSES, f"-m{self._memory_mb}"])
                 self._fill()
             except (OSError, SandboxError) as error:
+                self.release()
                 self._start_again()
                 raise ServerError(
                     f"memcached at {process.address} cannot be made full: {error}"
@@ -173,12 +177,13 @@ class Outage:
             try:
                 if self.kind == HUNG:
                     process.resume()
-                    if _answers(process):
+                    if _answers(process) or not process.has_ended():
                         with _explained(process):
                             process.record("")
                         return True
                     # The test has killed it.
                 elif self.kind == FULL:
+                    self.release()
                     with suppress(OSError, ProtocolError):  # The test may have killed it.
                         process.ended.append(self._counters_of_full())
                 self._start_again()
@@ -194,22 +199,38 @@ class Outage:
             self._process.record("")
 
     def _fill(self) -> None:
-        """Sets items until there is no memory for another one."""
-        with protocol.Connection.to(self._process.address, ANSWER_TIMEOUT) as connection:
-            connection.send(protocol.MARK + b"\r\n")
-            connection.await_mark()
-            count = 0
-            while connection.set(f"memcached-sandbox:full:{count}"):
-                count += 1
-                if count == MOST_ITEMS:
+        """Begins to set items, and never ends it, until there is no memory for another one.
+
+        A flush frees none of these, as it would free items that are set.
+        """
+        with self._connected() as connection:
+            while connection.set(KEY):
+                connection.delete(KEY)
+                if len(self._held) == MOST_ITEMS:
                     raise ProtocolError(f"has taken {MOST_ITEMS:,} items, and takes more")
-            self._own_sets = protocol.number(connection.stats(), "cmd_set")
+                self._held.append(self._connected())
+                self._held[-1].send(f"set {KEY} 0 0 1\r\n".encode())
+            self._own = connection.stats()
+
+    def release(self) -> None:
+        """Closes the connections that fill the server."""
+        while self._held:
+            self._held.pop().close()
+
+    def _connected(self) -> protocol.Connection:
+        connection = protocol.Connection.to(self._process.address, ANSWER_TIMEOUT)
+        connection.send(protocol.MARK + b"\r\n")
+        connection.await_mark()
+        return connection
 
     def _counters_of_full(self) -> Counters:
         """Returns the counters of a full server, without what has filled it."""
-        counters = _read(self._process)[0]
-        sets = protocol.number(counters, "cmd_set") - self._own_sets
-        return {**counters, "cmd_set": str(sets), "total_malloced": "0"}
+        counters, self._arguments = _read(self._process)
+        counts = {
+            name: str(protocol.number(counters, name) - protocol.number(self._own, name))
+            for name in protocol.OPERATIONS
+        }
+        return {**counters, **counts, "total_malloced": "0"}
 
 
 def _check(process: MemcachedProcess, needs_port: bool) -> None:
@@ -220,7 +241,8 @@ def _check(process: MemcachedProcess, needs_port: bool) -> None:
     place = f"memcached at {process.address}"
     if not process.is_mine:
         raise ServerError(
-            f"{place} belongs to process {process.owner}, and only that one can break or mend it"
+            f"{place} belongs to process {process.owner}, and only that one can break or mend it; "
+            "under 'sandbox exec' each process of the run can"
         )
     if process.outage is not None:
         raise ServerError(f"{place} is {process.outage.kind} already: end that outage first")

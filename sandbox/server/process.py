@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 LAST_OUTPUT = 500
 READ_OUTPUT = 20_000
 
+# Seconds to wait, after a lost connection, for the server to exit, so that its exit status can be
+# reported.
+DYING_TIME = 0.2
+
 
 class MemcachedProcess:
     """Starts a memcached process with its reaper, its directory and its port, and ends all of them.
@@ -104,7 +108,7 @@ class MemcachedProcess:
             self._wanted = {"inter": LOOPBACK, "tcpport": port, "udpport": "0"}
             self.command += ["-l", LOOPBACK, "-p", port, "-U", "0"]
             self._variables = {"MEMCACHED_PORT_FILENAME": f"{folder}/port"}
-        try:
+        with self._spawn_explained():
             self._reaper.start(
                 self.command,
                 self._variables,
@@ -117,6 +121,11 @@ class MemcachedProcess:
                 folder=directory.FOLDER,
                 output=directory.OUTPUT,
             )
+
+    @contextmanager
+    def _spawn_explained(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             if (reached := explain_limit(error)) is not None:
                 raise StartError(f"{self.command[0]} cannot be started: {reached}") from error
@@ -237,9 +246,24 @@ class MemcachedProcess:
                 "if it is a script, let it end with 'exec memcached \"$@\"'"
             )
 
+    def has_ended(self) -> bool:
+        """Returns whether memcached has ended, in an outage, too."""
+        with self.lock:
+            return self._why_it_ended(DYING_TIME) is not None
+
     def kill(self) -> None:
         """Kills memcached, and nothing else: `start_again` may follow."""
+        self._share_port(False)
         self._reaper.kill()
+
+    def _share_port(self, is_shared: bool) -> None:
+        """Lets memcached bind the port that is held, or nobody: SO_REUSEADDR in socket(7)."""
+        if self._port >= 0:
+            holder = _socket.socket(fileno=self._port)
+            try:
+                holder.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, is_shared)
+            finally:
+                holder.detach()
 
     def pause(self) -> None:
         """Stops memcached in its tracks: the kernel goes on to accept connections for it.
@@ -262,9 +286,11 @@ class MemcachedProcess:
         self._deadline = time.monotonic() + self._start_timeout
         self._exit_reason = None
         try:
-            with _recording(), no_fork:
+            with _recording():
                 directory.append_output(RESTARTED + b"\n")
                 directory.link_fifo()
+            self._share_port(True)
+            with self._spawn_explained(), no_fork:
                 self._reaper.start_again(
                     [*self.command, *arguments],
                     self._variables,
@@ -300,7 +326,9 @@ class MemcachedProcess:
         """Kills memcached and removes its directory. Does nothing in a fork of the owner."""
         if self._reaper.is_mine:
             with deferred(), self.lock:
-                self.outage = None
+                if self.outage is not None:
+                    self.outage.release()
+                    self.outage = None
                 # One after the other: files that are removed while memcached ends can hold up its
                 # end until the kernel's next tick (4 ms on Linux 6.18 with two CPUs).
                 try:

@@ -175,19 +175,19 @@ class Reaper:
     def pause(self) -> None:
         """Stops the program by SIGSTOP, and waits until all of its threads have stopped.
 
-        :raises ProcessLookupError: it has ended.
-        :raises OSError: it cannot be stopped.
+        :raises OSError: it has ended, or does not stop.
         """
         self._wait(os.WNOHANG)
         if self._waited:
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         os.kill(self.pid, signal.SIGSTOP)
-        # The parent is told when the last thread has stopped: group_stop_count in the kernel's
-        # signal.c.
-        ended, status = posix.waitpid(self.pid, os.WUNTRACED)
-        if ended and not os.WIFSTOPPED(status):
-            self._waited, self._exit_code = True, os.waitstatus_to_exitcode(status)
-            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        # Not by waitpid(2): other code of this process may take the word of it.
+        deadline = time.monotonic() + PATIENCE
+        while not has_stopped(self.pid):
+            if time.monotonic() > deadline:
+                self.resume()
+                raise TimeoutError(errno.ETIMEDOUT, "it runs on")
+            os.sched_yield()
 
     def resume(self) -> None:
         """Lets the program go on after `pause`."""
@@ -306,6 +306,29 @@ class Reaper:
     def _wait(self, options: int = 0) -> None:
         if not self._waited:
             self._waited, self._exit_code = _wait_for(self.pid, options)
+
+
+def has_stopped(pid: int) -> bool:
+    """Returns whether all threads of a process are stopped, as by SIGSTOP.
+
+    :raises ProcessLookupError: it has ended.
+    """
+    folder = f"/proc/{pid}/task"
+    if not os.path.exists("/proc/self/task"):
+        import psutil
+
+        try:
+            return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+        except psutil.NoSuchProcess:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from None
+    states = set()
+    for thread in os.listdir(folder):
+        with open(f"{folder}/{thread}/stat", "rb") as file:
+            # The state follows the name, which may have parentheses in it: proc(5).
+            states.add(file.read().rpartition(b") ")[2][:1])
+    if states & {b"Z", b"X"}:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+    return states == {b"T"}
 
 
 def _spawn_shell(arguments: Sequence[str], env: Mapping[str, str], words: int, lock: int) -> int:

@@ -56,7 +56,6 @@ def test_ctrl_c_mends_the_server(server: Memcached, cli: Cli, kind: str) -> None
         row = cli("list").stdout.splitlines()[1].split()
         assert kind in row
         assert_one_line(cli("break", id_of(server), "down"), 125, f"is {kind} already: end that")
-        assert_one_line(cli("stop", id_of(server)), 125, f"it is {kind}, in an outage that was as")
         process.send_signal(signal.SIGINT)
         out, error = process.communicate()
         assert (out, error, process.returncode) == ("", f"sandbox: {place} was mended.\n", 0)
@@ -72,6 +71,19 @@ def test_server_is_mended_after_a_time(server: Memcached, cli: Cli) -> None:
     )
     assert result.returncode == 0
     server.flush()
+
+
+def test_stop_ends_a_server_in_an_outage(server: Memcached, cli: Cli) -> None:
+    for kind in ("down", "hung", "full"):
+        with breaking(server, kind) as process:
+            assert f" is {kind}: " in read_error(process)
+            result = cli("stop", id_of(server))
+            assert_one_line(result, 0, f"stopped {id_of(server)}, memcached at {server.address}.")
+            assert server.exit_reason() == "was killed by signal 9 (Killed)"
+            process.send_signal(signal.SIGINT)
+            process.communicate()
+        server.stop()
+        server.start()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -157,5 +169,6 @@ def test_break_of_a_run_under_exec(cli: Cli) -> None:
             assert " down " in error
             assert "0 gets, 0 sets, 0 evictions, 1 outage, peak memory" in error
             assert "killed" not in error
-            process.send_signal(signal.SIGINT)
-            process.communicate()
+            _, error = process.communicate()
+            assert error == f"sandbox: the sandbox of memcached at {address} has ended.\n"
+            assert process.returncode == 0

@@ -104,18 +104,49 @@ def test_marker_without_its_alias_or_without_a_sandbox_fails_the_test(
         "@pytest.mark.memcached_down(alias='x')\n"
         "def test_alias(): print('was run')\n"
         "@pytest.mark.memcached_down\n"
+        "def test_without(): pass\n"
         "@pytest.mark.memcached_hung\n"
-        "def test_twice(): print('was run')\n"
+        "@pytest.mark.memcached_down\n"
+        "def test_twice(memcached): assert memcached.outage == 'down'  # the closest marker\n"
         "def test_after(memcached): assert memcached.outage == ''\n",
     )
     result = django_in_process.pytest()
-    assert "2 failed, 1 passed" in result.stdout
+    assert "1 failed, 3 passed" in result.stdout
     assert "@pytest.mark.memcached_down: there is no CACHES['x']; the aliases are" in result.stdout
-    assert " already: end that outage first" in result.stdout
     assert "was run" not in result.stdout
-    off = django_in_process.pytest("-o", "memcached_sandbox=false", "-k", "twice")
+    off = django_in_process.pytest("-o", "memcached_sandbox=false", "-k", "without")
     assert "no server of a sandbox: run the tests under 'sandbox exec'" in off.stdout
-    assert "was run" not in off.stdout
+    assert "1 failed" in off.stdout
+
+
+def test_outage_that_is_left_by_a_test_of_other_caches_is_mended(
+    django_in_process: InProcess,
+) -> None:
+    django_in_process.write(
+        "test_it.py",
+        "import pytest, unittest\n"
+        "from django.core.cache import cache\n"
+        "from sandbox.pytest import sandboxed_caches_fixture\n"
+        "from sandbox.unittest import MemcachedTestCase\n"
+        "left = []\n"
+        "def leave(outage):\n"
+        "    left.append(outage)\n"
+        "    outage.__enter__()\n"
+        "small = sandboxed_caches_fixture(scope='module')\n"
+        "kept = sandboxed_caches_fixture(scope='module', flush='never')\n"
+        "@pytest.mark.parametrize('kind', ['down', 'hung', 'full', 'down'])\n"
+        "@pytest.mark.parametrize('caches', ['small', 'kept'])\n"
+        "def test_it(caches, kind, request):\n"
+        "    box = request.getfixturevalue(caches)\n"
+        "    cache.set(kind, 1)\n"
+        "    assert cache.get(kind) == 1\n"
+        "    leave(getattr(box, kind)())\n"
+        "class Tests(MemcachedTestCase):\n"
+        "    def test_1(self): leave(self.memcached.down())\n"
+        "    def test_2(self): leave(self.memcached.hung())\n"
+        "    def test_3(self): self.memcached.flush()\n",
+    )
+    assert passed(django_in_process.pytest()) == 11
 
 
 def test_time_limit_within_an_outage_mends_the_server(project: Project) -> None:

@@ -19,6 +19,9 @@ from ..helpers.owners import Owner
 from ..helpers.processes import eventually
 from ..helpers.users import ANOTHER_USER, as_root
 
+# Some of these servers are where other sandboxes of this machine are looked for.
+pytestmark = pytest.mark.whole_machine
+
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,6 +112,20 @@ def test_full_server_refuses_values_of_all_sizes(
     with closing(server.client()) as another:
         assert another.set("key", "x" * 100_000, noreply=False)
         assert [item.key for item in server.items()] == ["key"]
+
+
+def test_full_server_stays_so_when_it_is_flushed(
+    server: Memcached, client: pymemcache.Client
+) -> None:
+    with server.full(), closing(server.client()) as another:
+        assert server.items() == []
+        another.flush_all(noreply=False)
+        another.flush_all(noreply=False)
+        for _ in range(10):
+            with pytest.raises(MemcacheServerError, match="out of memory"):
+                another.set("key", "x", noreply=False)
+    assert server.stats()["cmd_set"] == "0"
+    assert server.ended[-1]["cmd_set"] == server.ended[-1]["delete_hits"] == "0"
 
 
 @pytest.mark.parametrize(
@@ -327,6 +341,30 @@ def test_port_is_never_lost_while_others_bind_theirs(run_folder: Path) -> None:
             thread.join()
         assert len(taken) > 100
         assert server.port not in taken
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a port be held")
+def test_port_cannot_be_taken_on_purpose() -> None:
+    with Memcached() as server:
+        assert server.port is not None
+        for _ in range(2):
+            with server.down():
+                with pytest.raises(OSError, match="Address already in use"):
+                    socket.create_server(("127.0.0.1", server.port))
+                assert _connect_error(server) == errno.ECONNREFUSED
+            server.flush()
+
+
+def test_hung_server_without_a_free_connection_loses_nothing() -> None:
+    with Memcached(max_connections=20) as server, ExitStack() as clients:
+        client = clients.enter_context(closing(server.client()))
+        client.set("key", "value", noreply=False)
+        pid = server.pid
+        with server.hung():
+            for _ in range(40):
+                assert server.port is not None
+                clients.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        assert (server.pid, client.get("key")) == (pid, b"value")
 
 
 def _connect_error(server: Memcached) -> int:

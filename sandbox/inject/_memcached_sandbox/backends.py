@@ -41,8 +41,11 @@ def renew() -> None:
     for backend in _of_django():
         disconnect(backend)
     running = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
-    for backend, thread in [*known.items()]:
-        if thread in running:
+    for reference in known.keyrefs():  # Other threads may make some meanwhile.
+        backend = reference()
+        if backend is None:
+            continue
+        if known.get(backend) in running:
             vars(backend).pop("_cache", None)  # It may be using its client at this moment.
         else:
             disconnect(backend)

@@ -251,6 +251,13 @@ class Connection:
             raise self._unexpected(line, f"set {key}")
         return line == "STORED"
 
+    def delete(self, key: str) -> None:
+        """Deletes an item, if it is there."""
+        self.send(f"delete {key}\r\n".encode())
+        line = self._read_line()
+        if line not in ("DELETED", "NOT_FOUND"):
+            raise self._unexpected(line, f"delete {key}")
+
     def await_mark(self) -> None:
         """Reads the answer to `MARK`."""
         self.await_ok(MARK.decode(), "ERROR")

@@ -47,7 +47,7 @@ class SocketSource:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._last_outage = _state(self._broken)  # as this process knows it
+        self._last_outage: tuple[int, int] | None = None  # that this process knows of
 
     def worker(self) -> str:
         """Returns the name of the worker that this process is; "" if it is none."""
