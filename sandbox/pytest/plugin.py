@@ -13,7 +13,7 @@ from ..errors import printable
 from ..inject import refusals
 from ..run.local import local_source
 from ..run.summary import Summary, contents, refused
-from ..server import Server
+from ..server import Server, outages
 from ..server.memcached import server_at
 from . import NAME, flag
 from .options import is_set, memcached_options
@@ -54,6 +54,11 @@ class FailureContents:
         if report.failed:
             report.sections += self._left or self.contents()
         self._left = []
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self) -> None:
+        """Forgets the outages of the test before, or of an earlier attempt at this one."""
+        outages.events.clear()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_teardown(self) -> Hook:
@@ -157,7 +162,8 @@ class SandboxedSession(FailureContents):
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self) -> None:
-        """Forgets the operations of the test before, or of an earlier attempt at this one."""
+        """Forgets what the test before has done, or an earlier attempt at this one."""
+        super().pytest_runtest_setup()
         if self._recent is not None:
             self._recent.follow(self._run.servers())
             self._recent.forget()
@@ -242,5 +248,6 @@ class SandboxedSession(FailureContents):
 
 
 def section_of(server: Server, place: str = "") -> tuple[str, str]:
-    """Returns the section of a report that shows what a server holds."""
-    return printable(f"memcached at {server.address}{place}"), contents(server)
+    """Returns the section of a report that shows what a server holds, and was made to be."""
+    told = dict.fromkeys(what for address, what in outages.events if address == server.address)
+    return printable(f"memcached at {server.address}{place}"), "\n".join([*told, contents(server)])

@@ -233,6 +233,10 @@ class Server:
         """The counters of its earlier processes, as far as this process knows."""
         return ()
 
+    def exit_reason(self) -> str | None:
+        """Returns how memcached ended by itself, as far as this process knows."""
+        return None
+
     def counters(self) -> Counters:
         """Returns what ``stats`` and ``stats slabs`` list."""
         return {**self.stats(), **self.stats("slabs")}
@@ -262,7 +266,8 @@ class Server:
     def _refuse_in(self, *outages: str) -> None:
         """Raises ServerError if the server is in an outage, which would not let it answer."""
         if (outage := self.outage) in outages:
-            raise ServerError(f"memcached at {self.address} {_in(outage)}: end that first")
+            reason = self.exit_reason() or f"{_in(outage)}: end that first"
+            raise ServerError(f"memcached at {self.address} {reason}")
 
     @contextmanager
     def _connection(self) -> Iterator[protocol.Connection]:

@@ -40,6 +40,10 @@ KEY = "memcached-sandbox"
 ANSWER_TIMEOUT = 5.0
 
 
+# What this process has done to servers in its current test, by address: for reports of failures.
+events: list[tuple[str, str]] = []
+
+
 class OutageOf(AbstractContextManager[None]):
     """Has servers in an outage while its body lasts; see `Server.down` and its like.
 
@@ -54,6 +58,7 @@ class OutageOf(AbstractContextManager[None]):
     def __enter__(self) -> None:
         with ExitStack() as begun:
             for server in self._servers:
+                events.append((server.address, f"was {self._kind} for a while"))
                 with deferred():  # An interrupt waits until it is known how to mend the server.
                     begun.callback(server._begin_outage(self._kind))
             if self._kind == FULL:
@@ -72,6 +77,7 @@ def restart(servers: Sequence[Server]) -> None:
     """Kills servers, and starts them anew; see `Server.restart`."""
     backends.are_stale = True
     for server in servers:
+        events.append((server.address, "was restarted"))
         server._restart()
 
 
@@ -125,6 +131,7 @@ class Outage:
 
     def __init__(self, process: MemcachedProcess, kind: str, max_item_size: int) -> None:
         self.kind = kind
+        self.has_failed = False  # to end
         self._process = process
         self._memory_mb = max(FEWEST_MB, 2 * -(-max_item_size // MB))
         self._arguments: list[str] = []
@@ -174,23 +181,24 @@ class Outage:
         with deferred(), process.lock:
             if process.outage is not self or not process.is_mine:
                 return False
-            try:
-                if self.kind == HUNG:
-                    process.resume()
-                    if _answers(process) or not process.has_ended():
-                        with _explained(process):
-                            process.record("")
-                        return True
-                    # The test has killed it.
-                elif self.kind == FULL:
-                    self.release()
-                    with suppress(OSError, ProtocolError):  # The test may have killed it.
-                        process.ended.append(self._counters_of_full())
-                self._start_again()
-                return True
-            finally:
-                process.outage = None
-                process.outages += 1
+            if self.kind == FULL:
+                self.release()
+                with suppress(OSError, ProtocolError):  # The test may have killed it.
+                    process.ended.append(self._counters_of_full())
+            if self.kind == HUNG:
+                process.resume()
+            if self.kind == HUNG and (_answers(process) or not process.has_ended()):
+                with _explained(process):
+                    process.record("")
+            else:
+                try:
+                    self._start_again()
+                except BaseException:
+                    self.kind, self.has_failed = DOWN, True  # The next `mend` tries again.
+                    raise
+            process.outage = None
+            process.outages += 1
+            return True
 
     def _start_again(self) -> None:
         with _explained(self._process):

@@ -314,7 +314,8 @@ class MemcachedProcess:
         :param patience: seconds to wait for the end of one that may be ending.
         """
         with self.lock:
-            return None if self.outage is not None else self._why_it_ended(patience)
+            is_meant = self.outage is not None and not self.outage.has_failed
+            return None if is_meant else self._why_it_ended(patience)
 
     def _why_it_ended(self, patience: float = 0) -> str | None:
         with self.lock:

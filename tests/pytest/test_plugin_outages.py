@@ -68,12 +68,22 @@ def test_failure_report_knows_of_the_outage(django_in_process: InProcess) -> Non
         "@pytest.fixture(params=['down', 'hung'])\n"
         "def broken(request, memcached):\n"
         "    with getattr(memcached, request.param)(): yield\n"
-        "def test(broken): assert 0\n",
+        "def test(broken): assert 0\n"
+        "@pytest.mark.memcached_full\n"
+        "def test_marked(memcached): assert 0\n"
+        "def test_with(memcached):\n"
+        "    with memcached.hung(): pass\n"
+        "    memcached.restart()\n"
+        "    assert 0\n"
+        "def test_without(memcached): assert 0\n",
     )
     result = django_in_process.pytest()
     for kind in ("down", "hung"):
         assert f" is {kind}, in an outage that was asked for: end that first.\n" in result.stdout
-    assert "2 outages" in summary(result)
+    for told in ("full for a while\nno items", "hung for a while\nwas restarted\nno items"):
+        assert f" -----------\nwas {told}\n" in result.stdout
+    assert result.stdout.count("-----------\nno items\n") == 1
+    assert "5 outages" in summary(result)
 
 
 @pytest.mark.parametrize(

@@ -390,8 +390,15 @@ def test_server_that_cannot_be_started_again_says_so(tmp_path: Path) -> None:
         reason = server.exit_reason()
         assert reason is not None
         assert reason.startswith("could not be started again: ")
-        with pytest.raises(ServerError, match="could not be started again: "):
-            server.flush()
+        for use in (server.flush, server.stats):
+            with pytest.raises(ServerError, match="could not be started again: "):
+                use()
+        with pytest.raises(ServerError, match="cannot be mended: "):
+            server.mend()
+        (tmp_path / "had").rmdir()
+        assert server.mend()
+        assert server.exit_reason() is None
+        server.flush()
 
 
 def test_other_process_that_listens_at_the_port_is_found(tmp_path: Path) -> None:
