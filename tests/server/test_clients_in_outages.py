@@ -26,7 +26,10 @@ from ..helpers.outage_table import (
 )
 from ..helpers.processes import PATIENCE, eventually
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a port be held")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a port be held"),
+    pytest.mark.slow,
+]
 
 CLOSED = "pymemcache.MemcacheUnexpectedCloseError"
 REFUSED = "ConnectionRefusedError"
@@ -121,7 +124,6 @@ def test_client_of_a_hung_server_gets_its_answer_afterwards(name: str) -> None:
     assert wait.outcome == ("b'value'" if is_bytes else "'value'")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pylibmc", "python-memcached", "libmc"])  # one of each kind
 def test_client_of_a_hung_server_gives_up_by_default(name: str) -> None:
     expected, seconds = OWN_TIMEOUTS[name]
@@ -130,7 +132,6 @@ def test_client_of_a_hung_server_gives_up_by_default(name: str) -> None:
     assert wait.seconds > 0.9 * seconds
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in EXPECTED if name != "python-memcached"])
 def test_client_works_after_its_server_was_down(name: str, closing: ExitStack) -> None:
     setup = Setup(kind_named(name), closing)
@@ -160,7 +161,6 @@ def test_python_memcached_works_half_a_minute_after_its_server_was_down(
     assert works(client, setup.key)
 
 
-@pytest.mark.slow
 def test_hash_client_uses_other_servers_within_a_long_outage(closing: ExitStack) -> None:
     """After two retries, each of which has to be a second after the last failure."""
     setup = Setup(KINDS["pymemcache HashClient, 3 servers"], closing)
