@@ -53,15 +53,14 @@ def command(server: str, how: str, seconds: float | None) -> None:
     address = chosen.record.address
     if address is None:
         raise click.UsageError(f"{server} is not ready yet.")
-    with redirect_stderr(None):  # What the source prints is the error that it raises.
-        source = _source(chosen)
-        if how == RESTART:
-            source.restart(address)
-        else:
-            outage = source.begin_outage(address, how)
+    source = _source(chosen)
     if how == RESTART:
+        with redirect_stderr(None):  # What the source prints is the error that it raises.
+            source.restart(address)
         say(f"memcached at {address} was started anew.")
         return
+    with redirect_stderr(None):
+        outage = source.begin_outage(address, how)
     until = "Ctrl-C mends it" if seconds is None else f"for {seconds:g} s; Ctrl-C mends it before"
     say(f"memcached at {address} is {how}: {until}.")
     has_ended = False

@@ -6,7 +6,7 @@ from django.test.utils import TestContextDecorator
 
 from ..errors import OptionError
 from ..registry.directories import OUTAGES
-from ..server.outages import OutageOf
+from ..server.outages import BrokenServers
 from .aliases import servers_of_aliases
 
 
@@ -33,14 +33,14 @@ class outage(TestContextDecorator):  # noqa: N801 - used as `@outage("down")`, l
         if kind not in OUTAGES:
             raise OptionError("kind", f"outage({kind!r}): the kinds are {', '.join(OUTAGES)}")
         super().__init__()
-        self._begun: list[OutageOf] = []
+        self._begun: list[BrokenServers] = []
         self._kind = kind
         self._alias = alias
 
     def enable(self) -> None:
         """Begins it."""
         servers = servers_of_aliases([self._alias], f"outage({self._kind!r})")
-        begun = OutageOf(servers, self._kind)
+        begun = BrokenServers(servers, self._kind)
         begun.__enter__()
         self._begun.append(begun)
 

@@ -10,7 +10,7 @@ import pytest
 
 from ..django.aliases import servers_of_aliases
 from ..errors import RunError, ServerError
-from ..server.outages import OutageOf
+from ..server.outages import BrokenServers
 from . import OUTAGES
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def broken(markers: Collection[pytest.Mark]) -> Iterator[None]:
         try:
             for server, mark in _servers(markers).values():
                 name = f"@pytest.mark.{mark.name}"
-                outages.enter_context(OutageOf([server], OUTAGES[mark.name]))
+                outages.enter_context(BrokenServers([server], OUTAGES[mark.name]))
         except RunError as error:
             problem = str(error)
         except ServerError as error:

@@ -310,7 +310,7 @@ class ControlDirectory(LockedDirectory):
 
     SOCKET = "socket"
     REFUSALS = "refusals"  # the names of several files begin so
-    BROKEN = "broken"  # the names of two files begin so
+    BROKEN = "broken"  # the names of two files begin so: `sources.BROKEN`, and a new one
     PATTERNS = (SOCKET, f"{REFUSALS}*", f"{BROKEN}*", RECORD)  # for a shell
 
     @classmethod

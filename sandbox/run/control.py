@@ -71,7 +71,7 @@ class Control:
         self._kernel_guard = kernel_guard
         self.refusals: list[refusals.Refusal] = []
         self._sandbox = sandbox
-        self._outages = Outages(sandbox, os.path.join(os.path.dirname(path), sources.BROKEN))
+        self._outages = OutageRequests(sandbox, os.path.join(os.path.dirname(path), sources.BROKEN))
         self._stopped = threading.Event()
         try:
             self._socket = _listening_socket(path)
@@ -107,18 +107,21 @@ class Control:
         descriptor, _ = self._socket._accept()  # type: ignore[attr-defined]
         connection = _socket.socket(fileno=descriptor)
         try:
-            threading.Thread(
-                target=self._serve, args=(connection, REQUEST_TIMEOUT), daemon=True
-            ).start()
+            threading.Thread(target=self._serve, args=(connection, False), daemon=True).start()
         except RuntimeError:
-            self._serve(connection, REQUEST_TIMEOUT_IN_TURN)
+            self._serve(connection, True)
 
-    def _serve(self, connection: _socket.socket, timeout: float) -> None:
+    def _serve(self, connection: _socket.socket, in_turn: bool) -> None:
+        """Answers a client.
+
+        :param in_turn: others wait meanwhile.
+        """
+        timeout = REQUEST_TIMEOUT_IN_TURN if in_turn else REQUEST_TIMEOUT
         begun: list[Callable[[], bool]] = []  # ends the outage that the client has asked for
         try:
             line = protocol.receive_line(connection, timeout)
             reply = self._reply(line, connection, begun)
-            if begun and timeout == REQUEST_TIMEOUT_IN_TURN:
+            if begun and in_turn:
                 _end(begun)
                 reply = {
                     "problem": "no thread can wait for the end of an outage: end some programs"
@@ -196,7 +199,7 @@ class Control:
         return server
 
 
-class Outages:
+class OutageRequests:
     """Breaks and mends servers, and lists their outages in a file once there was one."""
 
     def __init__(self, sandbox: Sandbox, path: str) -> None:
@@ -252,6 +255,8 @@ def _end(begun: list[Callable[[], bool]]) -> Mapping[str, object]:
         return {"mended": bool(begun) and begun.pop()()}
     except SandboxError as error:
         return {"problem": str(error)}
+    except OSError as error:
+        return {"problem": f"the outages of the run cannot be listed: {error.strerror}"}
 
 
 def _send(connection: _socket.socket, reply: Mapping[str, object], timeout: float) -> None:

@@ -218,9 +218,9 @@ class Sandbox:
         return self._outage("full")
 
     def _outage(self, kind: str) -> AbstractContextManager[None]:
-        from ..server.outages import OutageOf
+        from ..server.outages import BrokenServers
 
-        return OutageOf(self.servers, kind)
+        return BrokenServers(self.servers, kind)
 
     def restart(self) -> None:
         """Kills all servers, and starts them anew: see `Server.restart`."""

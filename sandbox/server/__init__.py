@@ -170,9 +170,9 @@ class Server:
         return self._outage("full")
 
     def _outage(self, kind: str) -> AbstractContextManager[None]:
-        from .outages import OutageOf
+        from .outages import BrokenServers
 
-        return OutageOf([self], kind)
+        return BrokenServers([self], kind)
 
     def restart(self) -> None:
         """Kills memcached, and starts it at the same address: empty, with all connections cut.
@@ -233,10 +233,6 @@ class Server:
         """The counters of its earlier processes, as far as this process knows."""
         return ()
 
-    def exit_reason(self) -> str | None:
-        """Returns how memcached ended by itself, as far as this process knows."""
-        return None
-
     def counters(self) -> Counters:
         """Returns what ``stats`` and ``stats slabs`` list."""
         return {**self.stats(), **self.stats("slabs")}
@@ -264,9 +260,9 @@ class Server:
         return f"<{type(self).__name__} {self._address or 'not running'}>"
 
     def _refuse_in(self, *outages: str) -> None:
-        """Raises ServerError if the server is in an outage, which would not let it answer."""
-        if (outage := self.outage) in outages:
-            reason = self.exit_reason() or f"{_in(outage)}: end that first"
+        """Raises ServerError if the server is in one of these outages."""
+        if self.outage in outages:
+            reason = self._explain(TimeoutError())
             raise ServerError(f"memcached at {self.address} {reason}")
 
     @contextmanager
@@ -337,7 +333,8 @@ class Server:
 
     def _explain(self, error: Exception) -> str | None:  # noqa: ARG002
         """Returns why the server failed, where that can be known."""
-        return _in(outage) if (outage := self.outage) else None
+        outage = self.outage
+        return f"is {outage}, in an outage that was asked for: end that first" if outage else None
 
 
 @contextmanager
@@ -360,10 +357,6 @@ def first_items(server: Server, most: int) -> tuple[list[Item], int]:
     with server._connection() as connection:
         dump, count = connection.metadump(most)
         return _items(dump), count
-
-
-def _in(outage: str) -> str:
-    return f"is {outage}, in an outage that was asked for"
 
 
 def numbers(server: Server, *names: str) -> list[int]:

@@ -37,7 +37,7 @@ class Counts:
     gets          cmd_get: keys that were asked for
     hits          get_hits: those that were there, gat's among them
     misses        get_misses
-    sets          cmd_set: set, add, replace, append, prepend, cas, done or not
+    sets          cmd_set: set, add, replace, append, prepend, cas, done or not, if there was memory
     deletes       delete_hits, delete_misses
     touches       cmd_touch: touch and gat
     increments    incr_hits, incr_misses, decr_hits, decr_misses

@@ -264,10 +264,9 @@ class Memcached(Server):
         return self._process
 
     def _explain(self, error: Exception) -> str | None:
-        if self.outage:
-            return super()._explain(error)
         # A dying process loses its connections one by one, and the end may not be known yet.
-        return self._running().exit_reason(0 if isinstance(error, TimeoutError) else DYING_TIME)
+        patience = 0 if isinstance(error, TimeoutError) else DYING_TIME
+        return self._running().exit_reason(patience) or super()._explain(error)
 
 
 # The servers that this process has started.

@@ -34,17 +34,18 @@ MB = 1024 * 1024
 
 # How many items may fit into a server that is to be full. In 2 MB there are 4.
 MOST_ITEMS = 1_000
+
+# Of the items that fill it.
 KEY = "memcached-sandbox"
 
 # Seconds that a server may take to answer after it has hung, or before it is killed.
 ANSWER_TIMEOUT = 5.0
 
-
 # What this process has done to servers in its current test, by address: for reports of failures.
 events: list[tuple[str, str]] = []
 
 
-class OutageOf(AbstractContextManager[None]):
+class BrokenServers(AbstractContextManager[None]):
     """Has servers in an outage while its body lasts; see `Server.down` and its like.
 
     :param kind: DOWN, HUNG or FULL.
@@ -145,20 +146,29 @@ class Outage:
         :raises OSError: it does not answer.
         :raises ProtocolError: it does not answer as memcached does.
         """
+        if self.kind == HUNG:
+            self._hang()
+        else:
+            self._kill()
+
+    def _hang(self) -> None:
         process = self._process
-        if self.kind != HUNG:
-            counters, self._arguments = _read(process)
         with _explained(process):
             process.record(self.kind)
-        if self.kind == HUNG:
-            try:
-                process.pause()
-            except OSError as error:
-                process.record("")
-                raise ServerError(
-                    f"memcached at {process.address} cannot be stopped by SIGSTOP: {error.strerror}"
-                ) from error
-            return
+        try:
+            process.pause()
+        except OSError as error:
+            process.record("")
+            raise ServerError(
+                f"memcached at {process.address} cannot be stopped by SIGSTOP: {error.strerror}"
+            ) from error
+
+    def _kill(self) -> None:
+        """Kills the server and, if it is to be full, starts one that is."""
+        process = self._process
+        counters, self._arguments = _read(process)
+        with _explained(process):
+            process.record(self.kind)
         process.ended.append(counters)
         process.kill()
         if self.kind == FULL:

@@ -16,6 +16,7 @@ import pytest
 
 from sandbox import RunError, Sandbox, SandboxError
 from sandbox.inject import refusals, sources
+from sandbox.registry.directories import ControlDirectory
 from sandbox.run.control import Control
 
 from ..conftest import Run
@@ -168,6 +169,10 @@ def test_failure_of_the_owner_is_answered_and_harms_no_other_client(
         answer = send(control, b'{"resolve": ["a:1"]}\n')
     assert answer == {"error": f"the process that owns the sandbox failed: {error!r}"}
     assert len(ask(control, "a:1")) == 1
+
+
+def test_file_of_outages_is_removed_with_the_run() -> None:
+    assert sources.BROKEN == ControlDirectory.BROKEN
 
 
 def outage_of(control: Control, address: str) -> str:
