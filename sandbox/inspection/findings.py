@@ -94,7 +94,9 @@ class FindingsFollower(FollowerByTest):
             self._fetches[key] = fetches = self._fetches.get(key, 0) + 1
             if fetches > MOST_FETCHES:
                 self._find(REPEATED, key, fetches)
-        elif verb in STORING and request.was_refused and not request.is_conflict:
+        elif (
+            verb in STORING and request.was_refused and not (request.is_conflict or request.in_full)
+        ):
             self._find(TOO_LARGE, key, request.size or 0)
         elif key and request.has_stored():
             if not self.allows(Finding(NEVER_READ, key, "")):

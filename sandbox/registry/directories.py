@@ -46,8 +46,10 @@ LONGEST_RECORD = 10_000
 # Characters of the longest time of a start.
 LONGEST_START = 20
 
-# The line between what one process of a server has printed and what the next one prints.
+# Begins the line between what one process of a server has printed and what the next one prints; and
+# the whole line, if that one is full on purpose.
 RESTARTED = b"memcached-sandbox: started again"
+RESTARTED_FULL = RESTARTED + b" full"
 
 # The only host at which a server listens.
 LOOPBACK = "127.0.0.1"

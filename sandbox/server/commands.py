@@ -27,6 +27,7 @@ class Request:
     hides_expiry: an expiry may have been sent, but is not logged: in the binary protocol.
     was_refused: memcached has not taken the value: it is too large, there is no memory left, or
         ``is_conflict``.
+    in_full: the server is full on purpose.
     is_conflict: another client has changed the value that a cas was to replace.
     may_create: it creates a counter that is not there.
     is_answered: memcached will not answer any more.
@@ -35,6 +36,7 @@ class Request:
     __slots__ = (
         *("verb", "key", "expires", "size", "found", "client"),
         *("hides_expiry", "was_refused", "is_conflict", "may_create", "is_answered"),
+        "in_full",
     )
 
     def __init__(
@@ -52,6 +54,7 @@ class Request:
         self.found = found
         self.hides_expiry = False
         self.was_refused = False
+        self.in_full = False
         self.is_conflict = False
         self.may_create = False
         self.is_answered = False

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from ..errors import printable
 from ..inject import protocol
-from ..registry.directories import RESTARTED
+from ..registry.directories import RESTARTED, RESTARTED_FULL
 from .commands import STORING_COMMANDS, Request, requests_of
 from .operations import STORING
 
@@ -147,6 +147,7 @@ class LogReader:
         self._queue: deque[Request | Mark] = deque()
         self._awaited: _Client | None = None  # whose binary request has no words yet
         self._unread = b""
+        self._is_full = False  # on purpose
 
     def feed(self, text: bytes, mark: bytes | None) -> bool:
         """Reads more of the log, but nothing beyond a mark.
@@ -159,8 +160,9 @@ class LogReader:
         try:
             while (end := self._end_of_line(text, start)) >= 0:
                 line, start = text[start:end], end + 1
-                if line.endswith(RESTARTED):  # The line before it may have no end.
-                    self._read_restart()
+                # The line before it may have no end.
+                if line.endswith((RESTARTED, RESTARTED_FULL)):
+                    self._read_restart(is_full=line.endswith(RESTARTED_FULL))
                 else:
                     self._read(line)
                 if mark is not None and line.endswith(mark):
@@ -218,8 +220,9 @@ class LogReader:
         else:
             self._read_answer(client, words)
 
-    def _read_restart(self) -> None:
+    def _read_restart(self, is_full: bool) -> None:
         """Reads that the server has lost its connections and its items."""
+        self._is_full = is_full
         for client in self._clients.values():
             client.storing = None
             self._end_requests(client)
@@ -243,6 +246,7 @@ class LogReader:
                 self._numbers += 1
                 client.number = self._numbers
             request.client = client.number
+            request.in_full = self._is_full
             self._queue.append(request)
             client.requests.append(request)
             if len(self._queue) > MOST_WAITING:  # behind one of a client that asks no more

@@ -173,7 +173,8 @@ class Outage:
         process.kill()
         if self.kind == FULL:
             try:
-                process.start_again([*self._arguments, *REFUSES, f"-m{self._memory_mb}"])
+                further = [*self._arguments, *REFUSES, f"-m{self._memory_mb}"]
+                process.start_again(further, is_full=True)
                 self._fill()
             except (OSError, SandboxError) as error:
                 self.release()

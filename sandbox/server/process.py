@@ -12,7 +12,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import BinaryError, ProtocolError, StartError, explain_limit, printable
-from ..registry.directories import LOOPBACK, RESTARTED, ControlDirectory, ServerDirectory
+from ..registry.directories import (
+    LOOPBACK,
+    RESTARTED,
+    RESTARTED_FULL,
+    ControlDirectory,
+    ServerDirectory,
+)
 from ..system import close_in_forks, deferred, no_fork
 from ..system.processes import problem_of_listener, unprivileged_user
 from ..system.reaper import Reaper
@@ -276,10 +282,11 @@ class MemcachedProcess:
         """Lets memcached go on after `pause`."""
         self._reaper.resume()
 
-    def start_again(self, arguments: Sequence[str]) -> None:
+    def start_again(self, arguments: Sequence[str], is_full: bool = False) -> None:
         """Starts memcached at the same address, after `kill`, and waits until it is ready.
 
         :param arguments: further ones, for this process alone.
+        :param is_full: it will have no memory for what clients set, on purpose.
         :raises SandboxError: it cannot be started there; it does not run then.
         """
         directory = self.directory
@@ -287,7 +294,7 @@ class MemcachedProcess:
         self._exit_reason = None
         try:
             with _recording():
-                directory.append_output(RESTARTED + b"\n")
+                directory.append_output((RESTARTED_FULL if is_full else RESTARTED) + b"\n")
                 directory.link_fifo()
             self._share_port(True)
             with self._spawn_explained(), no_fork:
@@ -364,7 +371,8 @@ class MemcachedProcess:
         output = self.directory.read_output(READ_OUTPUT)
         if len(output) == READ_OUTPUT:
             output = output.partition(b"\n")[2]  # without a line that is cut
-        output = output.rpartition(RESTARTED + b"\n")[2]
+        _, was_restarted, after = output.rpartition(RESTARTED)
+        output = after.partition(b"\n")[2] if was_restarted else output
         lines = (line for line in output.strip(b"\0").splitlines() if not TRACED.match(line))
         words = " ".join(b"\n".join(lines)[-LAST_OUTPUT:].decode(errors="replace").split())
         return f", saying: {printable(words)}" if words else ""

@@ -51,6 +51,17 @@ def test_key_that_is_fetched_three_times_in_a_test(tests: MarkedTests) -> None:
         ]
 
 
+def test_value_that_is_refused_on_purpose(tests: MarkedTests) -> None:
+    """In an outage the test has asked for that; before and after it, it has not."""
+    with tests.server.full():
+        refused = [lambda client: client.set("shop:1:a", b"1", expire=60)]
+        tests.run("t.A.a", lambda client: client.get("shop:1:b"), *2 * refused)
+    assert tests.server.ended[-1]["cmd_get"] == "1"
+    tests.run("t.A.b", lambda client: client.set("shop:1:c", b"x" * 3_000_000, expire=60))
+    (_, line) = found(tests)
+    assert line.startswith("  too-large: shop:1:c is refused: 3,000,000 bytes")
+
+
 def test_key_that_is_never_read_in_the_whole_run(tests: MarkedTests) -> None:
     tests.run(
         "t.A.a",
